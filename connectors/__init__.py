@@ -1,0 +1,1 @@
+"""One module a target; each does I/O and reports, and decides nothing."""

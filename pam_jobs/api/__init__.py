@@ -1,0 +1,1 @@
+"""HTTP interfaces over the services: KSM, vault, jobs, devices."""

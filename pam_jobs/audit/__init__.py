@@ -1,0 +1,1 @@
+"""Event catalogue, log and SIEM sinks."""

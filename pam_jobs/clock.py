@@ -1,0 +1,62 @@
+"""Time, injected so that tests and simulations own it."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+__all__ = ["Clock", "SystemClock", "VirtualClock"]
+
+
+class Clock(Protocol):
+    """What the code needs of time."""
+
+    def now(self) -> datetime:
+        """Return the present instant, aware, in UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        """Return the present instant, aware, in UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back."""
+        return time.monotonic()
+
+
+class VirtualClock:
+    """A clock that moves only when told to."""
+
+    def __init__(self, start: datetime) -> None:
+        if start.tzinfo is None:
+            raise ValueError("a virtual clock starts at an aware instant")
+        self._now = start.astimezone(UTC)
+        self._elapsed = 0.0
+
+    def now(self) -> datetime:
+        """Return the present instant, aware, in UTC."""
+        return self._now
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back."""
+        return self._elapsed
+
+    def advance(self, by: timedelta) -> None:
+        """Move forward.
+
+        Raises:
+            ValueError: the step is negative.
+        """
+        if by < timedelta(0):
+            raise ValueError("a clock does not go back")
+        self._now += by
+        self._elapsed += by.total_seconds()

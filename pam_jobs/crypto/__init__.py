@@ -1,0 +1,1 @@
+"""AES-GCM, ECIES, P-256 and key wrapping: thin over the cryptography package."""

@@ -1,0 +1,1 @@
+"""Discovery jobs, results and coverage."""

@@ -1,0 +1,1 @@
+"""Jobs and attempts: states, leases, epochs, submission, outbox, signing, explanation."""

@@ -1,0 +1,1 @@
+"""Rotation settings, plans and policy: what to do; workers do it."""

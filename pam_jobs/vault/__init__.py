@@ -1,0 +1,1 @@
+"""Ciphertext store, folders, applications, devices, shares, candidate ledger, KSM endpoints."""

@@ -1,0 +1,1 @@
+"""Beat: the due table, cron, and the simulation of both."""

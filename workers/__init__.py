@@ -1,0 +1,1 @@
+"""The gateway: thin tasks, rotation engine, scripts, discovery, vault client."""

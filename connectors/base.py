@@ -287,7 +287,7 @@ class Session(ABC):
         """
         raise Unsupported("files cannot be put on this target")
 
-    def remove(self, path: str) -> None:  # noqa: ARG002
+    def remove(self, path: str) -> None:  # noqa: B027
         """Remove what ``upload`` wrote, with its folder; no error when it is gone already."""
 
     @abstractmethod

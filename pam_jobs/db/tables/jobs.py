@@ -1,0 +1,170 @@
+"""Jobs: a row is the truth, the broker's message only a hint."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, LargeBinary, String, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from pam_jobs.db.base import Base, BigIntKey
+
+__all__ = [
+    "CredentialEpoch",
+    "DiscoveryResult",
+    "Job",
+    "JobKind",
+    "JobState",
+    "JobStep",
+    "LoginRefusal",
+    "OutboxMessage",
+    "StepState",
+]
+
+
+class JobKind(StrEnum):
+    """What a job does."""
+
+    ROTATE = "rotate"
+    VERIFY = "verify"  # probe only
+    RECONCILE = "reconcile"  # the admin sets the value again
+    PLAN = "plan"  # rotate without changing anything
+    DISCOVER = "discover"
+
+
+class JobState(StrEnum):
+    """Where a job stands; see the state diagram in the package's README."""
+
+    CREATED = "created"  # committed, not yet published
+    QUEUED = "queued"  # published at least once
+    LEASED = "leased"  # an instance owns it and has not begun to change anything
+    RUNNING = "running"  # the owner declared its intention to change the target
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # certainly not applied
+    UNKNOWN = "unknown"  # may be applied; retried until resolved
+    WAITING_HUMAN = "waiting_human"  # only an operator can decide
+    CANCELLED = "cancelled"  # before the first irreversible byte
+    EXPIRED = "expired"  # not started in its time
+
+
+class StepState(StrEnum):
+    """Where a post-rotation step stands."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    UNKNOWN = "unknown"  # interrupted; never run again by itself
+
+
+_WAITING = text("trigger = 'scheduled' AND state IN ('created', 'queued')")
+
+
+class Job(Base):
+    """One job. Times are UTC; codes are plain; ``detail`` is ciphertext."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        UniqueConstraint("schedule_uid", "due_at"),
+        Index("uq_jobs_waiting", "record_uid", "kind", unique=True, sqlite_where=_WAITING, postgresql_where=_WAITING),
+        Index("ix_jobs_state", "state", "queued_at"),
+        Index("ix_jobs_gateway_state", "gateway_uid", "state"),
+        Index("ix_jobs_record", "record_uid", "created_at"),
+    )
+
+    uid: Mapped[str] = mapped_column(String(22), primary_key=True)
+    kind: Mapped[JobKind] = mapped_column(String(16))
+    state: Mapped[JobState] = mapped_column(String(16))
+    trigger: Mapped[str] = mapped_column(String(16))  # on_demand, scheduled
+    gateway_uid: Mapped[str] = mapped_column(ForeignKey("gateways.uid"))
+    configuration_uid: Mapped[str] = mapped_column(String(22), index=True)
+    record_uid: Mapped[str | None] = mapped_column(String(22))  # the user record; None for discovery
+    parameters: Mapped[dict[str, Any]]  # identifiers and switches only
+    schedule_uid: Mapped[str | None] = mapped_column(String(22))
+    due_at: Mapped[datetime | None]
+    requested_by: Mapped[str] = mapped_column(String(254))  # username, or "beat"
+    idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    queued_at: Mapped[datetime | None]
+    not_before: Mapped[datetime | None]  # back-off after an unknown outcome
+    expires_at: Mapped[datetime | None]
+    epoch: Mapped[int] = mapped_column(default=0)  # of the latest lease
+    lease_instance: Mapped[str | None] = mapped_column(String(64))
+    lease_until: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    status: Mapped[str | None] = mapped_column(String(32))  # rotation status code
+    post_rotation_status: Mapped[str | None] = mapped_column(String(32))
+    effect: Mapped[str | None] = mapped_column(String(16))
+    cause: Mapped[str | None] = mapped_column(String(64))
+    timings: Mapped[dict[str, Any]] = mapped_column(default=dict)  # step → milliseconds
+    detail: Mapped[bytes | None] = mapped_column(LargeBinary)  # JSON by the record's (discovery: configuration's) key
+
+
+class CredentialEpoch(Base):
+    """The fence: one counter a credential, and the one attempt that may write with it."""
+
+    __tablename__ = "credential_epochs"
+
+    record_uid: Mapped[str] = mapped_column(String(22), primary_key=True)
+    epoch: Mapped[int]
+    job_uid: Mapped[str | None] = mapped_column(String(22))  # who holds it now
+    lease_until: Mapped[datetime | None]
+
+
+class OutboxMessage(Base):
+    """A message to publish, written with the change that calls for it."""
+
+    __tablename__ = "outbox"
+
+    id: Mapped[int] = mapped_column(BigIntKey, primary_key=True)
+    job_uid: Mapped[str] = mapped_column(ForeignKey("jobs.uid"), index=True)
+    queue: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    attempts: Mapped[int] = mapped_column(default=0)
+
+
+class JobStep(Base):
+    """One post-rotation step, durable so that a finished one never runs twice."""
+
+    __tablename__ = "job_steps"
+
+    job_uid: Mapped[str] = mapped_column(ForeignKey("jobs.uid"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(120), primary_key=True)  # "script:<record uid>:<file uid>:<n>"
+    position: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(16))  # script, dependant
+    place: Mapped[str] = mapped_column(String(16))  # gateway, machine
+    state: Mapped[StepState] = mapped_column(String(16))
+    epoch: Mapped[int]
+    exit_code: Mapped[int | None]
+    cause: Mapped[str | None] = mapped_column(String(64))
+    output: Mapped[bytes | None] = mapped_column(LargeBinary)  # scrubbed, JSON by the user record's key
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class LoginRefusal(Base):
+    """A login that the target refused; counted against the account's lockout budget."""
+
+    __tablename__ = "login_refusals"
+
+    id: Mapped[int] = mapped_column(BigIntKey, primary_key=True)
+    record_uid: Mapped[str] = mapped_column(String(22), index=True)
+    gateway_uid: Mapped[str] = mapped_column(String(22))
+    at: Mapped[datetime] = mapped_column(index=True)
+
+
+class DiscoveryResult(Base):
+    """What a discovery job found, by the configuration record's key; counts are plain."""
+
+    __tablename__ = "discovery_results"
+
+    job_uid: Mapped[str] = mapped_column(ForeignKey("jobs.uid"), primary_key=True)
+    content: Mapped[bytes] = mapped_column(LargeBinary)
+    counts: Mapped[dict[str, Any]]  # {"machines": 1, "users": 7, "unseen": 2 …}
+    stored_at: Mapped[datetime]
+    processed_at: Mapped[datetime | None]

@@ -1,0 +1,99 @@
+"""Gateways, PAM configurations, links and rotation settings: identifiers and times, no titles and no secrets."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, LargeBinary, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from pam_jobs.db.base import Base
+
+__all__ = ["Gateway", "GatewayInstance", "PamConfiguration", "ResourceLink", "RotationSettings", "Schedule"]
+
+
+class Gateway(Base):
+    """The identity that all instances of one gateway share."""
+
+    __tablename__ = "gateways"
+
+    uid: Mapped[str] = mapped_column(String(22), primary_key=True)
+    name: Mapped[str] = mapped_column(String(128))
+    application_uid: Mapped[str] = mapped_column(ForeignKey("applications.uid"), index=True)
+    max_instances: Mapped[int] = mapped_column(default=1)
+    created_at: Mapped[datetime]
+    removed_at: Mapped[datetime | None]
+
+
+class GatewayInstance(Base):
+    """One running process of a gateway, as its heartbeats tell."""
+
+    __tablename__ = "gateway_instances"
+
+    gateway_uid: Mapped[str] = mapped_column(ForeignKey("gateways.uid"), primary_key=True)
+    instance: Mapped[str] = mapped_column(String(64), primary_key=True)  # unique per process start
+    version: Mapped[str] = mapped_column(String(200))  # "version;os;release;machine;osversion"
+    details: Mapped[dict[str, Any]]  # hostname, pid, memory …
+    started_at: Mapped[datetime]
+    last_seen_at: Mapped[datetime] = mapped_column(index=True)
+    stopped_at: Mapped[datetime | None]
+    running: Mapped[int] = mapped_column(default=0)
+
+
+class PamConfiguration(Base):
+    """Which gateway serves a configuration record; the configuration's own fields are in the record."""
+
+    __tablename__ = "pam_configurations"
+
+    record_uid: Mapped[str] = mapped_column(ForeignKey("records.uid"), primary_key=True)
+    gateway_uid: Mapped[str] = mapped_column(ForeignKey("gateways.uid"), index=True)
+    environment: Mapped[str] = mapped_column(String(16))  # local, domain, aws …
+    default_schedule: Mapped[str] = mapped_column(Text)  # JSON list; "[]" is manual
+    rotation_enabled: Mapped[bool] = mapped_column(default=True)
+    created_at: Mapped[datetime]
+
+
+class ResourceLink(Base):
+    """A machine, database or directory of a configuration, and the user record that administers it."""
+
+    __tablename__ = "resource_links"
+
+    resource_uid: Mapped[str] = mapped_column(ForeignKey("records.uid"), primary_key=True)
+    configuration_uid: Mapped[str] = mapped_column(ForeignKey("pam_configurations.record_uid"), index=True)
+    admin_uid: Mapped[str | None] = mapped_column(ForeignKey("records.uid"), index=True)
+
+
+class RotationSettings(Base):
+    """How one user record is rotated. Exactly one row a user: the place where it belongs."""
+
+    __tablename__ = "rotation_settings"
+
+    record_uid: Mapped[str] = mapped_column(ForeignKey("records.uid"), primary_key=True)
+    configuration_uid: Mapped[str] = mapped_column(ForeignKey("pam_configurations.record_uid"), index=True)
+    resource_uid: Mapped[str | None] = mapped_column(ForeignKey("resource_links.resource_uid"), index=True)
+    profile: Mapped[str] = mapped_column(String(16))  # general, iam_user, scripts_only, saas
+    schedule: Mapped[str] = mapped_column(Text)  # JSON list; "[]" is manual
+    inherits_schedule: Mapped[bool] = mapped_column(default=False)  # take the configuration's default
+    complexity: Mapped[bytes | None] = mapped_column(LargeBinary)  # JSON, AES-256-GCM by the record key
+    disabled: Mapped[bool] = mapped_column(default=False)
+    revision: Mapped[int] = mapped_column(default=1)
+    updated_at: Mapped[datetime]
+    last_rotated_at: Mapped[datetime | None]
+    last_probe: Mapped[dict[str, Any] | None]  # {"at", "verdict", "gateway", "version_seq"}
+
+
+class Schedule(Base):
+    """The due table: one row per thing that runs by itself."""
+
+    __tablename__ = "schedules"
+    __table_args__ = (Index("ix_schedules_due", "next_run_at", "uid"),)
+
+    uid: Mapped[str] = mapped_column(String(22), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))  # a job kind: rotate, verify, discover
+    subject_uid: Mapped[str] = mapped_column(String(22), index=True)  # user record, or configuration for discover
+    spec: Mapped[str] = mapped_column(Text)  # the JSON schedule list
+    anchor_at: Mapped[datetime]  # where intervalCount counts from
+    next_run_at: Mapped[datetime | None]  # None: never again, or paused
+    last_due_at: Mapped[datetime | None]
+    paused: Mapped[bool] = mapped_column(default=False)

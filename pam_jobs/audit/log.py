@@ -1,0 +1,50 @@
+"""Writing to the audit log, in the transaction of the change that the event tells of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from pam_jobs.clock import Clock
+from pam_jobs.db.tables import AuditEvent
+from pam_jobs.ids import new_uid
+
+__all__ = ["Actor", "record_event"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Actor:
+    """Who did it, as the event says."""
+
+    username: str  # a user's name, "gateway:<uid>", "client:<name>", "beat" or "control"
+    remote_address: str | None = None
+    client_version: str | None = None
+
+
+def record_event(
+    session: Session, clock: Clock, actor: Actor, event: str, /, **fields: str | int | bool | None
+) -> AuditEvent:
+    """Add one event to the open transaction.
+
+    Args:
+        session: of the change itself; both are committed or neither is.
+        clock: gives the event's time.
+        actor: who did it.
+        event: a name of ``pam_jobs.audit.catalogue``.
+        fields: identifiers and codes by Keeper's names (record_uid, gateway_uid, result_code …); None is left out.
+
+    Returns:
+        The row, without a position yet: the sealer gives it after commit.
+    """
+    row = AuditEvent(
+        uid=new_uid(),
+        event=event,
+        created_at=clock.now(),
+        username=actor.username,
+        remote_address=actor.remote_address,
+        client_version=actor.client_version,
+        fields={name: value for name, value in fields.items() if value is not None},
+    )
+    session.add(row)
+    return row

@@ -1,0 +1,280 @@
+"""What a gateway and the router say to each other, under ``/api/device``; bytes are padded base64 in JSON.
+
+Every call carries ``Authorization: KeeperDevice <JWT>``: ES256 by the device key, ``iss`` the client id, ``aud``
+"pam-jobs", ``exp`` at most five minutes ahead. A refusal is a problem document whose ``code`` is one of the error
+codes of ``pam_jobs.errors``: ``lease_lost``, ``epoch_conflict``, ``conflict`` (revision), ``state`` …
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pam_jobs.crypto.blob import Blob
+
+__all__ = [
+    "AUDIENCE",
+    "Abandonment",
+    "Claim",
+    "ClaimRequest",
+    "Declaration",
+    "DiscoveryUpload",
+    "Fenced",
+    "Goodbye",
+    "Heartbeat",
+    "HeartbeatAnswer",
+    "Hello",
+    "HelloAnswer",
+    "LedgerVersion",
+    "PostStatus",
+    "Promotion",
+    "PromotionAnswer",
+    "Refusals",
+    "RefusalsAnswer",
+    "Release",
+    "Report",
+    "ReportAnswer",
+    "Stage",
+    "StageAnswer",
+    "Status",
+    "StepDeclaration",
+    "StepFinish",
+    "StepRow",
+    "StepStart",
+]
+
+AUDIENCE = "pam-jobs"
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Status(StrEnum):
+    """Rotation status code."""
+
+    OK = "ok"  # done and proven (verify: the credential logs in; plan: the plan holds)
+    FAILED = "failed"  # certainly not applied
+    UNKNOWN = "unknown"  # cannot be told; tried again by itself
+    WAITING_HUMAN = "waiting_human"  # out of sync or locked: an operator decides
+    SKIPPED = "skipped"  # NOOP: only scripts were to run
+    CANCELLED = "cancelled"
+
+
+class PostStatus(StrEnum):
+    """Post-rotation status code."""
+
+    NONE = "none"  # no scripts
+    OK = "ok"  # every script exited with 0
+    FAILED = "failed"
+    UNKNOWN = "unknown"  # a script was interrupted
+    NOT_RUN = "not_run"  # the rotation itself did not succeed
+
+
+class Hello(_Wire):
+    """POST /hello, at start: registers the instance."""
+
+    instance: str = Field(min_length=1, max_length=64)
+    version: str = Field(max_length=200)  # "version;os;release;machine;osversion"
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class HelloAnswer(_Wire):
+    """Who the device is, and how to check messages."""
+
+    gateway_uid: str
+    gateway_name: str
+    queue: str  # "gateway.<uid>"
+    signing_key_id: str
+    signing_key: Blob  # Ed25519, 32 bytes
+    lease_seconds: int
+    offline_seconds: int
+
+
+class Heartbeat(_Wire):
+    """POST /heartbeat."""
+
+    instance: str
+    running: list[str] = Field(default_factory=list, description="uids of the jobs this instance works on")
+
+
+class HeartbeatAnswer(_Wire):
+    """What the router wants of the instance."""
+
+    cancelled: list[str] = Field(default_factory=list, description="running jobs that an operator cancelled")
+
+
+class Goodbye(_Wire):
+    """POST /goodbye, at a clean stop."""
+
+    instance: str
+
+
+class ClaimRequest(_Wire):
+    """POST /jobs/{uid}/claim."""
+
+    instance: str
+
+
+class LedgerVersion(_Wire):
+    """One row of the candidate ledger."""
+
+    seq: int
+    kind: str  # credential, record
+    state: str
+    epoch: int
+    ciphertext: Blob
+    staged_at: datetime
+
+
+class StepRow(_Wire):
+    """One post-rotation step as the router holds it."""
+
+    key: str
+    position: int
+    kind: str
+    place: str
+    state: str
+    exit_code: int | None = None
+    cause: str | None = None
+
+
+class Claim(_Wire):
+    """A lease, and all the identifiers the work needs."""
+
+    job_uid: str
+    kind: str
+    trigger: str
+    gateway_uid: str
+    configuration_uid: str
+    record_uid: str | None
+    resource_uid: str | None
+    admin_uid: str | None
+    profile: str | None  # general, scripts_only …; None for discovery
+    complexity: Blob | None  # by the record key
+    parameters: dict[str, Any]
+    epoch: int
+    lease_seconds: int
+    versions: list[LedgerVersion]  # unresolved, current, and up to three previous, newest first
+    steps: list[StepRow]  # of earlier attempts of this job
+    refusals_left: int = Field(ge=0, description="logins that may still be refused within the lockout budget")
+    attempts: int
+
+
+class Fenced(_Wire):
+    """POST /jobs/{uid}/renew, /fence: the lease is checked; renew also prolongs it."""
+
+    epoch: int
+    instance: str
+
+
+class Stage(Fenced):
+    """POST /jobs/{uid}/stage: a new row ``staged``."""
+
+    ciphertext: Annotated[Blob, Field(min_length=29, max_length=200_000)]
+
+
+class StageAnswer(_Wire):
+    """The row's number."""
+
+    seq: int
+
+
+class Declaration(Fenced):
+    """POST /jobs/{uid}/intend: ``staged → applying`` and the fence in one; again with ``applying`` is allowed."""
+
+    seq: int
+
+
+class Report(Fenced):
+    """POST /jobs/{uid}/report: how the attempt ended."""
+
+    status: Status
+    post_rotation_status: PostStatus = PostStatus.NONE
+    effect: str = "not_applied"
+    cause: str | None = Field(None, max_length=64)
+    timings: dict[str, float] = Field(default_factory=dict, description="step → milliseconds")
+    detail: Blob | None = None  # JSON by the record's key (discovery: the configuration's)
+    probe: dict[str, Any] | None = None  # {"verdict", "version_seq"}: the last login made with the current value
+    retry_after_seconds: float | None = Field(None, ge=0, description="with unknown: when to try again")
+
+
+class ReportAnswer(_Wire):
+    """The job's state now."""
+
+    state: str
+
+
+class Promotion(Fenced):
+    """POST /jobs/{uid}/promote: ``applying → current``, old → previous, the record at its revision; one transaction."""
+
+    seq: int
+    evidence: dict[str, Any]  # {"login": "accepted", "old": "refused", "host_key": …}: codes only
+    record_data: Blob  # the whole record, merged into the latest revision, by the record key
+    record_revision: int  # the revision it was merged into
+    report: Report | None = None  # ends the job in the same transaction when no step follows
+
+
+class PromotionAnswer(_Wire):
+    """The record's new revision."""
+
+    revision: int
+    state: str
+
+
+class Abandonment(Fenced):
+    """POST /jobs/{uid}/abandon: the target refused *this value* by policy while current was proven to log in."""
+
+    seq: int
+    reason: str = Field(max_length=64)
+    evidence: dict[str, Any]
+
+
+class Refusals(Fenced):
+    """POST /jobs/{uid}/refusals: logins of the account that the target refused."""
+
+    count: int = Field(ge=1, le=100)
+
+
+class RefusalsAnswer(_Wire):
+    """What is left of the budget."""
+
+    refusals_left: int
+
+
+class StepDeclaration(Fenced):
+    """POST /jobs/{uid}/steps: declares the steps, once; answers the rows as they stand."""
+
+    steps: list[StepRow]
+
+
+class StepStart(Fenced):
+    """POST /jobs/{uid}/steps/start: ``pending → running``; refused for anything not pending."""
+
+    key: str
+
+
+class StepFinish(Fenced):
+    """POST /jobs/{uid}/steps/finish."""
+
+    key: str
+    state: str  # succeeded, failed, unknown
+    exit_code: int | None = None
+    cause: str | None = Field(None, max_length=64)
+    output: Blob | None = None
+
+
+class DiscoveryUpload(Fenced):
+    """POST /jobs/{uid}/discovery: the sealed result."""
+
+    content: Blob
+    counts: dict[str, int]
+
+
+class Release(Fenced):
+    """POST /jobs/{uid}/release: gives the job back, nothing was changed."""
+
+    reason: str = Field(max_length=64)

@@ -97,3 +97,4 @@ class Schedule(Base):
     next_run_at: Mapped[datetime | None]  # None: never again, or paused
     last_due_at: Mapped[datetime | None]
     paused: Mapped[bool] = mapped_column(default=False)
+    blocked: Mapped[str | None] = mapped_column(String(64))  # why the last due run made no job; None when it made one

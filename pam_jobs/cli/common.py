@@ -1,0 +1,171 @@
+"""What the command groups share: output as table or JSON, messages, and the signed-in client."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from pam_jobs.client.http import RouterClient
+    from pam_jobs.client.vault import VaultClient
+
+__all__ = [
+    "Format",
+    "FormatOption",
+    "age",
+    "emit",
+    "group",
+    "note",
+    "print_json",
+    "print_pairs",
+    "print_table",
+    "router",
+    "state_text",
+    "vault",
+    "when",
+]
+
+
+class Format(StrEnum):
+    """How a command prints its result."""
+
+    TABLE = "table"  # for people
+    JSON = "json"  # for programs; alone on standard output
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.", show_default=True)]
+
+_GOOD = {"ONLINE", "ok", "succeeded", "running", "current", "accepted", "enabled", "yes"}
+_BAD = {"OFFLINE", "failed", "refused", "dead", "abandoned"}
+_WARN = {"unknown", "waiting_human", "cancelled", "applying", "staged", "disabled", "skipped"}
+
+
+def group(text: str) -> typer.Typer:
+    """Return an empty command group.
+
+    Args:
+        text: what ``--help`` says of it.
+    """
+    return typer.Typer(help=text, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+
+def _out() -> Console:
+    return Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def note(text: str) -> None:
+    """Say something to the person, on standard error, so that standard output stays the result alone."""
+    Console(file=sys.stderr, highlight=False, soft_wrap=True).print(escape(text))
+
+
+def print_json(value: Any) -> None:
+    """Write one JSON document to standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "nothing to show") -> None:
+    """Print rows for a person.
+
+    Args:
+        columns: headings.
+        rows: cells; None is shown as a dash. Cells are text, never markup.
+        empty: what is said on standard error when there are no rows.
+    """
+    cells = [["-" if cell is None or cell == "" else str(cell) for cell in row] for row in rows]
+    if not cells:
+        note(empty)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, column in enumerate(columns):
+        # UIDs are copied from the table, so they are never cut.
+        fixed = "UID" in column.split() or max(len(row[number]) for row in cells) <= 24
+        table.add_column(column, no_wrap=fixed, overflow="fold")
+    for row in cells:
+        table.add_row(*(state_text(cell) for cell in row))
+    _out().print(table)
+
+
+def print_pairs(pairs: Mapping[str, object]) -> None:
+    """Print names and values, one a line, for a person."""
+    width = max((len(name) for name in pairs), default=0)
+    console = _out()
+    for name, value in pairs.items():
+        text = "-" if value is None or value == "" else str(value)
+        console.print(f"[bold]{escape(name.ljust(width))}[/bold]  {state_text(text)}")
+
+
+def state_text(text: str) -> str:
+    """Return the text as markup, coloured when it is the name of a state."""
+    word = text.split(" ", 1)[0]
+    for words, colour in ((_GOOD, "green"), (_BAD, "red"), (_WARN, "yellow")):
+        if word in words:
+            return f"[{colour}]{escape(text)}[/{colour}]"
+    return escape(text)
+
+
+def emit(style: Format, value: Any, table: Callable[[], None]) -> None:
+    """Print a result.
+
+    Args:
+        style: table or JSON.
+        value: the JSON document.
+        table: prints the same for a person.
+    """
+    if style is Format.JSON:
+        print_json(value)
+    else:
+        table()
+
+
+def when(moment: str | datetime | None) -> str | None:
+    """Return an instant as people read it, in UTC; None stays None."""
+    if moment is None:
+        return None
+    instant = moment if isinstance(moment, datetime) else datetime.fromisoformat(moment)
+    return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def age(moment: str | datetime | None, now: datetime | None = None) -> str | None:
+    """Return how long ago an instant is, such as ``5 s`` or ``3 h``; None stays None."""
+    if moment is None:
+        return None
+    instant = moment if isinstance(moment, datetime) else datetime.fromisoformat(moment)
+    seconds = max(0, int(((now or datetime.now(UTC)) - instant.astimezone(UTC)).total_seconds()))
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def router() -> RouterClient:
+    """Return the signed-in connection to the router: ``get``, ``post``, ``put``, ``patch``, ``delete`` of paths.
+
+    Raises:
+        PamJobsError: nobody is signed in or no router is known; the command ends with its sentence.
+    """
+    from pam_jobs.client.session import connect
+
+    return connect()[0]
+
+
+def vault() -> VaultClient:
+    """Return the signed-in client that encrypts and decrypts on this side."""
+    from pam_jobs.client.session import connect
+    from pam_jobs.client.vault import VaultClient
+
+    return VaultClient(*connect())

@@ -1,0 +1,1 @@
+"""The operator's side: signs in, encrypts and decrypts here, and speaks to the router over HTTPS."""

@@ -178,7 +178,7 @@ class CredentialVersion(Base):
     record_uid: Mapped[str] = mapped_column(ForeignKey("records.uid", ondelete="RESTRICT"))
     seq: Mapped[int]  # 1, 2, 3 … within the record
     kind: Mapped[VersionKind] = mapped_column(String(16))
-    epoch: Mapped[int]  # of the attempt that staged it; 0 for operators and KSM clients
+    epoch: Mapped[int]  # of the latest attempt that wrote to it; 0 for operators and KSM clients
     ciphertext: Mapped[bytes] = mapped_column(LargeBinary)
     state: Mapped[VersionState] = mapped_column(String(16))
     base_revision: Mapped[int | None]  # of the record when a KSM client staged it

@@ -1,0 +1,374 @@
+"""The candidate ledger: every value a credential had, has or is about to have.
+
+A row's value never changes and no row is deleted while it may matter; its state moves along these arrows only::
+
+    staged ──► applying ──► current ──► previous ──► retired
+      │            └──────────┐
+      ├──► current (a KSM client's transaction, which has no `applying`)
+      └──► abandoned ◄────────┘
+
+A row that is `staged` or `applying` is *unresolved*: the target may have it, so it blocks a second candidate and every
+deletion of its record. Functions work in the caller's transaction and take the record's row lock first, so that two
+attempts on one record follow each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from pam_jobs.clock import Clock
+from pam_jobs.db.tables import CredentialVersion, StoredRecord, VersionKind, VersionState
+from pam_jobs.errors import Conflict, EpochConflict, InvalidInput, NotFound, StateError
+
+__all__ = [
+    "ACCEPTED",
+    "KEPT_PREVIOUS",
+    "UNRESOLVED",
+    "abandon",
+    "begin_applying",
+    "client_current",
+    "operator_current",
+    "promote",
+    "stage",
+    "unresolved",
+    "versions",
+]
+
+ACCEPTED: Final = "accepted"
+"""The verdict of a login that succeeded, in ``evidence["login"]`` (candidate) and ``evidence["current"]``."""
+
+KEPT_PREVIOUS: Final = 3
+"""Versions that stay ``previous``; recovery tries them. Older ones are ``retired`` and kept, but never tried."""
+
+UNRESOLVED: Final = (VersionState.STAGED, VersionState.APPLYING)
+
+_State = VersionState
+_ARROWS: Final[Mapping[VersionKind, Mapping[VersionState, frozenset[VersionState]]]] = {
+    VersionKind.CREDENTIAL: {
+        _State.STAGED: frozenset({_State.APPLYING, _State.ABANDONED}),
+        _State.APPLYING: frozenset({_State.APPLYING, _State.CURRENT, _State.ABANDONED}),  # declared again: no change
+        _State.CURRENT: frozenset({_State.PREVIOUS}),
+        _State.PREVIOUS: frozenset({_State.RETIRED}),
+    },
+    VersionKind.RECORD: {
+        _State.STAGED: frozenset({_State.CURRENT, _State.ABANDONED}),
+        _State.CURRENT: frozenset({_State.PREVIOUS}),
+        _State.PREVIOUS: frozenset({_State.RETIRED}),
+    },
+}
+
+
+def stage(  # noqa: PLR0913 - each argument is a column of the row
+    session: Session,
+    clock: Clock,
+    *,
+    record_uid: str,
+    kind: VersionKind,
+    ciphertext: bytes,
+    epoch: int,
+    staged_by: str,
+    job_uid: str | None = None,
+    base_revision: int | None = None,
+) -> CredentialVersion:
+    """Add a row ``staged``: durable with the commit, before the target hears of the value.
+
+    Args:
+        session: the caller's transaction.
+        clock: gives the row's time.
+        record_uid: whose value it is.
+        kind: a credential of the rotation engine, or the whole record of a KSM client's transaction.
+        ciphertext: the value by the record key.
+        epoch: of the attempt; 0 for KSM clients.
+        staged_by: gateway uid or client id.
+        job_uid: of the attempt.
+        base_revision: the record's revision that a whole record was made from.
+
+    Returns:
+        The row with its number.
+
+    Raises:
+        Conflict: an unresolved version exists; it must be resolved first, with that same value.
+        EpochConflict: a newer attempt has written already.
+        NotFound: there is no such record.
+    """
+    _lock(session, record_uid)
+    if (open_version := unresolved(session, record_uid)) is not None:
+        raise Conflict(
+            f"version {open_version.seq} of this record is not resolved yet",
+            remedy="finish or roll back that change first; its value may be live on the target",
+        )
+    newest = _newest(session, record_uid)
+    if kind is VersionKind.CREDENTIAL and newest is not None and epoch < newest[1]:
+        raise _stale(epoch, newest[1])
+    return _add(
+        session,
+        CredentialVersion(
+            record_uid=record_uid,
+            seq=newest[0] + 1 if newest else 1,
+            kind=kind,
+            epoch=epoch,
+            ciphertext=ciphertext,
+            state=VersionState.STAGED,
+            base_revision=base_revision,
+            job_uid=job_uid,
+            staged_by=staged_by,
+            staged_at=clock.now(),
+            evidence={},
+        ),
+    )
+
+
+def begin_applying(session: Session, clock: Clock, record_uid: str, seq: int, epoch: int) -> CredentialVersion:
+    """Move ``staged → applying``: from its commit on, the target may have the value. Saying so again is allowed.
+
+    Raises:
+        EpochConflict: a newer attempt has written to the row.
+        StateError: the row is in another state, or belongs to a KSM client's transaction.
+        NotFound: there is no such row.
+    """
+    row = _locked_row(session, record_uid, seq, epoch)
+    _move(row, VersionState.APPLYING)
+    row.epoch = epoch
+    row.applying_at = row.applying_at or clock.now()
+    session.flush()
+    return row
+
+
+def promote(
+    session: Session, clock: Clock, record_uid: str, seq: int, *, epoch: int, evidence: Mapping[str, Any]
+) -> CredentialVersion:
+    """Make the row ``current``; what was current becomes ``previous``, and all but the newest three of those ``retired``.
+
+    Args:
+        session: the caller's transaction, which also writes the record's data.
+        clock: gives the time of the decision.
+        record_uid: whose value it is.
+        seq: the row.
+        epoch: of the attempt; 0 for KSM clients.
+        evidence: codes and times only. A credential needs ``{"login": "accepted"}``: nothing becomes current that
+            was not seen to log in.
+
+    Raises:
+        EpochConflict: a newer attempt has written to the row.
+        InvalidInput: the evidence does not show a login.
+        StateError: the row may not become current from its state.
+        NotFound: there is no such row.
+    """
+    row = _locked_row(session, record_uid, seq, epoch)
+    if row.kind == VersionKind.CREDENTIAL and evidence.get("login") != ACCEPTED:
+        raise InvalidInput(
+            "the evidence does not show that the new credential logs in", remedy="probe before promoting"
+        )
+    _check(row, VersionState.CURRENT)
+    _retire_current(session, clock, record_uid)
+    _move(row, VersionState.CURRENT)
+    row.epoch = epoch
+    row.decided_at = clock.now()
+    row.evidence = dict(evidence)
+    session.flush()
+    return row
+
+
+def abandon(
+    session: Session, clock: Clock, record_uid: str, seq: int, *, epoch: int, reason: str, evidence: Mapping[str, Any]
+) -> CredentialVersion:
+    """Give up an unresolved row; its value is kept, and will never be tried again.
+
+    Args:
+        session: the caller's transaction.
+        clock: gives the time of the decision.
+        record_uid: whose value it is.
+        seq: the row.
+        epoch: of the attempt; 0 for KSM clients.
+        reason: code of what the target said against this value.
+        evidence: codes and times only. A credential needs ``{"current": "accepted"}``, the proof that the current
+            value logs in; where the record has no current version, ``{"effect": "not_applied"}`` instead.
+
+    Raises:
+        EpochConflict: a newer attempt has written to the row.
+        InvalidInput: the evidence does not show that the current value logs in.
+        StateError: the row is decided already.
+        NotFound: there is no such row.
+    """
+    row = _locked_row(session, record_uid, seq, epoch)
+    _check(row, VersionState.ABANDONED)
+    if row.kind == VersionKind.CREDENTIAL and not _is_safe(session, record_uid, evidence):
+        raise InvalidInput(
+            "the evidence does not show that the current credential logs in",
+            remedy="prove the current credential first; until then both values are kept",
+        )
+    _move(row, VersionState.ABANDONED)
+    row.epoch = epoch
+    row.decided_at = clock.now()
+    row.evidence = {**evidence, "reason": reason}
+    session.flush()
+    return row
+
+
+def operator_current(
+    session: Session, clock: Clock, record_uid: str, ciphertext: bytes, user_uid: str
+) -> CredentialVersion:
+    """Add a credential given by an operator as ``current``; what was current becomes ``previous``.
+
+    Raises:
+        StateError: a version is unresolved; which value is live is not known yet.
+        NotFound: there is no such record.
+    """
+    return _add_current(
+        session, clock, record_uid, VersionKind.CREDENTIAL, ciphertext, staged_by=user_uid, source="operator"
+    )
+
+
+def client_current(
+    session: Session, clock: Clock, record_uid: str, ciphertext: bytes, client_id: str
+) -> CredentialVersion:
+    """Add a whole record that a KSM client committed at once as ``current``; what was current becomes ``previous``.
+
+    Raises:
+        StateError: a version is unresolved; which value is live is not known yet.
+        NotFound: there is no such record.
+    """
+    return _add_current(
+        session, clock, record_uid, VersionKind.RECORD, ciphertext, staged_by=client_id, source="client"
+    )
+
+
+def versions(session: Session, record_uid: str) -> list[CredentialVersion]:
+    """Return every row of the record, newest first."""
+    rows = session.scalars(
+        select(CredentialVersion)
+        .where(CredentialVersion.record_uid == record_uid)
+        .order_by(CredentialVersion.seq.desc())
+    )
+    return list(rows)
+
+
+def unresolved(session: Session, record_uid: str) -> CredentialVersion | None:
+    """Return the one row that is ``staged`` or ``applying``, if any."""
+    return session.scalar(
+        select(CredentialVersion).where(
+            CredentialVersion.record_uid == record_uid, CredentialVersion.state.in_(UNRESOLVED)
+        )
+    )
+
+
+def _add_current(
+    session: Session,
+    clock: Clock,
+    record_uid: str,
+    kind: VersionKind,
+    ciphertext: bytes,
+    *,
+    staged_by: str,
+    source: str,
+) -> CredentialVersion:
+    _lock(session, record_uid)
+    if (open_version := unresolved(session, record_uid)) is not None:
+        raise StateError(
+            f"version {open_version.seq} of this record is not resolved yet, so it is not known which value is live",
+            remedy="wait for the rotation or reconcile the record, then set the credential",
+        )
+    newest = _newest(session, record_uid)
+    _retire_current(session, clock, record_uid)
+    return _add(
+        session,
+        CredentialVersion(
+            record_uid=record_uid,
+            seq=newest[0] + 1 if newest else 1,
+            kind=kind,
+            epoch=0,
+            ciphertext=ciphertext,
+            state=VersionState.CURRENT,
+            staged_by=staged_by,
+            staged_at=clock.now(),
+            decided_at=clock.now(),
+            evidence={"source": source},
+        ),
+    )
+
+
+def _add(session: Session, row: CredentialVersion) -> CredentialVersion:
+    session.add(row)
+    session.flush()
+    return row
+
+
+def _lock(session: Session, record_uid: str) -> None:
+    found = session.scalar(select(StoredRecord.uid).where(StoredRecord.uid == record_uid).with_for_update())
+    if found is None:
+        raise NotFound(f"there is no record {record_uid}", remedy="list the records and take the UID from there")
+
+
+def _newest(session: Session, record_uid: str) -> tuple[int, int] | None:
+    """Return the highest number and the highest epoch of the record's rows."""
+    row = session.execute(
+        select(func.max(CredentialVersion.seq), func.max(CredentialVersion.epoch)).where(
+            CredentialVersion.record_uid == record_uid
+        )
+    ).one()
+    return None if row[0] is None else (row[0], row[1])
+
+
+def _locked_row(session: Session, record_uid: str, seq: int, epoch: int) -> CredentialVersion:
+    _lock(session, record_uid)
+    row = session.scalar(
+        select(CredentialVersion)
+        .where(CredentialVersion.record_uid == record_uid, CredentialVersion.seq == seq)
+        .execution_options(populate_existing=True)
+    )
+    if row is None:
+        raise NotFound(f"the record has no version {seq}")
+    if epoch < row.epoch:
+        raise _stale(epoch, row.epoch)
+    return row
+
+
+def _stale(epoch: int, newer: int) -> EpochConflict:
+    return EpochConflict(
+        f"attempt {epoch} was overtaken by attempt {newer} on this credential", remedy="stop; the newer attempt goes on"
+    )
+
+
+def _check(row: CredentialVersion, to: VersionState) -> None:
+    arrows = _ARROWS[VersionKind(row.kind)]
+    if to not in arrows.get(VersionState(row.state), frozenset()):
+        raise StateError(f"version {row.seq} is {row.state} and cannot become {to}")
+
+
+def _move(row: CredentialVersion, to: VersionState) -> None:
+    _check(row, to)
+    row.state = to
+
+
+def _retire_current(session: Session, clock: Clock, record_uid: str) -> None:
+    rows = session.scalars(
+        select(CredentialVersion)
+        .where(
+            CredentialVersion.record_uid == record_uid,
+            CredentialVersion.state.in_((VersionState.CURRENT, VersionState.PREVIOUS)),
+        )
+        .order_by(CredentialVersion.seq.desc())
+    ).all()
+    current = [row for row in rows if row.state == VersionState.CURRENT]
+    kept = current + [row for row in rows if row.state == VersionState.PREVIOUS]
+    for row in kept[KEPT_PREVIOUS:]:
+        _move(row, VersionState.RETIRED)
+    for row in current:
+        _move(row, VersionState.PREVIOUS)
+        row.decided_at = row.decided_at or clock.now()
+    session.flush()  # the unique index on `current` must see the old one gone before the new one comes
+
+
+def _is_safe(session: Session, record_uid: str, evidence: Mapping[str, Any]) -> bool:
+    if evidence.get("current") == ACCEPTED:
+        return True
+    current = session.scalar(
+        select(CredentialVersion.id).where(
+            CredentialVersion.record_uid == record_uid, CredentialVersion.state == VersionState.CURRENT
+        )
+    )
+    return current is None and evidence.get("effect") == "not_applied"

@@ -1,0 +1,57 @@
+# Everything a person or a machine does with this repository. `make demo` and `make test` set themselves up.
+#   PYTHON=…        which Python makes .venv (3.11 or newer)
+#   PAM_NO_APT=1    never install Debian packages; what is missing is named instead
+#   PYTEST_ARGS=…   replaces pytest's arguments of `make test`
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?=
+BIN := .venv/bin
+PYTEST_ARGS ?= -n 2 --dist loadfile
+
+.PHONY: help setup js demo-deps lab-deps demo test check bench lock clean
+
+help: ## what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/.locked js ## .venv with the locked dependencies and `pam` in .venv/bin
+
+.venv/.locked: requirements.lock pyproject.toml deploy/setup.sh
+	@PYTHON='$(PYTHON)' bash deploy/setup.sh
+
+js: .venv/.locked
+	@bash deploy/setup-js.sh
+
+demo-deps: .venv/.locked
+	@$(BIN)/python -m deploy.system demo
+
+lab-deps: .venv/.locked ## Debian packages that the tests' real servers need, installed when that is allowed
+	@$(BIN)/python -m deploy.system test
+
+demo: .venv/.locked demo-deps ## real targets, real rotations, on a schedule and on demand; STAY=1 leaves it running
+	@STAY='$(STAY)' $(BIN)/python -m deploy.demo
+
+test: lab-deps setup ## all tests against real servers
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: .venv/.locked ## format, lint, types, who imports whom
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: lab-deps setup ## rotations a second, beside the bare driver
+	@$(BIN)/python -m tests.benchmarks
+
+lock: .venv/.locked ## requirements.lock anew from pyproject.toml
+	@$(BIN)/uv pip compile -q --no-config --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-annotate --no-emit-index-url --no-emit-find-links --all-extras --group dev -o requirements.lock pyproject.toml
+
+clean: ## remove what make made
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .lab .demo build ./*.egg-info \
+	  tests/integration/js/node_modules
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

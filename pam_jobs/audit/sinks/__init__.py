@@ -1,0 +1,1 @@
+"""Receivers of the audit log, one module each."""

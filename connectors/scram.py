@@ -1,0 +1,89 @@
+"""PostgreSQL password verifiers, computed here so that no secret travels to the server or its log.
+
+Source: RFC 5802 and 7677 (SCRAM-SHA-256), RFC 4013 (SASLprep), and PostgreSQL's own reading of them: a password that
+SASLprep would refuse is used as its plain UTF-8 bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import secrets
+import stringprep
+import unicodedata
+from dataclasses import dataclass, field
+
+__all__ = ["DEFAULT_ITERATIONS", "ScramKeys", "md5_verifier", "saslprep", "scram_verifier"]
+
+DEFAULT_ITERATIONS = 4096  # RFC 7677 asks for at least this many
+_SALT_BYTES = 16
+
+_PROHIBITED = (
+    stringprep.in_table_c12, stringprep.in_table_c21_c22, stringprep.in_table_c3, stringprep.in_table_c4,
+    stringprep.in_table_c5, stringprep.in_table_c6, stringprep.in_table_c7, stringprep.in_table_c8,
+    stringprep.in_table_c9, stringprep.in_table_a1,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScramKeys:
+    """What logs in without hashing the password again; as secret as the password itself."""
+
+    client_key: bytes = field(repr=False)
+    server_key: bytes = field(repr=False)
+
+    def client_key_text(self) -> str:
+        """Return the client's key as libpq takes it."""
+        return base64.b64encode(self.client_key).decode()
+
+    def server_key_text(self) -> str:
+        """Return the server's key as libpq takes it."""
+        return base64.b64encode(self.server_key).decode()
+
+
+def saslprep(password: str) -> bytes:
+    """Return the bytes that client and server hash for the password."""
+    if password.isascii():
+        return password.encode()
+    mapped = "".join(
+        " " if stringprep.in_table_c12(char) else char for char in password if not stringprep.in_table_b1(char)
+    )
+    prepared = unicodedata.normalize("NFKC", mapped)
+    if not prepared or any(test(char) for char in prepared for test in _PROHIBITED) or not _direction_is_pure(prepared):
+        return password.encode()
+    return prepared.encode()
+
+
+def _direction_is_pure(text: str) -> bool:
+    """Say whether the text keeps RFC 3454's rule on right-to-left characters."""
+    if not any(stringprep.in_table_d1(char) for char in text):
+        return True
+    if any(stringprep.in_table_d2(char) for char in text):
+        return False
+    return stringprep.in_table_d1(text[0]) and stringprep.in_table_d1(text[-1])
+
+
+def scram_verifier(
+    password: str, *, iterations: int = DEFAULT_ITERATIONS, salt: bytes | None = None
+) -> tuple[str, ScramKeys]:
+    """Return the text that ``ALTER ROLE … PASSWORD`` stores, and the keys that log in with it.
+
+    Args:
+        password: not empty.
+        iterations: rounds of hashing, 4096 or more.
+        salt: 16 random bytes when absent.
+    """
+    salt = secrets.token_bytes(_SALT_BYTES) if salt is None else salt
+    salted = hashlib.pbkdf2_hmac("sha256", saslprep(password), salt, iterations)
+    keys = ScramKeys(
+        client_key=hmac.digest(salted, b"Client Key", "sha256"),
+        server_key=hmac.digest(salted, b"Server Key", "sha256"),
+    )
+    stored = base64.b64encode(hashlib.sha256(keys.client_key).digest()).decode()
+    return f"SCRAM-SHA-256${iterations}:{base64.b64encode(salt).decode()}${stored}:{keys.server_key_text()}", keys
+
+
+def md5_verifier(password: str, login: str) -> str:
+    """Return the verifier of servers older than PostgreSQL 10, which know nothing better."""
+    return "md5" + hashlib.md5(password.encode() + login.encode(), usedforsecurity=False).hexdigest()

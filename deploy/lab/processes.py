@@ -1,0 +1,190 @@
+"""Server processes of the lab: start, remember and stop exactly those, never by name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import secrets
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+__all__ = [
+    "LabError",
+    "Process",
+    "free_port",
+    "new_password",
+    "place",
+    "port_is_open",
+    "spawn",
+    "unprivileged_user",
+    "write_private",
+]
+
+
+class LabError(RuntimeError):
+    """The lab could not be brought up; the text says what is missing and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """A process of ours. The start time guards against a process id that the system gave to somebody else."""
+
+    pid: int
+    started: int  # clock ticks since boot, from /proc/PID/stat; 0 where there is no /proc
+
+    @property
+    def is_running(self) -> bool:
+        """Say whether this very process still runs (a zombie does not)."""
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(self.pid, os.WNOHANG)[0] == self.pid:
+                return False
+        state, started = _stat(self.pid)
+        return state not in {"", "Z", "X"} and started == self.started
+
+    def stop(self, *signals: signal.Signals, seconds_each: float = 10.0) -> None:
+        """Send each signal in turn until the process has ended; SIGKILL is always the last.
+
+        Args:
+            signals: what to try first, such as ``SIGINT`` for PostgreSQL's fast shutdown.
+            seconds_each: how long to wait after each one.
+        """
+        for number in (*signals, signal.SIGKILL):
+            if not self.is_running:
+                return
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+            end = time.monotonic() + seconds_each
+            while self.is_running and time.monotonic() < end:
+                time.sleep(0.02)
+
+    def save(self, path: Path) -> None:
+        """Write the process to a file for a later ``down``."""
+        write_private(path, json.dumps(asdict(self)))
+
+    @classmethod
+    def load(cls, path: Path) -> Process | None:
+        """Return the process a file tells of, or None without a file."""
+        if not path.exists():
+            return None
+        data = json.loads(path.read_text())
+        return cls(pid=int(data["pid"]), started=int(data["started"]))
+
+
+def _stat(pid: int) -> tuple[str, int]:
+    """Return state letter and start time; ("", 0) when there is no such process."""
+    if not Path("/proc/self/stat").exists():
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return "", 0
+        return "S", 0
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return "", 0
+    fields = text.rpartition(")")[2].split()
+    return fields[0], int(fields[19])
+
+
+def spawn(
+    argv: Sequence[str],
+    log_path: Path,
+    *,
+    user: pwd.struct_passwd | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Process:
+    """Start a server in a session of its own with its output in a private log file.
+
+    Args:
+        argv: program and arguments; never a secret.
+        log_path: where standard output and error go.
+        user: drop to this user first; None keeps ours.
+        environment: the whole environment of the child; ours when None.
+    """
+    descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        child = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            start_new_session=True,
+            env=dict(environment) if environment is not None else None,
+            cwd="/",
+            **drop(user),
+        )
+    finally:
+        os.close(descriptor)
+    child.returncode = 0  # the pid is ours to wait for; keeps Popen's destructor from warning
+    return Process(pid=child.pid, started=_stat(child.pid)[1])
+
+
+def drop(user: pwd.struct_passwd | None) -> dict[str, object]:
+    """Return the arguments of ``subprocess`` that make a child run as the user."""
+    if user is None:
+        return {}
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+
+def unprivileged_user(*preferred: str) -> pwd.struct_passwd | None:
+    """Return the user that servers run as when we are root; None when we are not root.
+
+    Raises:
+        LabError: none of the users exists.
+    """
+    if os.geteuid() != 0:
+        return None
+    for name in preferred:
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise LabError(f"none of the users {', '.join(preferred)} exists: create one, or run as an ordinary user")
+
+
+def place(folder: Path, user: pwd.struct_passwd | None) -> Path:
+    """Return a folder that the user can reach: the given one, else a new one in the system's temporary folder."""
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if user is None or all(_may_pass(parent) for parent in (folder, *folder.parents)):
+        return folder
+    return Path(tempfile.mkdtemp(prefix="pam-lab-"))
+
+
+def _may_pass(folder: Path) -> bool:
+    return bool(folder.stat().st_mode & 0o001)
+
+
+def free_port() -> int:
+    """Return a loopback TCP port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def port_is_open(host: str, port: int) -> bool:
+    """Say whether somebody accepts connections there."""
+    try:
+        socket.create_connection((host, port), timeout=0.5).close()
+    except OSError:
+        return False
+    return True
+
+
+def new_password() -> str:
+    """Return a random password that needs no quoting anywhere."""
+    return secrets.token_urlsafe(18)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, replacing an earlier one in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as out:
+        out.write(text)
+    temporary.replace(path)

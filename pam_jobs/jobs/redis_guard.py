@@ -1,0 +1,57 @@
+"""A guard for Celery workers on Redis: a broker that goes away must not end the process.
+
+With kombu 5.7.0, a worker that holds an unacknowledged message dies when Redis goes away: the closed channel is asked
+to put the message back, and has no connection to do it with. Here that is answered by doing nothing. The message stays
+among the unacknowledged ones and comes back by the visibility timeout; long before that, the reconciler has published
+the job again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["install"]
+
+_log = logging.getLogger(__name__)
+_MARK = "_pam_jobs_guard"
+
+
+def install() -> None:
+    """Patch kombu's Redis transport in this process; doing it again changes nothing."""
+    from kombu.transport import redis as transport
+    from redis.exceptions import RedisError
+
+    if getattr(transport.QoS, _MARK, False):
+        return
+    lost = (AttributeError, OSError, RedisError)
+    transport.QoS.restore_unacked = _swallowing(transport.QoS.restore_unacked, lost)
+    transport.Channel.basic_ack = _unless_closed(transport.Channel.basic_ack, lost)
+    transport.Channel.basic_reject = _unless_closed(transport.Channel.basic_reject, lost)
+    setattr(transport.QoS, _MARK, True)
+
+
+def _swallowing(original: Callable[..., Any], lost: tuple[type[Exception], ...]) -> Callable[..., Any]:
+    def restore_unacked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(self, *args, **kwargs)
+        except lost as error:
+            _log.warning("messages stay unacknowledged until the broker is back (%s)", type(error).__name__)
+            return None
+
+    return restore_unacked
+
+
+def _unless_closed(original: Callable[..., Any], lost: tuple[type[Exception], ...]) -> Callable[..., Any]:
+    def acknowledge(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.closed or self.connection is None:
+            return None
+        try:
+            return original(self, *args, **kwargs)
+        except lost:
+            if self.closed or self.connection is None:
+                return None
+            raise
+
+    return acknowledge

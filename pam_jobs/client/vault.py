@@ -1,0 +1,42 @@
+"""The whole of the operator's side in one object."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pam_jobs.client.applications import Applications
+from pam_jobs.client.discovery import Discovery
+from pam_jobs.client.folders import Folders
+from pam_jobs.client.http import RouterClient
+from pam_jobs.client.jobs import Jobs
+from pam_jobs.client.pam import Pam
+from pam_jobs.client.records import Records
+from pam_jobs.client.session import Session
+
+__all__ = ["VaultClient"]
+
+
+class VaultClient:
+    """A signed-in user's view: what is inside is decrypted here, and leaves here encrypted only."""
+
+    def __init__(self, router: RouterClient, session: Session) -> None:
+        """Put the parts together; nothing is fetched before it is used.
+
+        Args:
+            router: signed-in connection.
+            session: whose keys open the folders.
+        """
+        self.router = router
+        self.session = session
+        self.folders = Folders(router, session)
+        self.records = Records(router, session, self.folders)
+        self.applications = Applications(router, session, self.folders)
+        self.pam = Pam(router, self.records)
+        self.jobs = Jobs(router, self.records)
+        self.discovery = Discovery(router, self.records, self.pam, self.folders)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.router.close()

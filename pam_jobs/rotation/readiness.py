@@ -1,0 +1,262 @@
+"""Whether a credential can be rotated as it is set up, and what keeps it from that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from pam_jobs.db.tables import (
+    ApplicationShare,
+    Folder,
+    Gateway,
+    PamConfiguration,
+    ResourceLink,
+    RotationSettings,
+    StoredRecord,
+)
+
+__all__ = ["SERVED_PROFILES", "Blocker", "Facts", "Readiness", "Setup", "assess", "blockers", "facts_for", "judge"]
+
+SERVED_PROFILES = ("general", "scripts_only")  # iam_user and saas wait for their connectors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocker:
+    """One reason why a rotation cannot run, and what to do about it."""
+
+    code: str  # stable, such as admin_missing
+    what: str
+    remedy: str
+
+    def sentence(self) -> str:
+        """Return reason and remedy as one sentence."""
+        return f"{self.what}: {self.remedy}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """How a user record is, or is about to be, rotated."""
+
+    record_uid: str
+    configuration_uid: str
+    profile: str
+    resource_uid: str | None = None
+    admin_uid: str | None = None
+    is_disabled: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the database holds about the parties of some setups, read at once."""
+
+    configurations: dict[str, tuple[PamConfiguration, Gateway]] = field(default_factory=dict)
+    resources: dict[str, ResourceLink] = field(default_factory=dict)
+    roots: dict[str, str] = field(default_factory=dict)  # record → its shared folder
+    shares: dict[tuple[str, str], bool] = field(default_factory=dict)  # application, shared folder → can edit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readiness:
+    """The verdict on one record."""
+
+    record_uid: str
+    blockers: tuple[Blocker, ...]
+    setup: Setup | None = None  # None: no rotation is set up
+    gateway_uid: str | None = None
+
+
+def blockers(session: Session, record_uid: str) -> list[str]:
+    """Return why the record cannot be rotated, one sentence with its remedy each; empty means it can.
+
+    An offline gateway is no blocker: the job waits for it.
+    """
+    return [blocker.sentence() for blocker in assess(session, [record_uid])[record_uid].blockers]
+
+
+def assess(session: Session, record_uids: Sequence[str]) -> dict[str, Readiness]:
+    """Return the verdict on each record, in a handful of queries however many there are."""
+    rows = session.execute(
+        select(RotationSettings, ResourceLink.admin_uid)
+        .outerjoin(ResourceLink, ResourceLink.resource_uid == RotationSettings.resource_uid)
+        .where(RotationSettings.record_uid.in_(record_uids))
+    ).all()
+    setups = [_setup(settings, admin_uid) for settings, admin_uid in rows]
+    facts = facts_for(session, setups)
+    verdicts = {uid: Readiness(record_uid=uid, blockers=(_NOT_SET_UP,)) for uid in record_uids}
+    for setup in setups:
+        served = facts.configurations.get(setup.configuration_uid)
+        verdicts[setup.record_uid] = Readiness(
+            record_uid=setup.record_uid,
+            blockers=tuple(judge(setup, facts)),
+            setup=setup,
+            gateway_uid=served[1].uid if served else None,
+        )
+    return verdicts
+
+
+def facts_for(session: Session, setups: Iterable[Setup]) -> Facts:
+    """Read what ``judge`` needs to know about these setups."""
+    setups = list(setups)
+    configuration_uids = {setup.configuration_uid for setup in setups}
+    resource_uids = {setup.resource_uid for setup in setups if setup.resource_uid}
+    configurations = {
+        configuration.record_uid: (configuration, gateway)
+        for configuration, gateway in session.execute(
+            select(PamConfiguration, Gateway)
+            .join(Gateway, Gateway.uid == PamConfiguration.gateway_uid)
+            .where(PamConfiguration.record_uid.in_(configuration_uids))
+        )
+    }
+    resources = {
+        link.resource_uid: link
+        for link in session.scalars(select(ResourceLink).where(ResourceLink.resource_uid.in_(resource_uids)))
+    }
+    parties = {setup.record_uid for setup in setups} | configuration_uids | resource_uids
+    parties |= {setup.admin_uid for setup in setups if setup.admin_uid}
+    roots = {
+        row.uid: row.root_uid
+        for row in session.execute(
+            select(StoredRecord.uid, Folder.root_uid)
+            .join(Folder, Folder.uid == StoredRecord.folder_uid)
+            .where(StoredRecord.uid.in_(parties))
+        )
+    }
+    applications = {gateway.application_uid for _, gateway in configurations.values()}
+    shares = {
+        (share.application_uid, share.folder_uid): share.can_edit
+        for share in session.scalars(select(ApplicationShare).where(ApplicationShare.application_uid.in_(applications)))
+    }
+    return Facts(configurations=configurations, resources=resources, roots=roots, shares=shares)
+
+
+def judge(setup: Setup, facts: Facts) -> Iterator[Blocker]:
+    """Yield what keeps the setup from rotating, most basic first."""
+    if setup.is_disabled:
+        yield Blocker(
+            code="disabled",
+            what=f"rotation of record {setup.record_uid} is disabled",
+            remedy=f"enable it with `pam rotation edit --record {setup.record_uid} --enable`",
+        )
+    if setup.profile not in SERVED_PROFILES:
+        yield Blocker(
+            code="profile_not_served",
+            what=f"no gateway of this release rotates by the profile {setup.profile!r}",
+            remedy="use " + " or ".join(SERVED_PROFILES),
+        )
+    served = facts.configurations.get(setup.configuration_uid)
+    if served is None:
+        yield Blocker(
+            code="configuration_missing",
+            what=f"there is no PAM configuration {setup.configuration_uid}",
+            remedy="choose one that `pam config list` shows",
+        )
+        return
+    configuration, gateway = served
+    yield from _of_configuration(configuration, gateway, facts)
+    yield from _of_record(setup, gateway, facts)
+    yield from _of_resource(setup, gateway, facts)
+
+
+_NOT_SET_UP = Blocker(
+    code="not_set_up",
+    what="rotation is not set up for this record",
+    remedy="set it up with `pam rotation edit --record UID --config UID`",
+)
+
+
+def _setup(settings: RotationSettings, admin_uid: str | None) -> Setup:
+    return Setup(
+        record_uid=settings.record_uid,
+        configuration_uid=settings.configuration_uid,
+        profile=settings.profile,
+        resource_uid=settings.resource_uid,
+        admin_uid=admin_uid,
+        is_disabled=settings.disabled,
+    )
+
+
+def _of_configuration(configuration: PamConfiguration, gateway: Gateway, facts: Facts) -> Iterator[Blocker]:
+    if not configuration.rotation_enabled:
+        yield Blocker(
+            code="rotation_off",
+            what=f"rotation is switched off in the PAM configuration {configuration.record_uid}",
+            remedy=f"switch it on with `pam config edit {configuration.record_uid} --rotation on`",
+        )
+    if gateway.removed_at is not None:
+        yield Blocker(
+            code="gateway_removed",
+            what=f"the gateway {gateway.name!r} of the PAM configuration was removed",
+            remedy=f"give it another one with `pam config edit {configuration.record_uid} --gateway NAME`",
+        )
+    if _share(configuration.record_uid, gateway, facts) is None:
+        yield not_bound(configuration.record_uid, gateway, facts.roots.get(configuration.record_uid))
+
+
+def not_bound(configuration_uid: str, gateway: Gateway, folder_uid: str | None) -> Blocker:
+    """Return the blocker of a gateway whose application cannot read the configuration's folder."""
+    return Blocker(
+        code="gateway_not_bound",
+        what=f"the gateway {gateway.name!r} is not bound to the application of the PAM configuration"
+        f" {configuration_uid}",
+        remedy=f"share its folder with `pam app share {gateway.application_uid} {folder_uid or 'FOLDER'}`",
+    )
+
+
+def _of_record(setup: Setup, gateway: Gateway, facts: Facts) -> Iterator[Blocker]:
+    can_edit = _share(setup.record_uid, gateway, facts)
+    if can_edit:
+        return
+    folder = facts.roots.get(setup.record_uid, "FOLDER")
+    yield Blocker(
+        code="record_not_shared" if can_edit is None else "record_read_only",
+        what=f"the gateway {gateway.name!r} may not {'read' if can_edit is None else 'edit'}"
+        f" the record {setup.record_uid}",
+        remedy=f"share its folder with `pam app share {gateway.application_uid} {folder} --can-edit`",
+    )
+
+
+def _of_resource(setup: Setup, gateway: Gateway, facts: Facts) -> Iterator[Blocker]:
+    if setup.resource_uid is None:
+        if setup.profile == "general":
+            yield Blocker(
+                code="resource_missing",
+                what=f"the profile general needs a resource, and record {setup.record_uid} has none",
+                remedy="name the machine, database or directory with --resource, or use the profile scripts_only",
+            )
+        return
+    link = facts.resources.get(setup.resource_uid)
+    if link is None or link.configuration_uid != setup.configuration_uid:
+        yield Blocker(
+            code="resource_not_linked",
+            what=f"the resource {setup.resource_uid} is not linked to the PAM configuration {setup.configuration_uid}",
+            remedy="link it to that configuration first, or choose the configuration that it belongs to",
+        )
+    yield from _not_readable("resource", setup.resource_uid, gateway, facts)
+    if setup.profile != "general":
+        return
+    if setup.admin_uid is None:
+        yield Blocker(
+            code="admin_missing",
+            what=f"the resource {setup.resource_uid} has no admin",
+            remedy="name the user record that administers it with --admin-user",
+        )
+    elif setup.admin_uid != setup.record_uid:
+        yield from _not_readable("admin", setup.admin_uid, gateway, facts)
+
+
+def _not_readable(role: str, record_uid: str, gateway: Gateway, facts: Facts) -> Iterator[Blocker]:
+    if _share(record_uid, gateway, facts) is None:
+        yield Blocker(
+            code=f"{role}_not_shared",
+            what=f"the gateway {gateway.name!r} may not read the {role} record {record_uid}",
+            remedy=f"share its folder with `pam app share {gateway.application_uid}"
+            f" {facts.roots.get(record_uid, 'FOLDER')}`",
+        )
+
+
+def _share(record_uid: str, gateway: Gateway, facts: Facts) -> bool | None:
+    """Return whether the gateway's application may edit the record; None: not even read."""
+    return facts.shares.get((gateway.application_uid, facts.roots.get(record_uid, "")))

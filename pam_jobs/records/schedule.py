@@ -76,7 +76,8 @@ class Schedule:
         start = anchor or _EPOCH
         if instant.tzinfo is None or start.tzinfo is None:
             raise ValueError("a schedule is asked with aware instants")
-        runs = (entry.next_after(instant, start) for entry in self.entries)
+        moment = instant.astimezone(UTC)
+        runs = (entry.next_after(moment, start) for entry in self.entries)
         return min((run for run in runs if run is not None), default=None)
 
     def upcoming(self, instant: datetime, *, anchor: datetime | None = None) -> Iterator[datetime]:

@@ -12,12 +12,12 @@ import socket
 from typing import Any, Final
 
 from celery import Celery
-from kombu import Exchange, Queue
+from kombu.entity import Exchange, Queue
 
 __all__ = ["CONTROL_QUEUE", "is_amqp", "is_redis", "make_app", "node_name", "queue_for", "queue_name"]
 
 CONTROL_QUEUE: Final = "control"
-_DIRECT = Exchange("", type="direct")
+_DIRECT: Final = Exchange("", type="direct")  # type: ignore[no-untyped-call] # kombu is typed in part
 _CONNECT_SECONDS = 5.0
 
 
@@ -32,7 +32,7 @@ def queue_for(gateway_uid: str) -> Queue:
 
 
 def _queue(name: str) -> Queue:
-    return Queue(name, _DIRECT, routing_key=name, durable=True, no_declare=True)
+    return Queue(name, _DIRECT, routing_key=name, durable=True, no_declare=True)  # type: ignore[no-untyped-call]
 
 
 def is_redis(broker_url: str) -> bool:

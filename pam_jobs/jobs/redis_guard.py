@@ -26,10 +26,12 @@ def install() -> None:
     if getattr(transport.QoS, _MARK, False):
         return
     lost = (AttributeError, OSError, RedisError)
-    transport.QoS.restore_unacked = _swallowing(transport.QoS.restore_unacked, lost)
-    transport.Channel.basic_ack = _unless_closed(transport.Channel.basic_ack, lost)
-    transport.Channel.basic_reject = _unless_closed(transport.Channel.basic_reject, lost)
-    setattr(transport.QoS, _MARK, True)
+    qos: Any = transport.QoS
+    channel: Any = transport.Channel
+    qos.restore_unacked = _swallowing(qos.restore_unacked, lost)
+    channel.basic_ack = _unless_closed(channel.basic_ack, lost)
+    channel.basic_reject = _unless_closed(channel.basic_reject, lost)
+    setattr(qos, _MARK, True)
 
 
 def _swallowing(original: Callable[..., Any], lost: tuple[type[Exception], ...]) -> Callable[..., Any]:

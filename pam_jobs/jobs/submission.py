@@ -1,0 +1,222 @@
+"""Submitting jobs: the job, its message to send and the event, in the caller's transaction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from pam_jobs.app import queue_name
+from pam_jobs.audit.log import Actor
+from pam_jobs.clock import Clock
+from pam_jobs.db.tables import CredentialEpoch, Job, JobKind, JobState, OutboxMessage
+from pam_jobs.errors import Conflict, InvalidInput
+from pam_jobs.ids import new_uid
+from pam_jobs.jobs.states import OPEN, WAITING
+from pam_jobs.jobs.trail import job_event
+
+__all__ = ["KEEP_WAITING", "ON_DEMAND", "SCHEDULED", "enqueue", "insert_ignoring", "submit"]
+
+ON_DEMAND: Final = "on_demand"
+SCHEDULED: Final = "scheduled"
+KEEP_WAITING: Final = timedelta(days=7)
+"""How long a job may wait for its first attempt before it expires."""
+
+_MAX_KEY = 200
+
+
+def submit(  # noqa: PLR0913 - each argument is a column of the job
+    session: Session,
+    clock: Clock,
+    *,
+    kind: JobKind,
+    record_uid: str | None,
+    configuration_uid: str,
+    gateway_uid: str,
+    trigger: str,
+    requested_by: Actor,
+    parameters: Mapping[str, Any] | None = None,
+    idempotency_key: str | None = None,
+    schedule_uid: str | None = None,
+    due_at: datetime | None = None,
+    job_uid: str | None = None,
+    expires_after: timedelta = KEEP_WAITING,
+) -> tuple[Job, bool]:
+    """Add a job, or find the one that already does what is asked.
+
+    A scheduled job joins the one that already waits for the record and kind; the same schedule and due time, or the same
+    ``job_uid``, always mean the same job. A request on demand joins any open job of the record and kind, which then
+    waits no longer than it must.
+
+    Args:
+        session: the caller's transaction; publish the job's uid after its commit.
+        clock: the time of submission.
+        kind: what to do.
+        record_uid: the user record; None for discovery.
+        configuration_uid: the PAM configuration.
+        gateway_uid: the gateway that serves it.
+        trigger: ``on_demand`` or ``scheduled``.
+        requested_by: who asks; an idempotency key is theirs alone.
+        parameters: identifiers and switches, no secrets.
+        idempotency_key: at most 200 characters; the same key finds the same job.
+        schedule_uid: of the schedule that is due.
+        due_at: when it was due.
+        job_uid: the job's uid where the caller derives it; otherwise a new one.
+        expires_after: how long the job may wait for its first attempt.
+
+    Returns:
+        The job, and whether it was created by this call.
+
+    Raises:
+        Conflict: the idempotency key was used for a different request.
+        InvalidInput: trigger or key have a wrong form.
+    """
+    if trigger not in {ON_DEMAND, SCHEDULED}:
+        raise InvalidInput(f"{trigger!r} is not a trigger", remedy=f"use {ON_DEMAND} or {SCHEDULED}")
+    wanted = dict(parameters or {})
+    key = _scoped(requested_by, idempotency_key)
+    if trigger == ON_DEMAND and record_uid is not None:
+        _serialise(session, record_uid)
+    if key is not None and (known := session.scalar(select(Job).where(Job.idempotency_key == key))) is not None:
+        _check_same(known, kind, record_uid, configuration_uid, wanted)
+        return known, False
+    if trigger == ON_DEMAND and (joined := _join(session, clock, kind, record_uid, key, wanted)) is not None:
+        return joined, False
+    now = clock.now()
+    job = Job(
+        uid=job_uid or new_uid(),
+        kind=kind,
+        state=JobState.CREATED,
+        trigger=trigger,
+        gateway_uid=gateway_uid,
+        configuration_uid=configuration_uid,
+        record_uid=record_uid,
+        parameters=wanted,
+        schedule_uid=schedule_uid,
+        due_at=due_at,
+        requested_by=requested_by.username,
+        idempotency_key=key,
+        created_at=now,
+        expires_at=now + expires_after,
+        epoch=0,
+        attempts=0,
+        timings={},
+    )
+    if not _insert(session, job):
+        return _standing(session, job), False
+    enqueue(session, clock, job.uid, gateway_uid)
+    job_event(session, clock, requested_by, "pam_job_created", job, trigger=trigger, schedule_uid=schedule_uid)
+    return session.get_one(Job, job.uid), True
+
+
+def enqueue(session: Session, clock: Clock, job_uid: str, gateway_uid: str) -> None:
+    """Add a message for the sender to publish after the commit."""
+    session.add(OutboxMessage(job_uid=job_uid, queue=queue_name(gateway_uid), created_at=clock.now(), attempts=0))
+
+
+def insert_ignoring(session: Session, table: Any, values: Mapping[str, Any]) -> Insert:
+    """Return an INSERT that does nothing where a unique constraint stands against it, for either database."""
+    if session.get_bind().dialect.name == "sqlite":
+        return sqlite.insert(table).values(**values).on_conflict_do_nothing()
+    return postgresql.insert(table).values(**values).on_conflict_do_nothing()
+
+
+def _scoped(actor: Actor, key: str | None) -> str | None:
+    if key is None:
+        return None
+    if not 1 <= len(key) <= _MAX_KEY:
+        raise InvalidInput(
+            f"the idempotency key has {len(key)} characters", remedy=f"use 1 to {_MAX_KEY} characters, such as a UUID"
+        )
+    return hashlib.sha256(f"{actor.username}\x1f{key}".encode()).hexdigest()
+
+
+def _serialise(session: Session, record_uid: str) -> None:
+    """Let two requests for one record follow each other, so that the second finds the first one's job."""
+    session.execute(insert_ignoring(session, CredentialEpoch, {"record_uid": record_uid, "epoch": 0}))
+    session.execute(
+        select(CredentialEpoch.record_uid).where(CredentialEpoch.record_uid == record_uid).with_for_update()
+    )
+
+
+def _check_same(
+    known: Job, kind: JobKind, record_uid: str | None, configuration_uid: str, parameters: Mapping[str, Any]
+) -> None:
+    standing = (known.kind, known.record_uid, known.configuration_uid, dict(known.parameters))
+    if standing != (kind, record_uid, configuration_uid, dict(parameters)):
+        raise Conflict(
+            f"this idempotency key belongs to the different request that made job {known.uid}",
+            remedy="send a new key with a new request",
+        )
+
+
+def _join(
+    session: Session,
+    clock: Clock,
+    kind: JobKind,
+    record_uid: str | None,
+    key: str | None,
+    parameters: Mapping[str, Any],
+) -> Job | None:
+    if record_uid is None:
+        return None
+    job = session.scalar(
+        select(Job)
+        .where(Job.record_uid == record_uid, Job.kind == kind, Job.state.in_(OPEN), Job.cancel_requested_at.is_(None))
+        .order_by(Job.created_at)
+        .limit(1)
+    )
+    if job is None:
+        return None
+    changes: dict[str, Any] = {}
+    if key is not None and job.idempotency_key is None and dict(job.parameters) == dict(parameters):
+        changes["idempotency_key"] = key
+    if job.state in (*WAITING, JobState.UNKNOWN) and job.not_before is not None and job.not_before > clock.now():
+        # Somebody asks now: the back-off ends. The lockout budget still bounds what reaches the target.
+        changes["not_before"] = None
+        enqueue(session, clock, job.uid, job.gateway_uid)
+    if changes:
+        session.execute(update(Job).where(Job.uid == job.uid).values(**changes))
+        session.refresh(job)
+    return job
+
+
+def _insert(session: Session, job: Job) -> bool:
+    names = [attribute.key for attribute in Job.__mapper__.column_attrs]
+    values = {name: getattr(job, name) for name in names}
+    done = session.execute(insert_ignoring(session, Job, values).returning(Job.uid))
+    return done.scalar() is not None
+
+
+def _standing(session: Session, job: Job) -> Job:
+    """Return the job that the insertion ran into."""
+    by_uid = session.get(Job, job.uid)
+    if by_uid is not None:
+        return by_uid
+    for conditions in _rivals(job):
+        found = session.scalar(select(Job).where(*conditions).limit(1))
+        if found is not None:
+            if job.idempotency_key is not None and found.idempotency_key == job.idempotency_key:
+                _check_same(found, job.kind, job.record_uid, job.configuration_uid, job.parameters)
+            return found
+    raise Conflict("a job like this one ended at the very moment it was submitted", remedy="submit it again")
+
+
+def _rivals(job: Job) -> Iterator[tuple[ColumnElement[bool], ...]]:
+    """Yield the conditions that a unique constraint may have found another job by."""
+    if job.idempotency_key is not None:
+        yield (Job.idempotency_key == job.idempotency_key,)
+    if job.schedule_uid is not None:
+        yield Job.schedule_uid == job.schedule_uid, Job.due_at == job.due_at
+    if job.record_uid is not None:
+        yield (
+            Job.record_uid == job.record_uid,
+            Job.kind == job.kind,
+            Job.trigger == SCHEDULED,
+            Job.state.in_(WAITING),
+        )

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from pam_jobs.app import queue_name
@@ -17,10 +16,11 @@ from pam_jobs.clock import Clock
 from pam_jobs.db.tables import CredentialEpoch, Job, JobKind, JobState, OutboxMessage
 from pam_jobs.errors import Conflict, InvalidInput
 from pam_jobs.ids import new_uid
+from pam_jobs.jobs.sql import changed, insert_ignoring
 from pam_jobs.jobs.states import OPEN, WAITING
 from pam_jobs.jobs.trail import job_event
 
-__all__ = ["KEEP_WAITING", "ON_DEMAND", "SCHEDULED", "enqueue", "insert_ignoring", "submit"]
+__all__ = ["KEEP_WAITING", "ON_DEMAND", "SCHEDULED", "enqueue", "submit"]
 
 ON_DEMAND: Final = "on_demand"
 SCHEDULED: Final = "scheduled"
@@ -119,13 +119,6 @@ def enqueue(session: Session, clock: Clock, job_uid: str, gateway_uid: str) -> N
     session.add(OutboxMessage(job_uid=job_uid, queue=queue_name(gateway_uid), created_at=clock.now(), attempts=0))
 
 
-def insert_ignoring(session: Session, table: Any, values: Mapping[str, Any]) -> Insert:
-    """Return an INSERT that does nothing where a unique constraint stands against it, for either database."""
-    if session.get_bind().dialect.name == "sqlite":
-        return sqlite.insert(table).values(**values).on_conflict_do_nothing()
-    return postgresql.insert(table).values(**values).on_conflict_do_nothing()
-
-
 def _scoped(actor: Actor, key: str | None) -> str | None:
     if key is None:
         return None
@@ -181,7 +174,7 @@ def _join(
         changes["not_before"] = None
         enqueue(session, clock, job.uid, job.gateway_uid)
     if changes:
-        session.execute(update(Job).where(Job.uid == job.uid).values(**changes))
+        changed(session, update(Job).where(Job.uid == job.uid).values(**changes))
         session.refresh(job)
     return job
 

@@ -1,0 +1,86 @@
+"""The fence: one row a credential, whose number a claim adds one to and every later write must carry.
+
+Each write of an attempt first takes that row. Whoever comes with an older number, or after the lease's end, is refused
+before anything is written. The row is always taken before the job's, so that two attempts wait for each other in one
+order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from pam_jobs.clock import Clock
+from pam_jobs.db.tables import CredentialEpoch, Job
+from pam_jobs.errors import AccessDenied, EpochConflict, LeaseLost, NotFound
+from pam_jobs.jobs.sql import changed
+from pam_jobs.jobs.states import HELD
+
+__all__ = ["Holder", "free", "hold", "subject_of"]
+
+_subject = func.coalesce(Job.record_uid, Job.configuration_uid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Who says that it holds a job's lease."""
+
+    job_uid: str
+    gateway_uid: str
+    instance: str
+    epoch: int
+
+
+def subject_of(job: Job) -> str:
+    """Return whose epoch the job goes by: the user record's, or for discovery the configuration's."""
+    return job.record_uid or job.configuration_uid
+
+
+def hold(session: Session, clock: Clock, holder: Holder) -> Job:
+    """Return the job when the holder has its lease; until the transaction ends nobody else can take it.
+
+    The job's columns are as of the statement: change them by updates with their condition, not by attributes.
+
+    Raises:
+        NotFound: there is no such job.
+        AccessDenied: it is another gateway's.
+        EpochConflict: a newer attempt on the credential exists.
+        LeaseLost: the lease has ended, or is another instance's.
+    """
+    row = session.execute(
+        select(Job, CredentialEpoch.epoch, CredentialEpoch.job_uid, CredentialEpoch.lease_until)
+        .join(CredentialEpoch, CredentialEpoch.record_uid == _subject)
+        .where(Job.uid == holder.job_uid)
+        .with_for_update(of=CredentialEpoch)
+        .execution_options(populate_existing=True)
+    ).one_or_none()
+    if row is None:
+        raise NotFound(f"job {holder.job_uid} does not exist or was never claimed")
+    job, epoch, job_uid, lease_until = row
+    if job.gateway_uid != holder.gateway_uid:
+        raise AccessDenied(f"job {job.uid} belongs to another gateway")
+    if epoch != holder.epoch:
+        raise EpochConflict(
+            f"attempt {holder.epoch} was overtaken by attempt {epoch} on this credential",
+            remedy="stop at once; the newer attempt goes on with the same value",
+        )
+    is_held = job_uid == job.uid and job.state in HELD and job.lease_instance == holder.instance
+    if not is_held or lease_until is None or lease_until <= clock.now():
+        raise LeaseLost(remedy="stop at once; the job is given to the next attempt")
+    return job
+
+
+def free(session: Session, job: Job, epoch: int) -> None:
+    """End the lease on the credential; its number stays and only grows."""
+    changed(
+        session,
+        update(CredentialEpoch)
+        .where(
+            CredentialEpoch.record_uid == subject_of(job),
+            CredentialEpoch.epoch == epoch,
+            CredentialEpoch.job_uid == job.uid,
+        )
+        .values(job_uid=None, lease_until=None),
+    )

@@ -1,0 +1,283 @@
+"""Leases: how an instance of a gateway takes a job, keeps it and gives it back; at most one attempt a credential."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Select, func, select, update
+from sqlalchemy.orm import Session
+
+from pam_jobs.audit.log import Actor
+from pam_jobs.clock import Clock
+from pam_jobs.db.tables import (
+    CredentialEpoch,
+    CredentialVersion,
+    GatewayInstance,
+    Job,
+    JobKind,
+    JobState,
+    JobStep,
+    ResourceLink,
+    RotationSettings,
+    StepState,
+    VersionState,
+)
+from pam_jobs.errors import AccessDenied, NotFound, StateError
+from pam_jobs.jobs import refusals, steps, wire
+from pam_jobs.jobs.fence import Holder, free, hold, subject_of
+from pam_jobs.jobs.policy import JobPolicy
+from pam_jobs.jobs.sql import changed, insert_ignoring
+from pam_jobs.jobs.states import FINAL, HELD, WAITING
+from pam_jobs.jobs.submission import enqueue
+from pam_jobs.jobs.trail import job_event
+
+__all__ = ["Busy", "claim", "release", "renew"]
+
+_KEPT = (VersionState.STAGED, VersionState.APPLYING, VersionState.CURRENT, VersionState.PREVIOUS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Busy:
+    """The claim was refused because another job works on the credential; the job waits a little."""
+
+    other_job_uid: str
+    not_before: datetime
+
+    def error(self) -> StateError:
+        """Return the refusal, to be raised after the commit."""
+        return StateError(
+            f"job {self.other_job_uid} works on the same credential",
+            remedy="nothing to do: this job is published again when that one ends",
+        )
+
+
+def claim(
+    session: Session, clock: Clock, policy: JobPolicy, *, job_uid: str, gateway_uid: str, instance: str
+) -> wire.Claim | Busy:
+    """Take the lease of a job, with the credential's next epoch.
+
+    Args:
+        session: the caller's transaction; it commits also when ``Busy`` is returned.
+        clock: what the lease is counted from.
+        policy: how long it lasts.
+        job_uid: the job.
+        gateway_uid: of the device that asks.
+        instance: of that gateway, registered by hello.
+
+    Returns:
+        The claim; or ``Busy``, and the job waits.
+
+    Raises:
+        NotFound: there is no such job.
+        AccessDenied: the job is another gateway's.
+        StateError: the job is held, ended, cancelled, not yet due, or the instance is not registered.
+    """
+    row = session.execute(_claim_query(job_uid, gateway_uid, instance)).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no job {job_uid}")
+    job, known, settings, admin_uid = row
+    _check_claimable(job, known=known, gateway_uid=gateway_uid, instance=instance, now=clock.now())
+    now, until = clock.now(), clock.now() + timedelta(seconds=policy.lease_seconds)
+    epoch = _take_epoch(session, subject_of(job), job_uid, now, until)
+    if epoch is None:
+        return _make_wait(session, clock, policy, job)
+    taken = changed(
+        session,
+        update(Job)
+        .where(Job.uid == job_uid, _claimable(now))
+        .values(
+            state=JobState.LEASED,
+            epoch=epoch,
+            lease_instance=instance,
+            lease_until=until,
+            attempts=Job.attempts + 1,
+            started_at=func.coalesce(Job.started_at, now),
+            not_before=None,
+        ),
+    )
+    if taken != 1:
+        raise StateError(f"job {job_uid} was taken or ended meanwhile")
+    if job.kind == JobKind.DISCOVER and job.attempts == 0:
+        actor = Actor(username=job.requested_by)
+        job_event(session, clock, actor, "discovery_job_started", job)
+    earlier = _steps_left(session, job, epoch) if job.attempts else []
+    resource_uid = settings.resource_uid if settings else job.parameters.get("resource_uid")
+    return wire.Claim(
+        job_uid=job_uid,
+        kind=job.kind,
+        trigger=job.trigger,
+        gateway_uid=gateway_uid,
+        configuration_uid=job.configuration_uid,
+        record_uid=job.record_uid,
+        resource_uid=resource_uid,
+        admin_uid=admin_uid,
+        profile=settings.profile if settings else None,
+        complexity=settings.complexity if settings else None,
+        parameters=job.parameters,
+        epoch=epoch,
+        lease_seconds=policy.lease_seconds,
+        versions=_versions(session, job.record_uid),
+        steps=earlier,
+        refusals_left=refusals.left(session, clock, policy, job.record_uid),
+        attempts=job.attempts + 1,
+    )
+
+
+def _claim_query(job_uid: str, gateway_uid: str, instance: str) -> Select[Job, str, RotationSettings, str | None]:
+    resource = func.coalesce(RotationSettings.resource_uid, Job.parameters["resource_uid"].as_string())
+    return (
+        select(Job, GatewayInstance.instance, RotationSettings, ResourceLink.admin_uid)
+        .outerjoin(
+            GatewayInstance,
+            (GatewayInstance.gateway_uid == gateway_uid)
+            & (GatewayInstance.instance == instance)
+            & GatewayInstance.stopped_at.is_(None),
+        )
+        .outerjoin(RotationSettings, RotationSettings.record_uid == Job.record_uid)
+        .outerjoin(ResourceLink, ResourceLink.resource_uid == resource)
+        .where(Job.uid == job_uid)
+    )
+
+
+def _claimable(now: datetime) -> Any:
+    waits = Job.state.in_((*WAITING, JobState.UNKNOWN)) & (Job.not_before.is_(None) | (Job.not_before <= now))
+    left = Job.state.in_(HELD) & (Job.lease_until <= now)
+    return (waits | left) & Job.cancel_requested_at.is_(None)
+
+
+def _check_claimable(job: Job, *, known: str | None, gateway_uid: str, instance: str, now: datetime) -> None:
+    if job.gateway_uid != gateway_uid:
+        raise AccessDenied(f"job {job.uid} belongs to another gateway", remedy="nothing to do: its own gateway gets it")
+    if known is None:
+        raise StateError(
+            f"the instance {instance!r} is not registered", remedy="say hello again, then claim the job again"
+        )
+    if job.state in FINAL:
+        raise StateError(f"job {job.uid} has ended: {job.state}")
+    if job.cancel_requested_at is not None:
+        raise StateError(f"job {job.uid} was cancelled")
+    if job.state in HELD and job.lease_until is not None and job.lease_until > now:
+        raise StateError(f"job {job.uid} is worked on by {job.lease_instance}")
+    if job.not_before is not None and job.not_before > now:
+        raise StateError(f"job {job.uid} waits until {job.not_before.isoformat(timespec='seconds')}")
+
+
+def _take_epoch(session: Session, subject: str, job_uid: str, now: datetime, until: datetime) -> int | None:
+    """Return the credential's next epoch, or None while somebody holds the present one."""
+    taken = session.execute(
+        update(CredentialEpoch)
+        .where(
+            CredentialEpoch.record_uid == subject,
+            CredentialEpoch.job_uid.is_(None)
+            | CredentialEpoch.lease_until.is_(None)
+            | (CredentialEpoch.lease_until <= now),
+        )
+        .values(epoch=CredentialEpoch.epoch + 1, job_uid=job_uid, lease_until=until)
+        .returning(CredentialEpoch.epoch)
+        .execution_options(synchronize_session=False)
+    ).scalar()
+    if taken is not None:
+        return taken
+    first = {"record_uid": subject, "epoch": 1, "job_uid": job_uid, "lease_until": until}
+    return session.execute(
+        insert_ignoring(session, CredentialEpoch, first).returning(CredentialEpoch.epoch)
+    ).scalar_one_or_none()
+
+
+def _make_wait(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> Busy:
+    other = session.scalar(select(CredentialEpoch.job_uid).where(CredentialEpoch.record_uid == subject_of(job)))
+    if other == job.uid:
+        raise StateError(f"job {job.uid} is worked on already")
+    not_before = clock.now() + timedelta(seconds=policy.busy_seconds)
+    changed(
+        session,
+        update(Job)
+        .where(Job.uid == job.uid, Job.state.in_((*WAITING, JobState.UNKNOWN)))
+        .values(not_before=not_before),
+    )
+    return Busy(other_job_uid=other or "", not_before=not_before)
+
+
+def _versions(session: Session, record_uid: str | None) -> list[wire.LedgerVersion]:
+    if record_uid is None:
+        return []
+    rows = session.scalars(
+        select(CredentialVersion)
+        .where(CredentialVersion.record_uid == record_uid, CredentialVersion.state.in_(_KEPT))
+        .order_by(CredentialVersion.seq.desc())
+    )
+    return [
+        wire.LedgerVersion(
+            seq=row.seq,
+            kind=row.kind,
+            state=row.state,
+            epoch=row.epoch,
+            ciphertext=row.ciphertext,
+            staged_at=row.staged_at,
+        )
+        for row in rows
+    ]
+
+
+def _steps_left(session: Session, job: Job, epoch: int) -> list[wire.StepRow]:
+    """Return the steps of earlier attempts; what they left running is unknown from now on and never run again."""
+    changed(
+        session,
+        update(JobStep)
+        .where(JobStep.job_uid == job.uid, JobStep.state == StepState.RUNNING, JobStep.epoch < epoch)
+        .values(state=StepState.UNKNOWN, cause="interrupted"),
+    )
+    return steps.rows_of(session, job.uid)
+
+
+def renew(session: Session, clock: Clock, policy: JobPolicy, holder: Holder) -> datetime:
+    """Prolong the lease and return its new end.
+
+    Raises:
+        EpochConflict, LeaseLost, AccessDenied, NotFound: as ``hold``.
+    """
+    job = hold(session, clock, holder)
+    until = clock.now() + timedelta(seconds=policy.lease_seconds)
+    changed(
+        session,
+        update(CredentialEpoch)
+        .where(CredentialEpoch.record_uid == subject_of(job), CredentialEpoch.epoch == holder.epoch)
+        .values(lease_until=until),
+    )
+    changed(session, update(Job).where(Job.uid == job.uid, Job.epoch == holder.epoch).values(lease_until=until))
+    return until
+
+
+def release(session: Session, clock: Clock, actor: Actor, holder: Holder, reason: str) -> JobState:
+    """Give the job back unfinished; it is queued again at once, or cancelled where that was asked for.
+
+    Returns:
+        The job's state; when it is ``queued``, publish the job's uid after the commit.
+
+    Raises:
+        EpochConflict, LeaseLost, AccessDenied, NotFound: as ``hold``.
+    """
+    job = hold(session, clock, holder)
+    is_cancelled = job.cancel_requested_at is not None and job.state == JobState.LEASED
+    state = JobState.CANCELLED if is_cancelled else JobState.QUEUED
+    changed(
+        session,
+        update(Job)
+        .where(Job.uid == job.uid, Job.epoch == holder.epoch, Job.state.in_(HELD))
+        .values(
+            state=state,
+            lease_until=None,
+            lease_instance=None,
+            status=wire.Status.CANCELLED if is_cancelled else None,
+            finished_at=clock.now() if is_cancelled else None,
+        ),
+    )
+    free(session, job, holder.epoch)
+    job_event(
+        session, clock, actor, "pam_job_cancelled" if is_cancelled else "pam_job_released", job, result_code=reason
+    )
+    if not is_cancelled:
+        enqueue(session, clock, job.uid, job.gateway_uid)
+    return state

@@ -1,0 +1,28 @@
+"""Statements that mean the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from sqlalchemy import CursorResult, Delete, Insert, Update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+__all__ = ["changed", "insert_ignoring"]
+
+
+def changed(session: Session, statement: Update | Delete) -> int:
+    """Run a conditional update and return how many rows it changed; 0 says that the condition did not hold.
+
+    Loaded objects are not brought up to date: what compares and sets does not go by them.
+    """
+    result = session.execute(statement.execution_options(synchronize_session=False))
+    return cast("CursorResult[Any]", result).rowcount
+
+
+def insert_ignoring(session: Session, table: Any, values: Mapping[str, Any]) -> Insert:
+    """Return an INSERT that does nothing where a unique constraint stands against it."""
+    if session.get_bind().dialect.name == "sqlite":
+        return sqlite.insert(table).values(**values).on_conflict_do_nothing()
+    return postgresql.insert(table).values(**values).on_conflict_do_nothing()

@@ -1,0 +1,202 @@
+"""What an attempt does with the candidate ledger; each is durable with its own transaction before the next begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from pam_jobs.audit.log import Actor
+from pam_jobs.clock import Clock
+from pam_jobs.db.tables import (
+    CredentialVersion,
+    Job,
+    JobState,
+    RotationSettings,
+    StoredRecord,
+    VersionKind,
+    VersionState,
+)
+from pam_jobs.errors import InvalidInput, StateError, VaultConflict
+from pam_jobs.jobs import outcome, wire
+from pam_jobs.jobs.fence import Holder, hold
+from pam_jobs.jobs.outcome import Outcome
+from pam_jobs.jobs.policy import JobPolicy
+from pam_jobs.jobs.sql import changed
+from pam_jobs.jobs.states import HELD
+from pam_jobs.jobs.trail import job_event
+from pam_jobs.vault import ledger
+
+__all__ = ["abandon", "intend", "promote", "stage"]
+
+_MAX_RECORD = 5_000_000  # bytes of ciphertext
+
+
+def stage(session: Session, clock: Clock, actor: Actor, holder: Holder, ciphertext: bytes) -> int:
+    """Add the candidate as ``staged`` and return its number; the very same again returns the same number.
+
+    Raises:
+        Conflict: another value is unresolved and must be resolved first.
+        StateError: the job was cancelled.
+        EpochConflict, LeaseLost, AccessDenied, NotFound: as ``hold``.
+    """
+    job = hold(session, clock, holder)
+    record_uid = _record_of(job)
+    _check_not_cancelled(job)
+    standing = ledger.unresolved(session, record_uid)
+    if standing is not None and standing.job_uid == job.uid and standing.ciphertext == ciphertext:
+        return standing.seq
+    row = ledger.stage(
+        session,
+        clock,
+        record_uid=record_uid,
+        kind=VersionKind.CREDENTIAL,
+        ciphertext=ciphertext,
+        epoch=holder.epoch,
+        staged_by=job.gateway_uid,
+        job_uid=job.uid,
+    )
+    job_event(session, clock, actor, "credential_staged", job, version_seq=row.seq, epoch=holder.epoch)
+    return row.seq
+
+
+def intend(session: Session, clock: Clock, holder: Holder, seq: int) -> None:
+    """Declare the candidate ``applying`` and the job running: from the commit on the target may have the value.
+
+    It is the fence as well: a cancellation that came before it wins, one that comes after it is too late.
+
+    Raises:
+        StateError: the job was cancelled, or the version is decided.
+        EpochConflict, LeaseLost, AccessDenied, NotFound: as ``hold``.
+    """
+    job = hold(session, clock, holder)
+    _check_not_cancelled(job)
+    if job.state != JobState.RUNNING:
+        begun = changed(
+            session,
+            update(Job)
+            .where(Job.uid == job.uid, Job.state.in_(HELD), Job.cancel_requested_at.is_(None))
+            .values(state=JobState.RUNNING),
+        )
+        if begun != 1:
+            raise _cancelled(job)
+    ledger.begin_applying(session, clock, _record_of(job), seq, holder.epoch)
+
+
+def promote(
+    session: Session, clock: Clock, policy: JobPolicy, actor: Actor, holder: Holder, promotion: wire.Promotion
+) -> tuple[int, Outcome]:
+    """Make the candidate current, write the record at its revision and, with a report, end the job: all or nothing.
+
+    Returns:
+        The record's revision and the job's state. The very same again, after the answer got lost, returns the same.
+
+    Raises:
+        VaultConflict: the record has another revision; fetch it, merge again, promote again.
+        InvalidInput: the evidence shows no login, or holds more than codes.
+        EpochConflict, LeaseLost, AccessDenied, NotFound, StateError: as ``hold`` and the ledger.
+    """
+    outcome.check_codes(promotion.evidence, "evidence")
+    if len(promotion.record_data) > _MAX_RECORD:
+        raise InvalidInput(f"the record is larger than {_MAX_RECORD} bytes", remedy="shorten its notes")
+    try:
+        job = hold(session, clock, holder)
+    except StateError:
+        if (again := _promoted_already(session, holder, promotion)) is None:
+            raise
+        return again
+    record_uid = _record_of(job)
+    now = clock.now()
+    evidence = {**promotion.evidence, "gateway": job.gateway_uid, "job": job.uid, "at": now.isoformat()}
+    ledger.promote(session, clock, record_uid, promotion.seq, epoch=holder.epoch, evidence=evidence)
+    revision = promotion.record_revision + 1
+    _write_record(session, record_uid, promotion, now_revision=revision, clock=clock)
+    probe = {
+        "verdict": promotion.evidence.get("login"),
+        "version_seq": promotion.seq,
+        "at": now.isoformat(),
+        "gateway": job.gateway_uid,
+    }
+    changed(
+        session,
+        update(RotationSettings)
+        .where(RotationSettings.record_uid == record_uid)
+        .values(last_rotated_at=now, last_probe=probe),
+    )
+    job_event(session, clock, actor, "credential_promoted", job, version_seq=promotion.seq, epoch=holder.epoch)
+    if promotion.report is None:
+        return revision, Outcome(state=JobState(job.state))
+    return revision, outcome.finish(session, clock, policy, actor, job, promotion.report)
+
+
+def abandon(
+    session: Session,
+    clock: Clock,
+    actor: Actor,
+    holder: Holder,
+    *,
+    seq: int,
+    reason: str,
+    evidence: Mapping[str, Any],
+) -> None:
+    """Give the candidate up: the target refused that value by policy, and current was proven to log in.
+
+    Raises:
+        InvalidInput: the evidence does not show it, or holds more than codes.
+        EpochConflict, LeaseLost, AccessDenied, NotFound, StateError: as ``hold`` and the ledger.
+    """
+    outcome.check_codes(evidence, "evidence")
+    job = hold(session, clock, holder)
+    told = {**evidence, "gateway": job.gateway_uid, "job": job.uid, "at": clock.now().isoformat()}
+    ledger.abandon(session, clock, _record_of(job), seq, epoch=holder.epoch, reason=reason, evidence=told)
+    job_event(session, clock, actor, "credential_abandoned", job, version_seq=seq, epoch=holder.epoch, cause=reason)
+
+
+def _record_of(job: Job) -> str:
+    if job.record_uid is None:
+        raise StateError(f"job {job.uid} has no credential")
+    return job.record_uid
+
+
+def _cancelled(job: Job) -> StateError:
+    return StateError(f"job {job.uid} was cancelled", remedy="report it as cancelled; the target was not changed")
+
+
+def _check_not_cancelled(job: Job) -> None:
+    if job.cancel_requested_at is not None and job.state == JobState.LEASED:
+        raise _cancelled(job)
+
+
+def _write_record(
+    session: Session, record_uid: str, promotion: wire.Promotion, *, now_revision: int, clock: Clock
+) -> None:
+    written = changed(
+        session,
+        update(StoredRecord)
+        .where(StoredRecord.uid == record_uid, StoredRecord.revision == promotion.record_revision)
+        .values(data=promotion.record_data, revision=now_revision, updated_at=clock.now()),
+    )
+    if written != 1:
+        raise VaultConflict(
+            "the record was edited meanwhile", remedy="fetch it, merge the credential into it and promote again"
+        )
+
+
+def _promoted_already(session: Session, holder: Holder, promotion: wire.Promotion) -> tuple[int, Outcome] | None:
+    """Return the answer of before, when this attempt has promoted this version and ended with it."""
+    if promotion.report is None or (state := outcome.earlier_answer(session, holder)) is None:
+        return None
+    row = session.execute(
+        select(StoredRecord.revision)
+        .join(Job, Job.record_uid == StoredRecord.uid)
+        .join(CredentialVersion, CredentialVersion.record_uid == StoredRecord.uid)
+        .where(
+            Job.uid == holder.job_uid,
+            CredentialVersion.seq == promotion.seq,
+            CredentialVersion.epoch == holder.epoch,
+            CredentialVersion.state == VersionState.CURRENT,
+        )
+    ).scalar_one_or_none()
+    return None if row is None else (row, Outcome(state=state))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from calendar import monthrange
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -113,16 +114,16 @@ class Hourly:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OnDates:
+class _OnDates(ABC):
     """Runs at one time of day on some dates."""
 
     tz: tzinfo
     time: time
     every: int
 
+    @abstractmethod
     def dates(self, start: date, anchor: date) -> Iterator[date]:
-        """Yield the dates from the start on, ascending, without end."""
-        raise NotImplementedError
+        """Yield the dates from the start on, ascending, until the year 9990."""
 
     def next_after(self, instant: datetime, anchor: datetime) -> datetime | None:
         """Return the next run strictly after the instant, in UTC, or None after the year 9990."""

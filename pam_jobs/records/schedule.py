@@ -155,7 +155,7 @@ def check_minimum_interval(schedule: Schedule, minimum: timedelta, *, since: dat
     for count, run in enumerate(steady.upcoming(start)):
         if previous is not None and run - previous < minimum:
             raise InvalidInput(
-                f"the schedule runs {_words(run - previous)} apart, but at least {_words(minimum)} are required",
+                f"the schedule has runs {_words(run - previous)} apart, but policy wants at least {_words(minimum)}",
                 remedy="choose a longer interval, or have the policy's least interval lowered",
             )
         end = end or run + _HORIZON

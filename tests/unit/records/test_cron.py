@@ -81,6 +81,7 @@ def test_a_fifth_monday_in_february_is_waited_for_across_the_year_2100():
 
 def test_a_year_that_is_over_gives_no_further_run():
     assert runs("0 0 0 1 1 ? 2020", 1) == []
+    assert runs("0 0 * 1 1 ? 2020", 1) == []
 
 
 def test_an_instant_between_two_seconds_finds_the_next_second():

@@ -107,6 +107,6 @@ def _routes(session: Session, rows: Sequence[Schedule]) -> dict[str, tuple[str, 
     for row in rows:
         is_discovery = row.kind == JobKind.DISCOVER.value
         configuration_uid = row.subject_uid if is_discovery else configurations.get(row.subject_uid)
-        if configuration_uid in gateways:
+        if configuration_uid is not None and configuration_uid in gateways:
             found[row.uid] = (configuration_uid, gateways[configuration_uid])
     return found

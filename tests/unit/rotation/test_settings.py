@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from pam_jobs.db.tables import AuditEvent, RotationSettings
+from pam_jobs.errors import Conflict, InvalidInput, NotFound, PamJobsError
+from pam_jobs.ids import new_uid
+from pam_jobs.rotation import configurations, settings
+from pam_jobs.rotation.configurations import Changes
+from tests.support.fleet import EVERY_HOUR, NOON, OPERATOR, Fleet, cron, share
+
+pytestmark = pytest.mark.unit
+
+
+def counted(fleet: Fleet) -> tuple[int, int, int]:
+    with fleet.database.transaction(read_only=True) as session:
+        events = session.scalar(select(func.count()).select_from(AuditEvent))
+        rows = session.scalar(select(func.count()).select_from(RotationSettings))
+        revision = session.scalar(select(func.sum(RotationSettings.revision)))
+        return events or 0, rows or 0, revision or 0
+
+
+def refused(fleet: Fleet, record_uid: str, **changes: Any) -> PamJobsError:
+    """Return why the settings were refused, having seen that nothing was written."""
+    before = counted(fleet)
+    with pytest.raises((InvalidInput, NotFound)) as caught:
+        fleet.put(record_uid, **changes)
+    assert counted(fleet) == before
+    assert caught.value.remedy
+    assert "\n" not in caught.value.sentence()
+    return caught.value
+
+
+def change_configuration(fleet: Fleet, **changes: Any) -> None:
+    with fleet.database.transaction() as session:
+        configurations.change(
+            session, fleet.clock, OPERATOR, fleet.configuration_uid, Changes(**changes), minimum_seconds=0
+        )
+
+
+def test_settings_put_the_record_on_the_due_table(fleet: Fleet) -> None:
+    record = fleet.scheduled(cron("30 2 * * *", "Europe/Berlin"))
+
+    row = fleet.row(record)
+    assert row is not None
+    assert row.next_run_at is not None
+    assert row.next_run_at.isoformat() == "2026-03-03T01:30:00+00:00"
+    assert [event.fields["record_uid"] for event in fleet.events("record_rotation_created")] == [record]
+
+
+def test_a_manual_schedule_has_no_due_row(fleet: Fleet) -> None:
+    record = fleet.scheduled()
+    fleet.put(record, schedule=[{"type": "ON_DEMAND"}])
+    assert fleet.row(record) is None
+
+
+def test_an_inherited_schedule_follows_the_configuration(fleet: Fleet) -> None:
+    record = fleet.add_record()
+    fleet.put(record, inherits_schedule=True)
+    own = fleet.scheduled(cron("0 5 * * *"))
+    row = fleet.row(record)
+    assert row is not None
+    assert row.next_run_at == NOON + timedelta(hours=1)
+
+    change_configuration(fleet, default_schedule=cron("0 4 * * *"))
+
+    row, other = fleet.row(record), fleet.row(own)
+    assert row is not None
+    assert other is not None
+    assert row.next_run_at == NOON + timedelta(hours=16)
+    assert other.next_run_at == NOON + timedelta(hours=17)
+
+    change_configuration(fleet, default_schedule=[])
+    assert fleet.row(record) is None
+
+
+def test_switching_the_configuration_off_pauses_and_on_counts_from_then(fleet: Fleet) -> None:
+    record = fleet.scheduled()
+    change_configuration(fleet, rotation_enabled=False)
+    row = fleet.row(record)
+    assert row is not None
+    assert (row.paused, row.next_run_at) == (True, None)
+
+    fleet.clock.advance(timedelta(days=3, minutes=1))
+    change_configuration(fleet, rotation_enabled=True)
+
+    row = fleet.row(record)
+    assert row is not None
+    assert row.next_run_at == NOON + timedelta(days=3, hours=1)
+
+
+def test_disabling_pauses_and_is_told_once(fleet: Fleet) -> None:
+    record = fleet.scheduled()
+    fleet.put(record, schedule=EVERY_HOUR, disabled=True)
+    fleet.put(record, schedule=EVERY_HOUR, disabled=True)
+
+    row = fleet.row(record)
+    assert row is not None
+    assert row.next_run_at is None
+    assert len(fleet.events("record_rotation_disabled")) == 1
+    assert len(fleet.events("record_rotation_updated")) == 1
+
+
+def test_a_change_that_leaves_the_schedule_leaves_its_next_run(fleet: Fleet) -> None:
+    record = fleet.scheduled()
+    fleet.clock.advance(timedelta(hours=2))
+    fleet.put(record, schedule=EVERY_HOUR, complexity=b"sealed")
+    row = fleet.row(record)
+    assert row is not None
+    assert row.next_run_at == NOON + timedelta(hours=1)
+
+
+def test_putting_again_replaces_the_one_row(fleet: Fleet) -> None:
+    record = fleet.add_record()
+    assert fleet.put(record) == 1
+    assert fleet.put(record, profile="scripts_only", resource_uid=None) == 2
+    with fleet.database.transaction(read_only=True) as session:
+        row = session.get_one(RotationSettings, record)
+        assert (row.profile, row.resource_uid) == ("scripts_only", None)
+
+
+def test_a_stale_revision_is_a_conflict(fleet: Fleet) -> None:
+    record = fleet.add_record()
+    fleet.put(record, revision=0)
+    fleet.put(record, revision=1)
+    with pytest.raises(Conflict):
+        fleet.put(record, revision=1)
+    with pytest.raises(Conflict):
+        fleet.put(fleet.add_record(), revision=1)
+
+
+def test_removal_takes_the_record_off_the_due_table(fleet: Fleet) -> None:
+    record = fleet.scheduled()
+    with fleet.database.transaction() as session:
+        settings.remove(session, fleet.clock, OPERATOR, record)
+    assert fleet.row(record) is None
+    assert len(fleet.events("record_rotation_removed")) == 1
+    with pytest.raises(NotFound), fleet.database.transaction() as session:
+        settings.remove(session, fleet.clock, OPERATOR, record)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        (cron("0 0 31 2 *"), "never"),
+        (cron("0 2 * * *", "Mars/Olympus"), "zone"),
+        (cron("*/30 * * * *"), "apart"),
+        (cron("tomorrow"), "cron"),
+        ([{"type": "SOMETIMES"}], "type"),
+        ([{"type": "RUN_ONCE", "time": "2020-01-01T00:00:00", "tz": "Etc/UTC"}], "future"),
+        ([{"type": "DAILY", "time": "25:00:00", "tz": "Etc/UTC"}], "time"),
+        ([{"type": "DAILY", "time": f"{hour:02}:00:00", "tz": "Etc/UTC"} for hour in range(21)], "entries"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused(fleet: Fleet, schedule: list[dict[str, Any]], said: str) -> None:
+    assert said in refused(fleet, fleet.add_record(), schedule=schedule).sentence()
+
+
+def test_policy_may_allow_any_interval(fleet: Fleet) -> None:
+    record = fleet.add_record()
+    fleet.put(record, schedule=cron("*/5 * * * * ?"), minimum_seconds=0)
+    row = fleet.row(record)
+    assert row is not None
+    assert row.next_run_at == NOON + timedelta(seconds=5)
+
+
+def test_contradictions_are_refused(fleet: Fleet) -> None:
+    record = fleet.add_record()
+    assert "default" in refused(fleet, record, schedule=EVERY_HOUR, inherits_schedule=True).sentence()
+    assert "resource" in refused(fleet, record, resource_uid=None).sentence()
+    assert "configuration" in refused(fleet, record, profile="iam_user").sentence()
+    assert (
+        "without a resource"
+        in refused(fleet, record, profile="scripts_only", resource_uid=None, admin_uid=fleet.admin_uid).sentence()
+    )
+    assert "profile" in refused(fleet, record, profile="magic").sentence()
+    assert "saas" in refused(fleet, record, profile="saas", resource_uid=None).sentence()
+    assert "larger" in refused(fleet, record, complexity=b"x" * 9000).sentence()
+
+
+def test_unknown_parties_are_refused(fleet: Fleet) -> None:
+    record, stranger = fleet.add_record(), new_uid()
+    assert stranger in refused(fleet, stranger).sentence()
+    assert stranger in refused(fleet, record, configuration_uid=stranger).sentence()
+    assert stranger in refused(fleet, record, resource_uid=stranger).sentence()
+    assert stranger in refused(fleet, record, admin_uid=stranger).sentence()
+    assert "not a record UID" in refused(fleet, "-nonsense").sentence()
+
+
+def test_records_of_the_wrong_sort_are_refused(fleet: Fleet) -> None:
+    record = fleet.add_record()
+    assert "PAM configuration" in refused(fleet, fleet.configuration_uid).sentence()
+    assert "resource" in refused(fleet, fleet.resource_uid).sentence()
+    assert "not linked" in refused(fleet, record, resource_uid=fleet.add_record()).sentence()
+    assert "is a PAM configuration" in refused(fleet, record, admin_uid=fleet.configuration_uid).sentence()
+
+
+def test_a_resource_without_admin_is_refused_until_one_is_named(fleet: Fleet) -> None:
+    record, admin = fleet.add_record(), fleet.add_record()
+    with fleet.database.transaction() as session:
+        machine = fleet.resource_uid
+        session.execute(
+            configurations.ResourceLink.__table__.update().values(admin_uid=None)  # as a client may have left it
+        )
+    assert "no admin" in refused(fleet, record, resource_uid=machine).sentence()
+    fleet.put(record, resource_uid=machine, admin_uid=admin)
+    fleet.put(fleet.add_record(), resource_uid=machine)
+
+
+def test_the_admin_may_rotate_itself(fleet: Fleet) -> None:
+    assert fleet.put(fleet.admin_uid) == 1
+
+
+def test_scripts_only_needs_no_resource(fleet: Fleet) -> None:
+    assert fleet.put(fleet.add_record(), profile="scripts_only", resource_uid=None) == 1
+
+
+def test_a_record_outside_the_gateways_reach_is_refused_until_shared_to_edit(fleet: Fleet) -> None:
+    folder = fleet.add_folder()
+    record = fleet.add_record(folder_uid=folder)
+    assert f"pam app share {fleet.application_uid} {folder}" in str(refused(fleet, record).remedy)
+
+    with fleet.database.transaction() as session:
+        share(session, fleet.clock, fleet.application_uid, folder, can_edit=False)
+    assert "edit" in refused(fleet, record).sentence()
+
+    admin = fleet.add_record(folder_uid=fleet.add_folder())
+    assert "admin" in refused(fleet, fleet.add_record(), admin_uid=admin).sentence()

@@ -169,12 +169,14 @@ def _join(
     changes: dict[str, Any] = {}
     if key is not None and job.idempotency_key is None and dict(job.parameters) == dict(parameters):
         changes["idempotency_key"] = key
-    if job.state in (*WAITING, JobState.UNKNOWN) and job.not_before is not None and job.not_before > clock.now():
+    waits = job.not_before is not None and job.not_before > clock.now()
+    if job.state == JobState.UNKNOWN or (job.state in WAITING and waits):
         # Somebody asks now: the back-off ends. The lockout budget still bounds what reaches the target.
         changes["not_before"] = None
-        enqueue(session, clock, job.uid, job.gateway_uid)
-    if changes:
-        changed(session, update(Job).where(Job.uid == job.uid).values(**changes))
+        changes["state"] = JobState.QUEUED
+    if changes and changed(session, update(Job).where(Job.uid == job.uid, Job.state == job.state).values(**changes)):
+        if "state" in changes:
+            enqueue(session, clock, job.uid, job.gateway_uid)
         session.refresh(job)
     return job
 

@@ -1,4 +1,4 @@
-"""The text of an ``authorized_keys`` file, and the keys that go into it. No input or output here.
+"""The text of an ``authorized_keys`` file. No input or output here.
 
 Rule of the line: ours ends with the comment ``keeper-security-<record uid>``. The first time it is added and everything else
 stays, the old key included, so that nobody is locked out; from then on that line alone is replaced.
@@ -8,24 +8,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+import re
 
 from pam_jobs.errors import InvalidInput
 
-__all__ = ["KEY_TYPES", "RSA_BITS", "new_key_pair", "public_key_of", "with_key"]
+__all__ = ["KEY_TYPES", "with_key"]
 
 KEY_TYPES = ("ssh-rsa", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-ed25519")
 """The algorithms that can be rotated, as they begin a line."""
 
-RSA_BITS = 4096
-_CURVES: dict[str, ec.EllipticCurve] = {
-    "ecdsa-sha2-nistp256": ec.SECP256R1(),
-    "ecdsa-sha2-nistp384": ec.SECP384R1(),
-    "ecdsa-sha2-nistp521": ec.SECP521R1(),
-}
+_KEY_WORD = re.compile(rb"(ssh|ecdsa|sk-ssh|sk-ecdsa)-[A-Za-z0-9@.-]+")  # whatever type an older line of ours had
 
 
 def with_key(existing: bytes, public_key: str, comment: str) -> bytes:
@@ -45,7 +37,7 @@ def with_key(existing: bytes, public_key: str, comment: str) -> bytes:
     key, mark = _checked(public_key, comment)
     kept: list[bytes] = []
     is_placed = False
-    for line in existing.splitlines(keepends=True) if b"\r" not in existing else _lines(existing):
+    for line in _lines(existing):
         if not _is_ours(line, mark):
             kept.append(line)
         elif not is_placed:
@@ -96,7 +88,7 @@ def _options(line: bytes) -> bytes:
         if byte == ord('"') and line[index - 1 : index] != b"\\":
             is_quoted = not is_quoted
         elif byte in b" \t" and not is_quoted:
-            if line[start:index].decode(errors="replace") in KEY_TYPES:
+            if _KEY_WORD.fullmatch(line[start:index]):
                 return line[:start]
             start = index + 1
     return b""
@@ -107,48 +99,3 @@ def _ending(line: bytes) -> bytes:
         if line.endswith(ending):
             return ending
     return b""
-
-
-def public_key_of(private_key: str) -> str:
-    """Return "type base64" of a private key.
-
-    Raises:
-        InvalidInput: the text is no private key, is encrypted, or of a type that cannot be rotated.
-    """
-    raw = private_key.encode()
-    remedy = f"use an unencrypted key of {', '.join(KEY_TYPES)}"
-    key: object = None
-    for load in (serialization.load_ssh_private_key, serialization.load_pem_private_key):
-        try:
-            key = load(raw, password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm):
-            continue
-        break
-    if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey):
-        raise InvalidInput("the private key cannot be read", remedy=remedy)
-    text = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
-    return " ".join(text.split()[:2])
-
-
-def new_key_pair(key_type: str) -> tuple[str, str]:
-    """Return a new private key (OpenSSH PEM, not encrypted) and its "type base64".
-
-    Args:
-        key_type: one of ``KEY_TYPES``; ssh-rsa has 4096 bits.
-
-    Raises:
-        InvalidInput: another type.
-    """
-    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
-    if key_type == "ssh-rsa":
-        key = rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
-    elif key_type == "ssh-ed25519":
-        key = ed25519.Ed25519PrivateKey.generate()
-    elif key_type in _CURVES:
-        key = ec.generate_private_key(_CURVES[key_type])
-    else:
-        raise InvalidInput(f"{key_type!r} is no type of key to make", remedy=f"use one of {', '.join(KEY_TYPES)}")
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-    ).decode()
-    return private, public_key_of(private)

@@ -38,6 +38,7 @@ from pam_jobs.errors import (
     Unreachable,
     Unsupported,
 )
+from pam_jobs.records.keys import public_of
 
 __all__ = ["FakeAccount", "FakeConnector", "FakeSession", "FakeTarget"]
 
@@ -239,9 +240,7 @@ def _parts(account: FakeAccount, credential: Credential) -> Iterator[bool]:
     if credential.password is not None:
         yield account.password == credential.password.reveal()
     if credential.private_key is not None:
-        from connectors.authorized_keys import public_key_of
-
-        public = public_key_of(credential.private_key.reveal())
+        public = public_of(credential.private_key)
         yield any(line.split()[:2] == public.split() for line in account.public_keys)
 
 

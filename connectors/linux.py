@@ -1,0 +1,103 @@
+"""Linux over SSH: passwords by ``chpasswd`` or ``passwd``, keys in ``authorized_keys``, scripts on the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import ClassVar
+
+from connectors.base import Capability, Connector, Credential, Deadline, Service, Target
+from connectors.kept import KeptConnections
+from connectors.linux_session import LinuxSession
+from connectors.ssh import HostKeys, SshLink
+from connectors.ssh_errors import FAILURES
+from pam_jobs.errors import TargetError, Unreachable
+
+__all__ = ["LinuxConnector"]
+
+_HANDSHAKES_PER_HOST = 8  # sshd drops logins at random from the tenth unfinished one on (MaxStartups 10:30:100)
+
+
+class LinuxConnector(Connector):
+    """Linux machines with OpenSSH and the shadow tools."""
+
+    name: ClassVar[str] = "linux"
+    protocols: ClassVar[frozenset[str]] = frozenset({"ssh"})
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({
+        Capability.CHANGE, Capability.PROBE, Capability.KEYS, Capability.DISCOVER, Capability.METADATA,
+        Capability.RUN_SCRIPT,
+    })  # fmt: skip
+
+    def __init__(
+        self, kept: KeptConnections[SshLink] | None = None, *, handshakes_per_host: int = _HANDSHAKES_PER_HOST
+    ) -> None:
+        """Start with no connection and no known host.
+
+        Args:
+            kept: where rotators' connections wait for their next session; one with the usual bounds when absent.
+            handshakes_per_host: logins under way to one server at a time, at least 1.
+        """
+        self.kept: KeptConnections[SshLink] = kept or KeptConnections(is_usable=SshLink.is_alive, close=SshLink.close)
+        self.host_keys = HostKeys()
+        self._handshakes_per_host = handshakes_per_host
+        self._gates: dict[tuple[str, int], threading.Semaphore] = {}
+        self._lock = threading.Lock()
+
+    def open(self, target: Target, rotator: Credential | None, deadline: Deadline) -> LinuxSession:
+        """Connect as the rotator, over a kept connection where there is one.
+
+        Raises:
+            NotApplied: with the cause; nothing on the target changed.
+        """
+        session = LinuxSession(self.kept, self.login, target, rotator, deadline)
+        session.connect()
+        return session
+
+    def close_idle(self) -> None:
+        """Close the kept connections, as at shutdown."""
+        self.kept.close_idle()
+
+    def login(self, target: Target, credential: Credential, deadline: Deadline) -> SshLink:
+        """Return a new connection on which the credential is logged in.
+
+        Raises:
+            TargetError: refused for a reason that is certain, such as ``HostKeyMismatch``.
+            Exception: one of ``ssh_errors.FAILURES``.
+        """
+        with self._gate(target, deadline):
+            link = SshLink.connect(target, self.host_keys, deadline)
+            try:
+                link.log_in(credential, deadline)
+            except BaseException:
+                link.close()
+                raise
+        return link
+
+    @contextlib.contextmanager
+    def _gate(self, target: Target, deadline: Deadline) -> Iterator[None]:
+        """Let so many at a time through to one server.
+
+        Raises:
+            Unreachable: the time limit came before the turn.
+        """
+        with self._lock:
+            gate = self._gates.setdefault((target.host, target.port), threading.Semaphore(self._handshakes_per_host))
+        if not gate.acquire(timeout=deadline.remaining()):
+            raise Unreachable("too many logins to this machine are under way", remedy="raise the job's time limit")
+        try:
+            yield
+        finally:
+            gate.release()
+
+    def recognise(self, host: str, port: int, deadline: Deadline) -> Service | None:
+        """Return the service with its software and host key when it speaks SSH, without a login."""
+        target = Target(host=host, port=port, protocol="ssh")
+        try:
+            link = SshLink.connect(target, HostKeys(), deadline)  # looking is not trusting: nothing is remembered
+        except (*FAILURES, TargetError):
+            return None
+        facts = {"host_key": link.host_key}
+        service = Service(protocol="ssh", banner=link.banner, facts=facts)
+        link.close()
+        return service

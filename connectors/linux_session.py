@@ -1,0 +1,331 @@
+"""A session on one Linux machine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from connectors.authorized_keys import with_key
+from connectors.base import (
+    Account,
+    AccountMetadata,
+    Candidate,
+    CommandResult,
+    Credential,
+    Deadline,
+    Fence,
+    Finding,
+    Preflight,
+    Session,
+    Target,
+    Unseen,
+    Verdict,
+    VerdictState,
+)
+from connectors.kept import KeptConnections, KeptKey, kept_key
+from connectors.linux_files import ScriptFiles
+from connectors.linux_keys import KeyFile, OwnKeyFile, UserKeyFile
+from connectors.linux_passwords import set_password
+from connectors.linux_rights import Rights
+from connectors.linux_shell import (
+    PASSWORD_BYTES,
+    Entry,
+    check_password,
+    command,
+    metadata_of,
+    read_entries,
+    read_status,
+)
+from connectors.ssh import Output, SshLink
+from connectors.ssh_errors import FAILURES, map_error, mapped, verdict_of
+from pam_jobs.errors import AmbiguousReply, Effect, Locked, NotApplied, TargetError, Unsupported
+
+__all__ = ["LinuxSession"]
+
+
+class LinuxSession(Session):
+    """A session on one machine."""
+
+    def __init__(
+        self,
+        kept: KeptConnections[SshLink],
+        login: Callable[[Target, Credential, Deadline], SshLink],
+        target: Target,
+        rotator: Credential | None,
+        deadline: Deadline,
+    ) -> None:
+        self._kept = kept
+        self._login = login
+        self._target = target
+        self._rotator = rotator
+        self._deadline = deadline
+        self._link: SshLink | None = None
+        self._key: KeptKey | None = None
+        self._rights_known: Rights | None = None
+        self.host_key: str | None = None  # "type base64" of the server, once connected; for the caller to pin
+
+    def connect(self) -> None:
+        """Log in as the rotator, unless there is none.
+
+        Raises:
+            NotApplied: with the cause.
+        """
+        if self._rotator is None:
+            return
+        if not self._rotator.password and not self._rotator.private_key:
+            raise Unsupported("the rotator has neither password nor key", remedy="add one to the admin's record")
+        self._key = kept_key(self._target, self._rotator, *self._target.host_keys)
+        self._link = self._kept.take(self._key)
+        if self._link is None:
+            self._deadline.check("the connection was made")
+            with mapped(sent=False):
+                self._link = self._login(self._target, self._rotator, self._deadline)
+        self.host_key = self._link.host_key
+
+    def preflight(self, account: Account) -> Preflight:
+        """Learn whether the change would be allowed.
+
+        Raises:
+            Forbidden: the rotator is neither root, nor allowed by sudo, nor the account itself.
+            Unsupported: there is no such account.
+            TargetError: anything else the machine said.
+        """
+        self._rights.require(account)
+        link = self._require_link()
+        return Preflight(
+            server=f"{link.banner}, host key {link.host_key}",
+            is_self=self._is_self(account),
+            account_exists=True,
+            max_length=PASSWORD_BYTES,
+            forbidden_characters="\0\n\r",
+        )
+
+    def change(self, account: Account, candidate: Candidate, fence: Fence) -> Effect:
+        """Set the password, the key, or first the one and then the other.
+
+        Effect on target: ``chpasswd`` or ``passwd`` runs with the password on its standard input; ``authorized_keys``
+        is replaced in one step, with a backup beside it.
+
+        Raises:
+            NotApplied: the account is certainly as it was.
+            EffectUnknown: it may have changed, in part or whole.
+        """
+        self._deadline.check("the change was sent")
+        if candidate.password is None and candidate.public_key is None:
+            raise Unsupported("there is neither a password nor a key to set", remedy="give the user record one of them")
+        if candidate.password is not None:
+            check_password(candidate.password)
+        entry = self._rights.entry(account.login)
+        write_key = self._key_change(account, candidate, entry)
+        once = _Once(fence)
+        if candidate.password is not None:
+            set_password(self._rights, account.login, candidate.password, once)
+        if write_key is not None:
+            try:
+                write_key(once)
+            except NotApplied as error:
+                if candidate.password is None:
+                    raise
+                raise AmbiguousReply(f"the password was set, but not the key: {error.message}") from None
+        self._kept.forget(self._target.host, self._target.port, account.login)
+        if self._is_self(account):
+            self._key = None  # this connection logged in with what is now the old credential: not for anybody else
+            self._rights.renew(candidate.password)
+        return Effect.APPLIED
+
+    def probe(self, account: Account, credential: Credential) -> Verdict:
+        """Log in afresh with each part of the credential, so that a key cannot vouch for a password."""
+        parts = [
+            part
+            for part in (
+                Credential(login=credential.login, password=credential.password),
+                Credential(login=credential.login, private_key=credential.private_key),
+            )
+            if part.password or part.private_key
+        ]
+        if not parts:
+            return Verdict(state=VerdictState.UNKNOWN, cause="no_credential", detail="there is nothing to log in with")
+        verdicts = [self._try(part) for part in parts]
+        states = {verdict.state for verdict in verdicts}
+        for decisive in (VerdictState.UNKNOWN, VerdictState.LOCKED):
+            if decisive in states:
+                return next(verdict for verdict in verdicts if verdict.state is decisive)
+        if len(states) > 1:
+            refused = "password" if verdicts[0].state is VerdictState.REFUSED else "key"
+            detail = f"the {refused} was refused, the other part logs in"
+            return Verdict(state=VerdictState.PARTIAL, cause=f"{refused}_refused", detail=detail)
+        if states == {VerdictState.REFUSED}:
+            return self._why_refused(account, verdicts[0])
+        return verdicts[0]
+
+    def metadata(self, account: Account) -> AccountMetadata:
+        """Return what ``passwd -S`` and ``chage`` tell; nothing where sudo does not allow them."""
+        self._rights.entry(account.login)
+        status = self._rights.as_root(["passwd", "-S", account.login])
+        aging = self._rights.as_root(["chage", "-l", account.login])
+        return metadata_of(_text(status), _text(aging))
+
+    def discover(self) -> Iterator[Finding | Unseen]:
+        """Yield the accounts of the machine."""
+        with mapped(sent=False):
+            listed = self._require_link().execute("getent passwd", self._deadline)
+        if listed.exit_code != 0:
+            yield Unseen(what="accounts", cause="not_permitted", detail="getent passwd failed")
+            return
+        entries = read_entries(listed.stdout.decode(errors="replace"))
+        status = self._rights.as_root(["passwd", "-S", "-a"])
+        states = {}
+        if status is None:
+            yield Unseen(
+                what="which accounts are locked", cause="not_permitted", detail="sudo does not allow passwd -S"
+            )
+        else:
+            states = {login: locked for login, locked, _ in map(read_status, _text(status).splitlines())}
+        for entry in entries:
+            yield _finding(entry, states.get(entry.login))
+
+    def run(self, argv: list[str], stdin: bytes, deadline: Deadline) -> CommandResult:
+        """Run one command on the machine, as the rotator.
+
+        Raises:
+            Unreachable: the command was not started.
+            EffectUnknown: the connection ended before the command's exit code came.
+        """
+        sent = False
+
+        def start() -> None:
+            nonlocal sent
+            sent = True
+
+        try:
+            output = self._require_link().execute(command(argv), deadline, stdin=stdin, on_start=start)
+        except FAILURES as error:
+            raise map_error(error, sent=sent) from None
+        return CommandResult(
+            exit_code=output.exit_code,
+            stdout=output.stdout.decode(errors="replace"),
+            stderr=output.stderr.decode(errors="replace"),
+        )
+
+    def upload(self, directory_hint: str, name: str, content: bytes) -> str:
+        """Write a private file (0700) into a new private folder of the machine and return its path.
+
+        Raises:
+            NotApplied: the file is not there.
+        """
+        return ScriptFiles(self._require_link(), self._deadline).upload(directory_hint, name, content)
+
+    def remove(self, path: str) -> None:
+        """Remove what ``upload`` wrote, with its folder; no error when it is gone already.
+
+        Raises:
+            Unsupported: ``upload`` never made such a path.
+        """
+        ScriptFiles(self._require_link(), self._deadline).remove(path)
+
+    def close(self) -> None:
+        """Give the connection back to be kept, or close it; never raises."""
+        link, self._link = self._link, None
+        if link is None:
+            return
+        with contextlib.suppress(Exception):
+            if self._key is not None and link.is_alive():
+                self._kept.give(self._key, link)
+            else:
+                self._kept.discard(link)
+
+    def _is_self(self, account: Account) -> bool:
+        return self._rotator is not None and self._rotator.login == account.login
+
+    @property
+    def _rights(self) -> Rights:
+        if self._rights_known is None:
+            self._rights_known = Rights(self._require_link(), self._rotator, self._deadline)
+        return self._rights_known
+
+    def _require_link(self) -> SshLink:
+        if self._link is None:
+            raise Unsupported("this session has no rotator, so it can only probe", remedy="give the resource an admin")
+        return self._link
+
+    def _key_change(self, account: Account, candidate: Candidate, entry: Entry) -> Callable[[Fence], None] | None:
+        """Read the account's keys and return what writes the new ones; None when there is no key to set."""
+        if candidate.public_key is None:
+            return None
+        file: KeyFile = OwnKeyFile(link=self._require_link(), deadline=self._deadline)
+        if not self._is_self(account):
+            file = UserKeyFile(rights=self._rights, login=account.login, home=entry.home)
+        old = file.read()
+        new = with_key(
+            old or b"", candidate.public_key, candidate.key_comment or f"keeper-security-{account.record_uid}"
+        )
+
+        def write(fence: Fence) -> None:
+            if new == old:  # set already, by an earlier attempt
+                fence()
+            else:
+                file.write(old, new, fence)
+
+        return write
+
+    def _try(self, part: Credential) -> Verdict:
+        """Log in once and out again."""
+        try:
+            link = self._login(self._target, part, self._deadline)
+        except Locked as error:
+            return Verdict(state=VerdictState.LOCKED, cause="expired", detail=error.message)
+        except (*FAILURES, TargetError) as error:
+            return verdict_of(error)
+        self.host_key = link.host_key
+        try:
+            if part.password is not None and self._is_expired(link):
+                detail = "the machine demands a new password before anything else"
+                return Verdict(state=VerdictState.LOCKED, cause="expired", detail=detail)
+        finally:
+            link.close()
+        return Verdict(state=VerdictState.ACCEPTED)
+
+    def _is_expired(self, link: SshLink) -> bool:
+        """Say whether the login may do nothing but change its password: sshd lets it in and tells it there."""
+        try:
+            output = link.execute(":", self._deadline)
+        except FAILURES:
+            return False  # the login itself was accepted
+        said = output.said.lower()
+        return output.exit_code != 0 and ("password change required" in said or "password has expired" in said)
+
+    def _why_refused(self, account: Account, verdict: Verdict) -> Verdict:
+        """Look whether the account is locked or expired: sshd refuses the right password too, in the same words."""
+        if self._link is None:
+            return verdict
+        with contextlib.suppress(TargetError):
+            if self.metadata(account).locked:
+                return Verdict(state=VerdictState.LOCKED, cause="locked", detail="the account's password is locked")
+        return verdict
+
+
+class _Once:
+    """A fence that is called for the first of two changes only."""
+
+    def __init__(self, fence: Fence) -> None:
+        self._fence = fence
+        self._is_called = False
+
+    def __call__(self) -> None:
+        if not self._is_called:
+            self._is_called = True
+            self._fence()
+
+
+def _text(output: Output | None) -> str:
+    return "" if output is None else output.stdout.decode(errors="replace")
+
+
+def _finding(entry: Entry, locked: bool | None) -> Finding:  # noqa: FBT001
+    facts: dict[str, str | bool | int] = {
+        "uid": entry.uid, "gid": entry.gid, "home": entry.home, "shell": entry.shell,
+        "system": entry.uid < 1000 and entry.uid != 0,
+    }  # fmt: skip
+    if locked is not None:
+        facts["locked"] = locked
+    return Finding(kind="users", name=entry.login, facts=facts)

@@ -1,0 +1,122 @@
+"""Which connectors there are, and which of them a target gets, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+
+from connectors.base import Connector
+from pam_jobs.errors import ConfigurationError, Unsupported
+
+__all__ = ["BUILT_IN", "GROUP", "ConnectorRegistry"]
+
+GROUP = "pam_jobs.connectors"
+
+BUILT_IN = {
+    "postgresql": "connectors.postgresql:PostgresqlConnector",
+    "linux": "connectors.linux:LinuxConnector",
+}
+"""Our own, so that a source tree whose entry points are stale works too."""
+
+_CHAINS: dict[str, dict[str, tuple[str, ...]]] = {
+    "ssh": {"": ("linux",), "linux": ("linux",)},
+    "postgresql": {"": ("postgresql",)},
+}
+"""By protocol, then by operating system in lower case; "" is every other one. Names without a connector are left out."""
+
+
+class ConnectorRegistry:
+    """The connectors of a process: one instance of each, made when first asked for, shared by every thread."""
+
+    def __init__(self, points: Iterable[EntryPoint] | None = None) -> None:
+        """Collect what there is; nothing is imported yet.
+
+        Args:
+            points: entry points to use in place of the installed ones.
+
+        Raises:
+            ConfigurationError: two different connectors have one name.
+        """
+        self._values = dict(BUILT_IN)
+        for point in entry_points(group=GROUP) if points is None else points:
+            if self._values.setdefault(point.name, point.value) != point.value:
+                raise ConfigurationError(
+                    f"there are two connectors named {point.name!r}: {self._values[point.name]} and {point.value}",
+                    remedy="uninstall one of the packages, or rename its entry point",
+                )
+        self._made: dict[str, Connector] = {}
+
+    def names(self) -> list[str]:
+        """Return the names of all connectors, in alphabetical order."""
+        return sorted(self._values)
+
+    def by_name(self, name: str) -> Connector:
+        """Return the connector of this name.
+
+        Raises:
+            Unsupported: there is none, or its driver is not installed.
+            ConfigurationError: what the entry point names is no connector of this name.
+        """
+        if name not in self._made:
+            # Two threads may both make one; the first one stored is the one that everybody gets.
+            self._made.setdefault(name, self._load(name))
+        return self._made[name]
+
+    def chain_for(self, protocol: str, operating_system: str | None = None) -> list[Connector]:
+        """Return the connectors for a target, the first to be tried first.
+
+        Args:
+            protocol: label of the port mapping, such as "ssh".
+            operating_system: as on the resource record; None or unknown gives the protocol's usual chain.
+
+        Raises:
+            Unsupported: no connector speaks the protocol.
+        """
+        wanted = _CHAINS.get(protocol, {})
+        chain = [self.by_name(name) for name in wanted.get((operating_system or "").lower(), wanted.get("", ()))]
+        if not chain:
+            chain = [connector for connector in self._others() if protocol in connector.protocols]
+        if not chain:
+            raise Unsupported(
+                f"no connector speaks {protocol!r}",
+                remedy=f"map the port to one of {', '.join(sorted(_CHAINS))}, or install the connector's package",
+            )
+        return chain
+
+    def recognisers(self) -> list[Connector]:
+        """Return the connectors that can tell what listens on a port; one whose driver is missing is left out."""
+        found = []
+        for name in self.names():
+            try:
+                connector = self.by_name(name)
+            except Unsupported:
+                continue
+            if type(connector).recognise is not Connector.recognise:
+                found.append(connector)
+        return found
+
+    def close_idle(self) -> None:
+        """Close the kept connections of every connector, as at shutdown."""
+        for connector in self._made.values():
+            close = getattr(connector, "close_idle", None)
+            if close is not None:
+                close()
+
+    def _others(self) -> list[Connector]:
+        return [self.by_name(name) for name in self.names() if name not in BUILT_IN]
+
+    def _load(self, name: str) -> Connector:
+        if name not in self._values:
+            raise Unsupported(f"there is no connector {name!r}", remedy=f"use one of {', '.join(self.names())}")
+        module, _, attribute = self._values[name].partition(":")
+        try:
+            kind = getattr(import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            remedy = f"install the extra pam-jobs[{name}], or the package that brings {error.name}"
+            raise Unsupported(f"connector {name!r} lacks its driver {error.name!r}", remedy=remedy) from error
+        if not (isinstance(kind, type) and issubclass(kind, Connector) and kind.name == name):
+            raise ConfigurationError(
+                f"{self._values[name]} is no connector named {name!r}", remedy="fix its entry point"
+            )
+        return kind()

@@ -1,0 +1,389 @@
+"""SSH connections: handshake, host key, login, commands and files. What a command means is not known here."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import paramiko
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+
+from connectors.base import Credential, Deadline, Target
+from connectors.ssh_errors import LoginIncomplete, LoginRefused
+from pam_jobs.errors import ConfigurationError, HostKeyMismatch, Locked, Unsupported
+from pam_jobs.secret import SecretValue
+
+__all__ = ["HostKeys", "Output", "SshLink", "load_private_key"]
+
+_HANDSHAKE_SECONDS = 15.0
+_LOGIN_SECONDS = 30.0  # PAM may take its time to refuse
+_OUTPUT_BYTES = 1 << 20  # of each stream; the rest is read and dropped
+_INLINE_BYTES = 1 << 16  # of standard input that surely fits the server's window
+_LINGER_SECONDS = 0.2  # how long output is awaited after the command ended, when a child of it keeps the stream open
+_LOG_CHANNEL = "connectors.ssh.paramiko"
+_POLICIES = ("accept-new", "strict")
+_KEY_CLASSES: dict[str, type[paramiko.PKey]] = {
+    "ssh-rsa": paramiko.RSAKey,
+    "ssh-ed25519": paramiko.Ed25519Key,
+    "ecdsa-sha2-nistp256": paramiko.ECDSAKey,
+    "ecdsa-sha2-nistp384": paramiko.ECDSAKey,
+    "ecdsa-sha2-nistp521": paramiko.ECDSAKey,
+}
+_EXPIRED_WORDS = ("new password", "expired", "change your password", "current password")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """How a command ended, and the first mebibyte of each of its streams."""
+
+    exit_code: int  # -1 when a signal ended it
+    stdout: bytes = field(repr=False)
+    stderr: bytes = field(repr=False)
+
+    @property
+    def said(self) -> str:
+        """Return both streams as text."""
+        return (self.stdout + b"\n" + self.stderr).decode(errors="replace").strip()
+
+
+class HostKeys:
+    """Which key each server may have: the ones on its record, else the first one seen by this process."""
+
+    def __init__(self) -> None:
+        """Know no server."""
+        self._seen: dict[tuple[str, int], str] = {}
+        self._lock = threading.Lock()
+
+    def preferred_types(self, target: Target) -> list[str]:
+        """Return the types of the keys that are accepted, so that the server is asked for one of them."""
+        known = list(target.host_keys) or [self._seen.get((target.host, target.port), "")]
+        types = [key.split(" ")[0] for key in known if key]
+        return [name for each in types for name in (("rsa-sha2-512", "rsa-sha2-256") if each == "ssh-rsa" else (each,))]
+
+    def check(self, target: Target, key: str) -> None:
+        """Accept a server's key or refuse it.
+
+        Args:
+            target: its ``host_keys`` decide; without any, its option ``host_key_policy``: ``accept-new`` (the first
+                key seen is the one from then on) or ``strict`` (refuse).
+            key: "type base64".
+
+        Raises:
+            HostKeyMismatch: refused.
+            ConfigurationError: no such policy.
+        """
+        if target.host_keys:
+            if key not in {" ".join(each.split()[:2]) for each in target.host_keys}:
+                remedy = "check the machine; if its key really changed, put the new one into the resource record"
+                raise HostKeyMismatch("the server's key is not the one on record", remedy=remedy)
+            return
+        policy = target.options.get("host_key_policy", "accept-new")
+        if policy not in _POLICIES:
+            raise ConfigurationError(f"there is no host_key_policy {policy!r}", remedy="use accept-new or strict")
+        if policy == "strict":
+            raise HostKeyMismatch(
+                "no key of this server is on record", remedy="put its host key into the resource record"
+            )
+        with self._lock:
+            first = self._seen.setdefault((target.host, target.port), key)
+        if first != key:
+            remedy = "check the machine; if its key really changed, put the new one into the resource record"
+            raise HostKeyMismatch("the server's key changed since it was first seen", remedy=remedy)
+
+
+class SshLink:
+    """One SSH connection; belongs to one thread at a time."""
+
+    def __init__(self, transport: paramiko.Transport, host_key: str) -> None:
+        self._transport = transport
+        self.host_key = host_key  # "type base64"
+
+    @classmethod
+    def connect(cls, target: Target, host_keys: HostKeys, deadline: Deadline) -> SshLink:
+        """Connect and check the server's key; nobody is logged in yet.
+
+        Raises:
+            HostKeyMismatch: the key is not the right one.
+            OSError, TimeoutError, EOFError, paramiko.SSHException: no connection.
+        """
+        seconds = deadline.remaining(_HANDSHAKE_SECONDS)
+        sock = socket.create_connection((target.host, target.port), timeout=seconds)
+        try:
+            transport = _transport(sock, seconds)
+            preferred = host_keys.preferred_types(target)
+            options = transport.get_security_options()
+            known = [name for name in preferred if name in options.key_types]
+            options.key_types = (*known, *(name for name in options.key_types if name not in known))
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            _shake_hands(transport, seconds)
+            key = transport.get_remote_server_key()
+            link = cls(transport, f"{key.get_name()} {key.get_base64()}")
+            host_keys.check(target, link.host_key)
+        except BaseException:
+            transport.close()
+            raise
+        return link
+
+    @property
+    def banner(self) -> str:
+        """Return the server's software as it names itself."""
+        return self._transport.remote_version.removeprefix("SSH-2.0-").strip()
+
+    def log_in(self, credential: Credential, deadline: Deadline) -> None:
+        """Log in, with the key first when there are both; the password too when the server demands both.
+
+        Raises:
+            LoginRefused: the server looked at it and said no.
+            LoginIncomplete: it demands more than we have.
+            Locked: the password has expired.
+            Unsupported: the private key cannot be used.
+            TimeoutError, EOFError, paramiko.SSHException: no answer; proves nothing.
+        """
+        self._transport.auth_timeout = deadline.remaining(_LOGIN_SECONDS)
+        with _limited(self._transport, deadline.remaining(_LOGIN_SECONDS)):
+            refused = None
+            for attempt in self._attempts(credential):
+                try:
+                    if not attempt():  # what the server still demands
+                        return
+                except (LoginRefused, paramiko.BadAuthenticationType) as error:
+                    refused = error
+            raise refused or LoginIncomplete("the server demands another factor")
+
+    def _attempts(self, credential: Credential) -> list[Callable[[], list[str]]]:
+        attempts: list[Callable[[], list[str]]] = []
+        if credential.private_key is not None:
+            key = load_private_key(credential.private_key)
+            attempts.append(lambda: self._settle(lambda: self._transport.auth_publickey(credential.login, key)))
+        if credential.password is not None:
+            password = credential.password
+            attempts.append(lambda: self._password(credential.login, password))
+        return attempts
+
+    def _password(self, login: str, password: SecretValue) -> list[str]:
+        try:
+            return self._settle(lambda: self._transport.auth_password(login, password.reveal(), fallback=False))
+        except paramiko.BadAuthenticationType as error:
+            if "keyboard-interactive" not in error.allowed_types:
+                raise
+        answers = _Answers(password)
+        return self._settle(lambda: self._transport.auth_interactive(login, answers))
+
+    def _settle(self, attempt: Callable[[], list[str]]) -> list[str]:
+        """Tell a refusal from an end of the connection, which paramiko reports by one exception."""
+        try:
+            return attempt()
+        except (paramiko.BadAuthenticationType, paramiko.PasswordRequiredException):
+            raise
+        except paramiko.AuthenticationException as error:
+            if str(error) == "Authentication failed." and self._transport.is_active():
+                raise LoginRefused from None
+            raise
+
+    def execute(
+        self,
+        command: str,
+        deadline: Deadline,
+        *,
+        stdin: bytes = b"",
+        on_start: Callable[[], None] | None = None,
+        before_stdin: Callable[[], None] | None = None,
+    ) -> Output:
+        """Run a command and wait for its end.
+
+        Args:
+            command: as the remote shell reads it; quoted by the caller.
+            deadline: when it comes first, the whole connection is closed.
+            stdin: sent and then ended.
+            on_start: called when nothing but the request to start is left to do.
+            before_stdin: called when the command has started and its input was not sent yet.
+
+        Returns:
+            The exit code, -1 when a signal ended the command.
+
+        Raises:
+            TimeoutError, EOFError, OSError, paramiko.SSHException: the connection ended before the exit code came.
+        """
+        seconds = deadline.remaining()
+        with _limited(self._transport, seconds):
+            channel = self._transport.open_session(timeout=seconds)
+            try:
+                channel.settimeout(seconds)
+                if on_start is not None:
+                    on_start()
+                channel.exec_command(command)
+                if before_stdin is not None:
+                    before_stdin()
+                _send(channel, stdin)
+                stdout, stderr = _read(channel, deadline)
+                if not channel.status_event.wait(deadline.remaining()):
+                    raise TimeoutError("the command did not end in time")
+                if channel.exit_status == -1 and not self._transport.is_active():
+                    raise EOFError("the connection ended before the command")
+            finally:
+                channel.close()
+        return Output(exit_code=channel.exit_status, stdout=stdout, stderr=stderr)
+
+    @contextlib.contextmanager
+    def files(self, deadline: Deadline) -> Iterator[paramiko.SFTPClient]:
+        """Give access to the files of whoever is logged in; the connection is closed when the deadline comes first.
+
+        Raises:
+            paramiko.SSHException, EOFError: the server gives none.
+        """
+        seconds = deadline.remaining()
+        with _limited(self._transport, seconds):
+            channel = self._transport.open_session(timeout=seconds)
+            try:
+                channel.settimeout(seconds)
+                channel.invoke_subsystem("sftp")
+                yield paramiko.SFTPClient(channel)
+            finally:
+                channel.close()
+
+    def is_alive(self) -> bool:
+        """Say whether the connection is up and logged in."""
+        return bool(self._transport.is_active() and self._transport.is_authenticated())
+
+    def close(self) -> None:
+        """End the connection; never raises."""
+        with contextlib.suppress(Exception):
+            self._transport.close()
+
+
+class _Answers:
+    """Answers the questions of a keyboard-interactive login: the password, once, and nothing that would change it."""
+
+    def __init__(self, password: SecretValue) -> None:
+        self._password = password
+        self._is_given = False
+
+    def __call__(self, title: str, instructions: str, questions: list[tuple[str, bool]]) -> list[str]:
+        asked = " ".join([title, instructions, *(text for text, _ in questions)]).lower()
+        if questions and self._is_given:
+            if any(words in asked for words in _EXPIRED_WORDS):
+                raise Locked("the password has expired", remedy="set a new one as administrator")
+            raise LoginIncomplete("the server asks for more than the password")
+        if len(questions) > 1:
+            raise LoginIncomplete("the server asks for more than the password")
+        if questions:
+            self._is_given = True
+        return [self._password.reveal() for _ in questions]
+
+
+def load_private_key(private_key: SecretValue) -> paramiko.PKey:
+    """Return the key in the form the transport takes: PEM of OpenSSH, PKCS#1 or PKCS#8.
+
+    Raises:
+        Unsupported: it cannot be read, is encrypted, or of another type.
+    """
+    raw = private_key.reveal().strip().encode() + b"\n"
+    for load in (serialization.load_ssh_private_key, serialization.load_pem_private_key):
+        try:
+            key = load(raw, password=None)
+            text = key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+            ).decode()
+            public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+            return _KEY_CLASSES[public.split()[0].decode()].from_private_key(io.StringIO(text))
+        except (ValueError, TypeError, KeyError, AttributeError, UnsupportedAlgorithm, paramiko.SSHException):
+            continue
+    remedy = "use an unencrypted RSA, ECDSA or Ed25519 key in PEM"
+    raise Unsupported("the private key cannot be used", remedy=remedy)
+
+
+def _transport(sock: socket.socket, seconds: float) -> paramiko.Transport:
+    transport = paramiko.Transport(sock)
+    transport.set_log_channel(_LOG_CHANNEL)
+    logging.getLogger(_LOG_CHANNEL).setLevel(logging.CRITICAL)  # what goes wrong is raised, and reported once, by us
+    transport.banner_timeout = seconds
+    transport.handshake_timeout = seconds
+    transport.channel_timeout = seconds
+    return transport
+
+
+def _shake_hands(transport: paramiko.Transport, seconds: float) -> None:
+    transport.start_client(timeout=seconds)
+    if not transport.is_active() or transport.get_remote_server_key() is None:
+        raise TimeoutError("the server did not finish the handshake in time")
+
+
+@contextlib.contextmanager
+def _limited(transport: paramiko.Transport, seconds: float) -> Iterator[None]:
+    """Close the transport when the time is up: some of its waits know no limit of their own.
+
+    Raises:
+        TimeoutError: the time was up, in place of whatever that caused.
+    """
+    is_over = threading.Event()
+
+    def end() -> None:
+        is_over.set()
+        transport.close()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except Exception:
+        if is_over.is_set():
+            raise TimeoutError("the server did not answer in time") from None
+        raise
+    finally:
+        timer.cancel()
+
+
+def _send(channel: paramiko.Channel, stdin: bytes) -> None:
+    """Send and end the input; a command that ended before it read everything is no error, its exit code tells."""
+
+    def work() -> None:
+        with contextlib.suppress(OSError):
+            if stdin:
+                channel.sendall(stdin)
+            channel.shutdown_write()
+
+    if len(stdin) <= _INLINE_BYTES:
+        work()
+    else:  # the command may print while it reads, and both windows would fill
+        threading.Thread(target=work, daemon=True, name="ssh-stdin").start()
+
+
+def _read(channel: paramiko.Channel, deadline: Deadline) -> tuple[bytes, bytes]:
+    """Return both streams, read in turn until they end, or shortly after the command did."""
+    streams = (bytearray(), bytearray())
+    poller = select.poll()
+    poller.register(channel.fileno(), select.POLLIN)
+    ended: float | None = None
+    while not deadline.is_over:
+        is_done = channel.eof_received or channel.closed  # looked at before reading, so that nothing is left behind
+        moved = False
+        for ready, receive, into in (
+            (channel.recv_ready, channel.recv, streams[0]),
+            (channel.recv_stderr_ready, channel.recv_stderr, streams[1]),
+        ):
+            while ready():
+                moved = True
+                data = receive(32768)
+                into.extend(data[: max(0, _OUTPUT_BYTES - len(into))])
+        if moved:
+            continue
+        if is_done:
+            break
+        if channel.exit_status_ready():
+            ended = ended or time.monotonic()
+            if time.monotonic() - ended > _LINGER_SECONDS:
+                break
+        poller.poll(50)
+    return bytes(streams[0]), bytes(streams[1])

@@ -31,6 +31,8 @@ class ControlSettings(BaseSettings):
     offline_seconds: int = Field(30, ge=5, description="an instance not heard of for this long is offline")
     events: bool = Field(default=True, description="send worker and task events for Flower")
     minimum_interval_seconds: int = Field(3600, ge=0, description="shortest interval a schedule may have; 0 allows any")
+    ksm_requests_per_10s: int = Field(100, ge=1, description="requests a KSM client may make to one endpoint in 10 s")
+    max_file_bytes: int = Field(32 * 2**20, ge=1, description="largest file a record may have, as ciphertext")
     log_json: bool = Field(default=True)
 
     @cached_property

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 from fastapi import FastAPI
 
 from pam_jobs import __version__
-from pam_jobs.api import problems
+from pam_jobs.api import auth, problems
 from pam_jobs.api.context import AppContext
+from pam_jobs.api.limits import AccessLog, BodyLimit
 
 __all__ = ["create_app"]
 
@@ -17,8 +20,6 @@ def create_app(context: AppContext) -> FastAPI:
     Args:
         context: database, keys, clock and the two hooks that run after a commit.
     """
-    from pam_jobs.api import audit, device, discovery, health, jobs, ksm, pam, siem, tokens, users, vault
-
     app = FastAPI(
         title="pam-jobs",
         version=__version__,
@@ -29,6 +30,10 @@ def create_app(context: AppContext) -> FastAPI:
     )
     app.state.context = context
     problems.install(app)
-    for module in (health, users, tokens, vault, pam, jobs, discovery, audit, siem, device, ksm):
-        app.include_router(module.router)
+    auth.install(app)
+    for name in ("health", "users", "tokens", "vault", "pam", "jobs", "discovery", "audit", "siem", "device", "ksm"):
+        if importlib.util.find_spec(f"pam_jobs.api.{name}") is not None:
+            app.include_router(importlib.import_module(f"pam_jobs.api.{name}").router)
+    app.add_middleware(BodyLimit, file_bytes=context.settings.max_file_bytes)
+    app.add_middleware(AccessLog)
     return app

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -104,6 +106,10 @@ class KeyStore:
     def open(self, sealed: bytes) -> bytes:
         """Return what ``seal`` took."""
         return aes.decrypt(sealed, self._read("sealing.key"))
+
+    def derive(self, purpose: str, text: str) -> bytes:
+        """Return 32 bytes that are the same for the same text always, and that nobody else can foretell."""
+        return hmac.new(self._read("sealing.key"), f"{purpose}\0{text}".encode(), hashlib.sha256).digest()
 
 
 def verify_signature(public: bytes, signature: bytes, message: bytes) -> bool:

@@ -1,0 +1,118 @@
+"""How much a request may carry, and how it shows in the log."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Final
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pam_jobs.api.problems import problem
+
+__all__ = ["BODY_BYTES", "AccessLog", "BodyLimit", "shown_path"]
+
+BODY_BYTES: Final = 8 * 2**20
+"""Largest body of a request that carries no file."""
+
+_CAPABILITY_PREFIX = "/api/files/"
+_SILENT = frozenset({"/healthz", "/readyz", "/metrics"})
+
+
+class _TooLarge(Exception):
+    """The body has more bytes than it may."""
+
+
+class BodyLimit:
+    """Answers 413 as soon as a body is known to be too large: by its announced length, else while it comes in."""
+
+    def __init__(self, app: ASGIApp, *, file_bytes: int) -> None:
+        """Wrap the application.
+
+        Args:
+            app: what is called.
+            file_bytes: largest file; requests that carry one may be that large in base64, with room for the rest.
+        """
+        self._app = app
+        self._with_file = file_bytes * 4 // 3 + BODY_BYTES
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, counting what it carries."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._with_file if _may_carry_file(scope["path"]) else BODY_BYTES
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if not announced.isdigit() or int(announced) > limit:
+            await self._refuse(scope, receive, send, limit)
+            return
+        seen = 0
+        has_started = False
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise _TooLarge
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal has_started
+            if seen > limit and not has_started:
+                return  # the application makes an answer of its own out of our exception; ours says what happened
+            has_started = True
+            await send(message)
+
+        with contextlib.suppress(_TooLarge):
+            await self._app(scope, counted, noted)
+        if seen > limit and not has_started:
+            await self._refuse(scope, receive, send, limit)
+
+    @staticmethod
+    async def _refuse(scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+        answer = problem(413, "too_large", f"the request is larger than {limit} bytes", "send less at a time")
+        answer.headers["Connection"] = "close"
+        await answer(scope, receive, send)
+
+
+def _may_carry_file(path: str) -> bool:
+    return path.startswith((_CAPABILITY_PREFIX, "/api/device/")) or path.endswith("/files")
+
+
+def shown_path(path: str) -> str:
+    """Return the path as the log shows it: a capability address without its token, never a query string."""
+    if path.startswith(_CAPABILITY_PREFIX):
+        return _CAPABILITY_PREFIX + "***"
+    return path
+
+
+class AccessLog:
+    """One line a request: method, path, status, milliseconds. No query, header or body, for they carry tokens."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._log = structlog.get_logger("router.access")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and write the line when its answer begins."""
+        if scope["type"] != "http" or scope["path"] in _SILENT:
+            await self._app(scope, receive, send)
+            return
+        start = time.monotonic()
+
+        async def noted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                client = scope.get("client")
+                self._log.info(
+                    "request",
+                    method=scope["method"],
+                    path=shown_path(scope["path"]),
+                    status=message["status"],
+                    milliseconds=round((time.monotonic() - start) * 1000, 1),
+                    remote=client[0] if client else None,
+                )
+            await send(message)
+
+        await self._app(scope, receive, noted)

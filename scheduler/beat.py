@@ -13,6 +13,7 @@ from celery import beat
 from sqlalchemy.exc import SQLAlchemyError
 
 from pam_jobs.clock import Clock, SystemClock
+from pam_jobs.crypto.keystore import KeyStore
 from pam_jobs.db.engine import Database
 from pam_jobs.jobs.publisher import Publisher
 from pam_jobs.settings import ControlSettings
@@ -57,6 +58,7 @@ class DueScheduler(beat.Scheduler):  # type: ignore[misc]  # celery has no types
         self._database = database
         self._clock: Clock = clock or SystemClock()
         self._publish = publish
+        self._publisher: Publisher | None = None
         self._failures = 0
         options.pop("schedule_filename", None)
         options["max_interval"] = _LONGEST_PAUSE
@@ -68,7 +70,11 @@ class DueScheduler(beat.Scheduler):  # type: ignore[misc]  # celery has no types
             return
         settings = ControlSettings()
         self._database = self._database or Database(settings.database_url, pool_size=_POOL_SIZE)
-        self._publish = self._publish or _publisher(settings, self._database, self._clock)
+        if self._publish is None:
+            keys = KeyStore(settings.keys_dir)
+            keys.ensure()
+            self._publisher = Publisher(settings.broker_url, keys, self._clock, settings)
+            self._publish = self._publisher.after_commit(self._database)
 
     def tick(self, *_args: Any, **_options: Any) -> float:
         """Make the jobs of what is due and publish them.
@@ -84,7 +90,9 @@ class DueScheduler(beat.Scheduler):  # type: ignore[misc]  # celery has no types
             return self._back_off(error)
 
     def close(self) -> None:
-        """Close the connections; nothing needs saving."""
+        """Send what is on its way and close the connections; nothing needs saving."""
+        if self._publisher is not None:
+            self._publisher.close()
         if self._database is not None:
             self._database.dispose()
 

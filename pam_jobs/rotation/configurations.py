@@ -118,7 +118,7 @@ def create(
         raise AlreadyExists(f"{record.uid} is a PAM configuration already", remedy="change it with `pam config edit`")
     _check_environment(new.environment)
     schedule = schedules.checked(new.default_schedule, clock=clock, minimum_seconds=minimum_seconds)
-    gateway = require_gateway(session, new.gateway_uid)
+    gateway = require_gateway(session, new.gateway_uid, lock=True)
     _check_bound(session, record, gateway)
     configuration = PamConfiguration(
         record_uid=record.uid,
@@ -151,7 +151,7 @@ def change(
         schedule = schedules.checked(changes.default_schedule, clock=clock, minimum_seconds=minimum_seconds)
     if changes.gateway_uid is not None:
         record = require_record(session, uid, what="configuration", is_configuration=True)
-        _check_bound(session, record, require_gateway(session, changes.gateway_uid))
+        _check_bound(session, record, require_gateway(session, changes.gateway_uid, lock=True))
         configuration.gateway_uid = changes.gateway_uid
     if changes.environment is not None:
         configuration.environment = changes.environment

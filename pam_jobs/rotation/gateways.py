@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from pam_jobs.audit.log import Actor, record_event
 from pam_jobs.clock import Clock
-from pam_jobs.db.tables import Application, Client, Gateway, GatewayInstance, Job, JobState, PamConfiguration
+from pam_jobs.db.tables import Application, Gateway, GatewayInstance, Job, JobState, PamConfiguration
 from pam_jobs.errors import AlreadyExists, InvalidInput, NotFound, StateError
 from pam_jobs.ids import check_uid
+from pam_jobs.vault import clients
 
 __all__ = [
     "MAX_INSTANCES",
@@ -142,9 +143,8 @@ def remove(session: Session, clock: Clock, actor: Actor, uid: str) -> None:
             f"the PAM configuration {configuration} uses the gateway {gateway.name!r}",
             remedy="give the configuration another gateway, or remove it first",
         )
-    now = clock.now()
-    gateway.removed_at = now
-    session.execute(update(Client).where(Client.gateway_uid == uid, Client.removed_at.is_(None)).values(removed_at=now))
+    gateway.removed_at = clock.now()
+    clients.remove_of_gateway(session, clock, actor, uid)
     record_event(session, clock, actor, "pam_gateway_removed", gateway_uid=uid, app_uid=gateway.application_uid)
 
 

@@ -1,0 +1,296 @@
+"""What gateways call: ``pam_jobs.jobs.wire`` over the services of ``pam_jobs.jobs``.
+
+Every route is one transaction, in which the device's access is asked anew; messages and Flower's events follow the commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from sqlalchemy.orm import Session
+
+from pam_jobs.api.auth import Unauthenticated
+from pam_jobs.api.context import AppContext, Context, remote_address
+from pam_jobs.app import queue_name
+from pam_jobs.clock import Clock
+from pam_jobs.db.tables import JobState
+from pam_jobs.jobs import (
+    candidates,
+    devices,
+    flower_events,
+    lease,
+    outcome,
+    presence,
+    refusals,
+    signing,
+    steps,
+    wire,
+)
+from pam_jobs.jobs.devices import Caller, Device, DeviceKeys
+from pam_jobs.jobs.fence import Holder, hold
+from pam_jobs.jobs.outcome import Outcome
+from pam_jobs.jobs.policy import JobPolicy
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/api/device", include_in_schema=False)
+
+_NO_CONTENT = 204
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One call's transaction and who makes it."""
+
+    session: Session
+    clock: Clock
+    policy: JobPolicy
+    device: Device
+
+    def holder(self, job_uid: str, said: wire.Fenced) -> Holder:
+        """Return whom the call says to be the job's holder."""
+        return Holder(job_uid=job_uid, gateway_uid=self.device.gateway_uid, instance=said.instance, epoch=said.epoch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Desk:
+    """The services of one call, before its transaction."""
+
+    context: AppContext
+    policy: JobPolicy
+    caller: Caller
+
+    @contextmanager
+    def work(self) -> Iterator[Work]:
+        """Open the call's transaction.
+
+        Raises:
+            AccessDenied: the device has no access any more.
+        """
+        with self.context.database.transaction() as session:
+            device = devices.admit(session, self.context.clock, self.caller)
+            yield Work(session=session, clock=self.context.clock, policy=self.policy, device=device)
+
+    def tell(self, kind: str, fields: dict[str, object]) -> None:
+        """Send an event for Flower."""
+        self.context.notify(kind, fields)
+
+    def ended(
+        self, device: Device, instance: str, job_uid: str, came: Outcome, timings: Mapping[str, float] | None = None
+    ) -> None:
+        """Publish what waited for the job and tell Flower how it ended."""
+        runtime = sum((timings or {}).values()) / 1000
+        self.context.after_commit(list(came.publish))
+        event, fields = flower_events.ended(device.gateway_name, instance, job_uid, came.state, runtime)
+        self.tell(event, fields)
+
+
+def _desk(request: Request, context: Context) -> Desk:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme != devices.SCHEME or not token:
+        raise Unauthenticated("the call carries no device token", remedy="update the gateway")
+    state: Any = request.app.state
+    if not hasattr(state, "device_keys"):
+        state.device_keys = DeviceKeys()
+        state.job_policy = JobPolicy.of(context.settings)
+    try:
+        client_id = state.device_keys.check(context.database, token, context.clock.now())
+    except devices.NotProven as error:
+        raise Unauthenticated(error.message, remedy=error.remedy) from error
+    agent = request.headers.get("user-agent")
+    caller = Caller(
+        client_id=client_id, remote_address=remote_address(request), user_agent=agent[:64] if agent else None
+    )
+    return Desk(context=context, policy=state.job_policy, caller=caller)
+
+
+AtDesk = Annotated[Desk, Depends(_desk)]
+
+
+@router.post("/hello")
+def hello(said: wire.Hello, desk: AtDesk) -> wire.HelloAnswer:
+    """Register the instance."""
+    with desk.work() as work:
+        is_first = presence.hello(work.session, work.clock, work.policy, work.device, said)
+        waiting = presence.waiting_jobs(work.session, work.clock, work.device.gateway_uid) if is_first else []
+    desk.context.after_commit(waiting)
+    desk.tell(*flower_events.worker("worker-online", work.device.gateway_name, said.instance))
+    keys = desk.context.keys
+    return wire.HelloAnswer(
+        gateway_uid=work.device.gateway_uid,
+        gateway_name=work.device.gateway_name,
+        queue=queue_name(work.device.gateway_uid),
+        signing_key_id=signing.key_id(keys.signing_public),
+        signing_key=keys.signing_public,
+        lease_seconds=desk.policy.lease_seconds,
+        offline_seconds=desk.policy.offline_seconds,
+    )
+
+
+@router.post("/heartbeat")
+def heartbeat(said: wire.Heartbeat, desk: AtDesk) -> wire.HeartbeatAnswer:
+    """Note that the instance lives."""
+    with desk.work() as work:
+        cancelled = presence.heartbeat(work.session, work.clock, work.policy, work.device, said)
+    event, fields = flower_events.worker("worker-heartbeat", work.device.gateway_name, said.instance)
+    desk.tell(event, {**fields, "active": len(said.running)})
+    return wire.HeartbeatAnswer(cancelled=cancelled)
+
+
+@router.post("/goodbye", status_code=_NO_CONTENT)
+def goodbye(said: wire.Goodbye, desk: AtDesk) -> Response:
+    """Note that the instance stopped."""
+    with desk.work() as work:
+        presence.goodbye(work.session, work.clock, work.policy, work.device, said.instance)
+    desk.tell(*flower_events.worker("worker-offline", work.device.gateway_name, said.instance))
+    return Response(status_code=_NO_CONTENT)
+
+
+@router.post("/jobs/{uid}/claim")
+def claim(uid: str, said: wire.ClaimRequest, desk: AtDesk) -> wire.Claim:
+    """Take a job's lease."""
+    with desk.work() as work:
+        taken = lease.claim(
+            work.session,
+            work.clock,
+            work.policy,
+            job_uid=uid,
+            gateway_uid=work.device.gateway_uid,
+            instance=said.instance,
+        )
+    if isinstance(taken, lease.Busy):
+        raise taken.error()
+    for event, fields in flower_events.begun(work.device.gateway_name, said.instance, uid, taken.kind, taken.attempts):
+        desk.tell(event, fields)
+    return taken
+
+
+@router.post("/jobs/{uid}/renew", status_code=_NO_CONTENT)
+def renew(uid: str, said: wire.Fenced, desk: AtDesk) -> Response:
+    """Prolong the lease."""
+    with desk.work() as work:
+        lease.renew(work.session, work.clock, work.policy, work.holder(uid, said))
+    return Response(status_code=_NO_CONTENT)
+
+
+@router.post("/jobs/{uid}/fence", status_code=_NO_CONTENT)
+def fence(uid: str, said: wire.Fenced, desk: AtDesk) -> Response:
+    """Check the lease, immediately before the first irreversible byte."""
+    with desk.work() as work:
+        hold(work.session, work.clock, work.holder(uid, said))
+    return Response(status_code=_NO_CONTENT)
+
+
+@router.post("/jobs/{uid}/stage")
+def stage(uid: str, said: wire.Stage, desk: AtDesk) -> wire.StageAnswer:
+    """Add a staged version."""
+    with desk.work() as work:
+        seq = candidates.stage(work.session, work.clock, work.device.actor(), work.holder(uid, said), said.ciphertext)
+    return wire.StageAnswer(seq=seq)
+
+
+@router.post("/jobs/{uid}/intend", status_code=_NO_CONTENT)
+def intend(uid: str, said: wire.Declaration, desk: AtDesk) -> Response:
+    """Declare a version applying."""
+    with desk.work() as work:
+        candidates.intend(work.session, work.clock, work.holder(uid, said), said.seq)
+    return Response(status_code=_NO_CONTENT)
+
+
+@router.post("/jobs/{uid}/promote")
+def promote(uid: str, said: wire.Promotion, desk: AtDesk) -> wire.PromotionAnswer:
+    """Make a version current, write the record and perhaps end the job."""
+    with desk.work() as work:
+        revision, came = candidates.promote(
+            work.session, work.clock, work.policy, work.device.actor(), work.holder(uid, said), said
+        )
+    if said.report is not None:
+        desk.ended(work.device, said.instance, uid, came, said.report.timings)
+    return wire.PromotionAnswer(revision=revision, state=came.state)
+
+
+@router.post("/jobs/{uid}/abandon", status_code=_NO_CONTENT)
+def abandon(uid: str, said: wire.Abandonment, desk: AtDesk) -> Response:
+    """Give a version up."""
+    with desk.work() as work:
+        candidates.abandon(
+            work.session,
+            work.clock,
+            work.device.actor(),
+            work.holder(uid, said),
+            seq=said.seq,
+            reason=said.reason,
+            evidence=said.evidence,
+        )
+    return Response(status_code=_NO_CONTENT)
+
+
+@router.post("/jobs/{uid}/refusals")
+def refused(uid: str, said: wire.Refusals, desk: AtDesk) -> wire.RefusalsAnswer:
+    """Count refused logins."""
+    with desk.work() as work:
+        job = hold(work.session, work.clock, work.holder(uid, said))
+        left = refusals.add(
+            work.session,
+            work.clock,
+            work.policy,
+            record_uid=job.record_uid,
+            gateway_uid=job.gateway_uid,
+            count=said.count,
+        )
+    return wire.RefusalsAnswer(refusals_left=left)
+
+
+@router.post("/jobs/{uid}/steps")
+def declare_steps(uid: str, said: wire.StepDeclaration, desk: AtDesk) -> wire.StepDeclaration:
+    """Declare the post-rotation steps and return them as they stand."""
+    with desk.work() as work:
+        rows = steps.declare(work.session, work.clock, work.holder(uid, said), said.steps)
+    return wire.StepDeclaration(epoch=said.epoch, instance=said.instance, steps=rows)
+
+
+@router.post("/jobs/{uid}/steps/start", status_code=_NO_CONTENT)
+def start_step(uid: str, said: wire.StepStart, desk: AtDesk) -> Response:
+    """Move a step to running."""
+    with desk.work() as work:
+        steps.start(work.session, work.clock, work.holder(uid, said), said.key)
+    return Response(status_code=_NO_CONTENT)
+
+
+@router.post("/jobs/{uid}/steps/finish", status_code=_NO_CONTENT)
+def finish_step(uid: str, said: wire.StepFinish, desk: AtDesk) -> Response:
+    """Store how a step ended."""
+    with desk.work() as work:
+        steps.finish(work.session, work.clock, work.holder(uid, said), said)
+    return Response(status_code=_NO_CONTENT)
+
+
+@router.post("/jobs/{uid}/report")
+def report(uid: str, said: wire.Report, desk: AtDesk) -> wire.ReportAnswer:
+    """End the attempt."""
+    with desk.work() as work:
+        came = outcome.report(work.session, work.clock, work.policy, work.device.actor(), work.holder(uid, said), said)
+    desk.ended(work.device, said.instance, uid, came, said.timings)
+    return wire.ReportAnswer(state=came.state)
+
+
+@router.post("/jobs/{uid}/release", status_code=_NO_CONTENT)
+def release(uid: str, said: wire.Release, desk: AtDesk) -> Response:
+    """Give the job back."""
+    with desk.work() as work:
+        state = lease.release(work.session, work.clock, work.device.actor(), work.holder(uid, said), said.reason)
+    publish = (uid,) if state == JobState.QUEUED else ()
+    desk.ended(work.device, said.instance, uid, Outcome(state=state, publish=publish))
+    return Response(status_code=_NO_CONTENT)
+
+
+@router.post("/jobs/{uid}/discovery", status_code=_NO_CONTENT)
+def upload_discovery(uid: str, said: wire.DiscoveryUpload, desk: AtDesk) -> Response:
+    """Store the sealed result of a discovery."""
+    with desk.work() as work:
+        outcome.store_discovery(work.session, work.clock, work.holder(uid, said), said)
+    return Response(status_code=_NO_CONTENT)

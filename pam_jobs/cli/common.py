@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pam_jobs.errors import InvalidInput
+
 if TYPE_CHECKING:
     from pam_jobs.client.http import RouterClient
     from pam_jobs.client.vault import VaultClient
@@ -21,13 +23,18 @@ if TYPE_CHECKING:
 __all__ = [
     "Format",
     "FormatOption",
+    "ResultFormatOption",
     "age",
+    "confirm",
+    "created",
     "emit",
     "group",
+    "is_interactive",
     "note",
     "print_json",
     "print_pairs",
     "print_table",
+    "result_format",
     "router",
     "state_text",
     "vault",
@@ -43,6 +50,9 @@ class Format(StrEnum):
 
 
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.", show_default=True)]
+ResultFormatOption = Annotated[
+    Format | None, typer.Option("--format", help="How to print the result; table on a terminal, else json.")
+]
 
 _GOOD = {"ONLINE", "ok", "succeeded", "running", "current", "accepted", "enabled", "yes"}
 _BAD = {"OFFLINE", "failed", "refused", "dead", "abandoned"}
@@ -130,6 +140,42 @@ def emit(style: Format, value: Any, table: Callable[[], None]) -> None:
         print_json(value)
     else:
         table()
+
+
+def result_format(style: Format | None) -> Format:
+    """Return the format of a command whose result programs take: a table for a person at a terminal only."""
+    if style is not None:
+        return style
+    return Format.TABLE if sys.stdout.isatty() else Format.JSON
+
+
+def created(value: Mapping[str, Any], sentence: str, style: Format = Format.JSON) -> None:
+    """Print what was made as JSON on standard output, and say so to the person on standard error."""
+    note(sentence)
+    sys.stdout.write(json.dumps(value, indent=2 if style is Format.JSON else None) + "\n")
+
+
+def is_interactive() -> bool:
+    """Say whether a person can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def confirm(question: str, *, force: bool) -> None:
+    """Go on when the person says yes or ``--force`` was given.
+
+    Raises:
+        InvalidInput: nobody can be asked.
+        typer.Exit: the person said no; exit code 1.
+    """
+    if force:
+        return
+    if not is_interactive():
+        raise InvalidInput("this needs a yes and nobody can be asked", remedy="add --force")
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().casefold() not in {"y", "yes"}:
+        note("nothing was changed")
+        raise typer.Exit(1)
 
 
 def when(moment: str | datetime | None) -> str | None:

@@ -1,0 +1,191 @@
+"""``pam gateway``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pam_jobs.cli.apps import ConfigInit, print_config
+from pam_jobs.cli.common import (
+    Format,
+    FormatOption,
+    age,
+    confirm,
+    created,
+    emit,
+    group,
+    note,
+    print_table,
+    vault,
+    when,
+)
+from pam_jobs.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from pam_jobs.client.vault import VaultClient
+
+app = group("Gateways: they reach the targets.")
+
+GatewayOption = Annotated[str, typer.Option("--gateway", "-g", help="UID or exact name.")]
+_SECONDS_A_MINUTE = 60
+
+
+def status_text(row: dict[str, Any]) -> str:
+    """Return a gateway's status as Keeper shows it: ONLINE, ONLINE (N instances) or OFFLINE."""
+    online = [entry for entry in row.get("instances") or [] if entry["status"] == "ONLINE"]
+    return f"{row['status']} ({len(online)} instances)" if len(online) > 1 else str(row["status"])
+
+
+def _version(row: dict[str, Any]) -> str:
+    versions = [str(entry["version"]).split(";")[0] for entry in row.get("instances") or []]
+    return ", ".join(dict.fromkeys(versions))
+
+
+@app.command("list")
+def list_(
+    online: Annotated[bool, typer.Option("--online", "-o", help="Only those that are online.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show every instance.")] = False,
+    style: FormatOption = Format.TABLE,
+) -> None:
+    """List gateways and whether they are online."""
+    with vault() as client:
+        titles = {entry.uid: entry.title for entry in client.applications.list()}
+        rows = [row for row in client.pam.gateways() if not online or row["status"] == "ONLINE"]
+    value = [_json(row, titles, verbose=verbose) for row in rows]
+
+    def table() -> None:
+        print_table(
+            ["Application", "Gateway", "Gateway UID", "Status", "Version", "Queued"],
+            [
+                (titles.get(row["application_uid"]), row["name"], row["uid"], status_text(row), _version(row),
+                 row.get("queued", 0))
+                for row in rows
+            ],
+            empty="there are no gateways; make one with `pam gateway new`",
+        )  # fmt: skip
+        if verbose:
+            _print_instances(rows)
+
+    emit(style, {"gateways": value}, table)
+
+
+def _json(row: dict[str, Any], titles: dict[str, str], *, verbose: bool) -> dict[str, Any]:
+    value = {
+        "ksm_app_name": titles.get(row["application_uid"]),
+        "ksm_app_uid": row["application_uid"],
+        "ksm_app_accessible": row["application_uid"] in titles,
+        "gateway_name": row["name"],
+        "gateway_uid": row["uid"],
+        "status": status_text(row),
+        "gateway_version": _version(row),
+        "queued": row.get("queued", 0),
+        "max_instances": row.get("max_instances"),
+    }
+    return value | ({"instances": row.get("instances") or [], "created_at": row.get("created_at")} if verbose else {})
+
+
+def _print_instances(rows: list[dict[str, Any]]) -> None:
+    print_table(
+        ["Gateway", "Instance", "Status", "Started", "Last seen", "Running", "System"],
+        [
+            (row["name"], entry["instance"], entry["status"], when(entry.get("started_at")),
+             age(entry.get("last_seen_at")), len(entry.get("running") or []),
+             " ".join(str(entry["version"]).split(";")[1:4]))
+            for row in rows
+            for entry in row.get("instances") or []
+        ],
+        empty="no instance has connected yet",
+    )  # fmt: skip
+
+
+@app.command("new")
+def new(
+    name: Annotated[str, typer.Option("--name", "-n", help="Name of the gateway.")],
+    application: Annotated[str, typer.Option("--application", "-a", help="UID or title of its application.")],
+    expires: Annotated[
+        int, typer.Option("--token-expires-in-min", "-e", min=1, max=1440, help="Minutes until its first connection.")
+    ] = 60,
+    config_init: Annotated[
+        ConfigInit | None,
+        typer.Option("--config-init", "-c", help="Print a configuration for `pam gateway start` and nothing else."),
+    ] = None,
+    style: FormatOption = Format.TABLE,
+) -> None:
+    """Create a gateway; prints its one-time token, or its configuration."""
+    with vault() as client:
+        entry = client.applications.find(application)
+        uid, token = client.pam.add_gateway(entry, name, token_seconds=expires * _SECONDS_A_MINUTE)
+        if config_init is not None:
+            print_config(client.applications.client_config(token), config_init)
+            note(f"created the gateway {name}; start it with `pam gateway start --config FILE`")
+            return
+    created({"uid": uid, "token": token.reveal()}, f"created the gateway {name}; its token works once", style)
+
+
+@app.command("edit")
+def edit(gateway: GatewayOption, name: Annotated[str, typer.Option("--name", "-n", help="New name.")]) -> None:
+    """Rename a gateway."""
+    with vault() as client:
+        row = client.pam.find_gateway(gateway)
+        client.pam.edit_gateway(row["uid"], name=name)
+    note(f"renamed {row['name']} to {name}")
+
+
+@app.command("remove")
+def remove(
+    gateway: GatewayOption, force: Annotated[bool, typer.Option("--force", "-f", help="Do not ask.")] = False
+) -> None:
+    """Remove a gateway that no configuration uses."""
+    with vault() as client:
+        row = client.pam.find_gateway(gateway)
+        confirm(f"Remove the gateway {row['name']}?", force=force)
+        client.pam.remove_gateway(row["uid"])
+    note(f"removed the gateway {row['name']}")
+
+
+@app.command("set-max-instances")
+def set_max_instances(
+    gateway: GatewayOption,
+    count: Annotated[int, typer.Option("--max-instances", "-m", min=1, help="How many may be online at once.")],
+) -> None:
+    """Set how many instances of a gateway may run."""
+    with vault() as client:
+        row = client.pam.find_gateway(gateway)
+        client.pam.edit_gateway(row["uid"], max_instances=count)
+    note(f"{row['name']} may have {count} instances")
+
+
+@app.command("start")
+def start(
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Its gateway-config.json; else GATEWAY_CONFIG or the usual places.")
+    ] = None,
+) -> None:
+    """Run a gateway in the foreground; needs PAM_BROKER_URL, and PAM_CA_FILE for a private CA."""
+    from pam_jobs.cli.processes import exec_module
+
+    environment = {}
+    if config is not None:
+        if not config.is_file():
+            raise InvalidInput(f"there is no file {config}", remedy="name the gateway's gateway-config.json")
+        environment["PAM_GATEWAY_CONFIG_FILE"] = str(config.absolute())
+    exec_module("workers", environment)
+
+
+def default_gateway(client: VaultClient, text: str | None) -> dict[str, Any]:
+    """Return the named gateway, or the only one there is.
+
+    Raises:
+        InvalidInput: none is named and there is not exactly one.
+    """
+    if text is not None:
+        return client.pam.find_gateway(text)
+    rows = client.pam.gateways()
+    if len(rows) == 1:
+        return rows[0]
+    raise InvalidInput(
+        "there are several gateways" if rows else "there is no gateway",
+        remedy="name one by --gateway" if rows else "make one with `pam gateway new`",
+    )

@@ -1,0 +1,67 @@
+"""``pam schedule``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from pam_jobs.cli.common import Format, FormatOption, emit, group, note, print_table, vault, when
+from pam_jobs.cli.job import titles
+
+app = group("Schedules: what runs by itself, and when.")
+
+
+def _subject(row: dict[str, Any], names: dict[str, str]) -> str | None:
+    uid = row.get("subject_uid") or row.get("record_uid")
+    return names.get(str(uid), uid)
+
+
+@app.command("list")
+def list_(style: FormatOption = Format.TABLE) -> None:
+    """List the schedules and their next runs."""
+    with vault() as client:
+        rows = client.pam.schedules()
+        names = titles(client)
+    emit(
+        style,
+        {"schedules": rows},
+        lambda: print_table(
+            ["Of", "Kind", "Schedule", "Next run", "Last run"],
+            [
+                (_subject(row, names), row.get("kind"), _text(row), when(row.get("next_run_at")),
+                 when(row.get("last_run_at")))
+                for row in rows
+            ],
+            empty="nothing is scheduled; set it with `pam rotation edit -sc`",
+        ),
+    )  # fmt: skip
+
+
+def _text(row: dict[str, Any]) -> str:
+    from pam_jobs.records.schedule import parse_schedule
+
+    return parse_schedule(row.get("schedule") or row.get("spec") or []).describe()
+
+
+@app.command("preview")
+def preview(
+    days: Annotated[int, typer.Option("--days", "-d", min=1, max=400, help="How far to look ahead.")] = 7,
+    style: FormatOption = Format.TABLE,
+) -> None:
+    """Show the coming runs, by the rules that beat goes by."""
+    with vault() as client:
+        answer = client.pam.preview(days)
+        names = titles(client)
+    rows = answer.get("runs") or []
+
+    def table() -> None:
+        print_table(
+            ["When", "Kind", "Of"],
+            [(when(row["due_at"]), row.get("kind"), _subject(row, names)) for row in rows],
+            empty=f"nothing runs in the next {days} days",
+        )
+        if not answer.get("is_complete", True):
+            note("there are more runs than are shown; look at fewer days")
+
+    emit(style, answer, table)

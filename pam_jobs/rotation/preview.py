@@ -14,7 +14,7 @@ from pam_jobs.db.tables import JobKind, PamConfiguration, RotationSettings, Sche
 from pam_jobs.errors import InvalidInput
 from pam_jobs.rotation.schedules import next_run
 
-__all__ = ["Preview", "Run", "preview", "runs_of"]
+__all__ = ["Preview", "Run", "preview", "routes", "runs_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +55,13 @@ def preview(
     if subjects is not None:
         query = query.where(Schedule.subject_uid.in_(subjects))
     rows = session.scalars(query).all()
-    routes = _routes(session, rows)
+    found = routes(session, rows)
     merged = heapq.merge(*(_keyed(row, start, until) for row in rows))
     runs: list[Run] = []
     for due_at, _, row in merged:
         if len(runs) == limit:
             return Preview(runs=tuple(runs), is_complete=False)
-        configuration_uid, gateway_uid = routes.get(row.uid, (None, None))
+        configuration_uid, gateway_uid = found.get(row.uid, (None, None))
         runs.append(
             Run(
                 due_at=due_at,
@@ -93,7 +93,7 @@ def _keyed(row: Schedule, start: datetime, until: datetime) -> Iterator[tuple[da
     return ((due_at, row.uid, row) for due_at in runs_of(row, start, until))
 
 
-def _routes(session: Session, rows: Sequence[Schedule]) -> dict[str, tuple[str, str]]:
+def routes(session: Session, rows: Sequence[Schedule]) -> dict[str, tuple[str, str]]:
     """Return configuration and gateway of each schedule."""
     gateways = {
         row.record_uid: row.gateway_uid

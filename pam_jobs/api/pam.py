@@ -1,0 +1,342 @@
+"""Gateways, PAM configurations, resources, rotation settings and schedules.
+
+Reading needs the permission ``jobs_read``: these rows hold identifiers and times. Changing asks for its own permission
+and for the caller's own right to the records in question.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, status
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from pam_jobs.api.auth import Principal, require
+from pam_jobs.api.context import AppContext, Context
+from pam_jobs.db.tables import JobKind, PamConfiguration, ResourceLink, Schedule
+from pam_jobs.errors import InvalidInput
+from pam_jobs.rotation import configurations, gateways, models, resources, settings, views
+from pam_jobs.rotation.configurations import Changes, NewConfiguration
+from pam_jobs.rotation.preview import Run, preview, routes
+from pam_jobs.rotation.schedules import parsed
+from pam_jobs.vault import clients, records
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/api/v1", tags=["pam"])
+
+_Reader = Annotated[Principal, Depends(require("jobs_read"))]
+_GatewayAdmin = Annotated[Principal, Depends(require("gateways"))]
+_Configurer = Annotated[Principal, Depends(require("configure_rotation"))]
+_Uid = Annotated[str, Path(max_length=64)]
+
+
+# gateways
+
+
+@router.get("/gateways")
+def list_gateways(_principal: _Reader, context: Context) -> models.GatewayList:
+    """Return every gateway with its instances and the number of jobs that wait for it."""
+    with context.database.transaction(read_only=True) as session:
+        rows = gateways.overview(session, context.clock, offline_seconds=context.settings.offline_seconds)
+    return models.GatewayList(gateways=[models.GatewayOut.model_validate(row) for row in rows])
+
+
+@router.post("/gateways", status_code=status.HTTP_201_CREATED)
+def create_gateway(body: models.NewGateway, principal: _GatewayAdmin, context: Context) -> models.GatewayOut:
+    """Create a gateway and the device that it binds as."""
+    actor = principal.actor()
+    with context.database.transaction() as session:
+        gateway = gateways.create(
+            session, context.clock, actor, uid=body.uid, name=body.name, application_uid=body.application_uid
+        )
+        clients.add(
+            session,
+            context.clock,
+            actor,
+            principal.user_uid,
+            body.application_uid,
+            body.client,
+            gateway_uid=gateway.uid,
+        )
+        return _gateway(session, context, gateway.uid)
+
+
+@router.patch("/gateways/{uid}")
+def change_gateway(
+    uid: _Uid, body: models.GatewayChange, principal: _GatewayAdmin, context: Context
+) -> models.GatewayOut:
+    """Rename a gateway, or change how many instances it may have."""
+    with context.database.transaction() as session:
+        gateways.change(
+            session, context.clock, principal.actor(), uid, name=body.name, max_instances=body.max_instances
+        )
+        return _gateway(session, context, uid)
+
+
+@router.delete("/gateways/{uid}", status_code=status.HTTP_204_NO_CONTENT)
+def remove_gateway(uid: _Uid, principal: _GatewayAdmin, context: Context) -> None:
+    """Remove a gateway that no configuration uses."""
+    with context.database.transaction() as session:
+        gateways.remove(session, context.clock, principal.actor(), uid)
+
+
+def _gateway(session: Session, context: AppContext, uid: str) -> models.GatewayOut:
+    rows = gateways.overview(session, context.clock, offline_seconds=context.settings.offline_seconds)
+    return next(models.GatewayOut.model_validate(row) for row in rows if row.uid == uid)
+
+
+# configurations
+
+
+@router.get("/configurations")
+def list_configurations(_principal: _Reader, context: Context) -> models.ConfigurationList:
+    """Return every PAM configuration with its resources."""
+    with context.database.transaction(read_only=True) as session:
+        query = select(PamConfiguration).order_by(PamConfiguration.created_at, PamConfiguration.record_uid)
+        return models.ConfigurationList(configurations=_configurations(session, list(session.scalars(query))))
+
+
+@router.post("/configurations", status_code=status.HTTP_201_CREATED)
+def create_configuration(
+    body: models.Configuration, principal: _Configurer, context: Context
+) -> models.ConfigurationOut:
+    """Create a configuration's record and the configuration, both or neither."""
+    actor = principal.actor()
+    with context.database.transaction() as session:
+        record = records.create(session, context.clock, actor, principal.user_uid, body.record)
+        row = configurations.create(
+            session,
+            context.clock,
+            actor,
+            NewConfiguration(
+                record_uid=record.uid,
+                gateway_uid=body.gateway_uid,
+                environment=body.environment,
+                default_schedule=body.default_schedule,
+                rotation_enabled=body.rotation_enabled,
+            ),
+            minimum_seconds=context.settings.minimum_interval_seconds,
+        )
+        return _configurations(session, [row])[0]
+
+
+@router.patch("/configurations/{uid}")
+def change_configuration(
+    uid: _Uid, body: models.ConfigurationChange, principal: _Configurer, context: Context
+) -> models.ConfigurationOut:
+    """Change a configuration; the schedules of the records that inherit from it follow."""
+    with context.database.transaction() as session:
+        records.require(session, principal.user_uid, uid, can_edit=True)
+        row = configurations.change(
+            session,
+            context.clock,
+            principal.actor(),
+            uid,
+            Changes(**body.model_dump()),
+            minimum_seconds=context.settings.minimum_interval_seconds,
+        )
+        return _configurations(session, [row])[0]
+
+
+@router.delete("/configurations/{uid}", status_code=status.HTTP_204_NO_CONTENT)
+def remove_configuration(uid: _Uid, principal: _Configurer, context: Context) -> None:
+    """Remove a configuration that nothing uses, and its record."""
+    actor = principal.actor()
+    with context.database.transaction() as session:
+        records.require(session, principal.user_uid, uid, can_edit=True)
+        configurations.remove(session, context.clock, actor, uid)
+        records.delete(session, context.clock, actor, principal.user_uid, uid)
+
+
+def _configurations(session: Session, rows: list[PamConfiguration]) -> list[models.ConfigurationOut]:
+    linked = configurations.resources_of(session, [row.record_uid for row in rows])
+    return [
+        models.ConfigurationOut(
+            record_uid=row.record_uid,
+            gateway_uid=row.gateway_uid,
+            environment=row.environment,
+            default_schedule=json.loads(row.default_schedule),
+            rotation_enabled=row.rotation_enabled,
+            resources=[
+                models.LinkOut(record_uid=link.resource_uid, admin_uid=link.admin_uid)
+                for link in linked[row.record_uid]
+            ],
+            created_at=row.created_at,
+        )
+        for row in rows
+    ]
+
+
+# resources
+
+
+@router.get("/resources")
+def list_resources(_principal: _Reader, context: Context) -> models.ResourceList:
+    """Return every resource with its configuration and its admin."""
+    with context.database.transaction(read_only=True) as session:
+        rows = session.scalars(select(ResourceLink).order_by(ResourceLink.resource_uid)).all()
+    return models.ResourceList(resources=[_resource(row) for row in rows])
+
+
+@router.put("/resources/{record_uid}")
+def put_resource(
+    record_uid: _Uid, body: models.ResourceChange, principal: _Configurer, context: Context
+) -> models.ResourceOut:
+    """Link a resource to a configuration and name its admin."""
+    with context.database.transaction() as session:
+        records.require(session, principal.user_uid, record_uid, can_edit=True)
+        _require_readable(session, principal, body.configuration_uid, body.admin_uid)
+        row = resources.put(
+            session,
+            context.clock,
+            principal.actor(),
+            record_uid,
+            configuration_uid=body.configuration_uid,
+            admin_uid=body.admin_uid,
+        )
+        return _resource(row)
+
+
+@router.delete("/resources/{record_uid}", status_code=status.HTTP_204_NO_CONTENT)
+def remove_resource(record_uid: _Uid, principal: _Configurer, context: Context) -> None:
+    """Unlink a resource that nobody is rotated on."""
+    with context.database.transaction() as session:
+        records.require(session, principal.user_uid, record_uid, can_edit=True)
+        resources.remove(session, context.clock, principal.actor(), record_uid)
+
+
+def _resource(row: ResourceLink) -> models.ResourceOut:
+    return models.ResourceOut(
+        record_uid=row.resource_uid, configuration_uid=row.configuration_uid, admin_uid=row.admin_uid
+    )
+
+
+def _require_readable(session: Session, principal: Principal, *uids: str | None) -> None:
+    """Refuse to name records that are not the caller's: a gateway would work with them on the caller's behalf."""
+    for uid in uids:
+        if uid is not None:
+            records.require(session, principal.user_uid, uid)
+
+
+# rotation
+
+
+@router.get("/rotation")
+def list_rotation(_principal: _Reader, context: Context) -> models.RotationList:
+    """Return how every user record is rotated."""
+    with context.database.transaction(read_only=True) as session:
+        rows = views.all_rotations(session, context.clock, offline_seconds=context.settings.offline_seconds)
+    return models.RotationList(rotation=[models.RotationOut.model_validate(row) for row in rows])
+
+
+@router.get("/rotation/{record_uid}")
+def read_rotation(record_uid: _Uid, _principal: _Reader, context: Context) -> models.RotationOut:
+    """Return how one user record is rotated, and what keeps it from being."""
+    with context.database.transaction(read_only=True) as session:
+        return _rotation(session, context, record_uid)
+
+
+@router.put("/rotation/{record_uid}")
+def put_rotation(
+    record_uid: _Uid, body: models.RotationChange, principal: _Configurer, context: Context
+) -> models.RotationOut:
+    """Set how a user record is rotated; earlier settings are replaced."""
+    with context.database.transaction() as session:
+        records.require(session, principal.user_uid, record_uid, can_edit=True)
+        _require_readable(session, principal, body.configuration_uid, body.resource_uid, body.admin_uid)
+        if body.admin_uid is not None and body.resource_uid is not None:  # it becomes the resource's admin
+            records.require(session, principal.user_uid, body.resource_uid, can_edit=True)
+        settings.put(
+            session,
+            context.clock,
+            principal.actor(),
+            record_uid,
+            settings.Wanted(**{name: getattr(body, name) for name in models.RotationChange.model_fields}),
+            minimum_seconds=context.settings.minimum_interval_seconds,
+        )
+        return _rotation(session, context, record_uid)
+
+
+@router.delete("/rotation/{record_uid}", status_code=status.HTTP_204_NO_CONTENT)
+def remove_rotation(record_uid: _Uid, principal: _Configurer, context: Context) -> None:
+    """Take a user record out of rotation."""
+    with context.database.transaction() as session:
+        records.require(session, principal.user_uid, record_uid, can_edit=True)
+        settings.remove(session, context.clock, principal.actor(), record_uid)
+
+
+def _rotation(session: Session, context: AppContext, record_uid: str) -> models.RotationOut:
+    view = views.rotation(session, context.clock, record_uid, offline_seconds=context.settings.offline_seconds)
+    return models.RotationOut.model_validate(view)
+
+
+# schedules
+
+
+@router.get("/schedules")
+def list_schedules(_principal: _Reader, context: Context) -> models.ScheduleList:
+    """Return the due table, soonest first."""
+    with context.database.transaction(read_only=True) as session:
+        rows = session.scalars(
+            select(Schedule).order_by(Schedule.next_run_at.is_(None), Schedule.next_run_at, Schedule.uid)
+        ).all()
+        found = routes(session, rows)
+    return models.ScheduleList(
+        schedules=[_schedule(row, *found.get(row.uid, (None, None))) for row in rows],
+    )
+
+
+@router.get("/schedules/preview")
+def preview_schedules(
+    _principal: _Reader,
+    context: Context,
+    days: Annotated[float, Query(gt=0, le=400)] = 7.0,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    record_uid: Annotated[str | None, Query(max_length=22)] = None,
+) -> models.PreviewOut:
+    """Return what will run in the coming days, by the rules that beat goes by."""
+    start = context.clock.now()
+    with context.database.transaction(read_only=True) as session:
+        found = preview(
+            session,
+            start,
+            start + timedelta(days=days),
+            limit=limit,
+            subjects=None if record_uid is None else [record_uid],
+        )
+    return models.PreviewOut(runs=[_run(run) for run in found.runs], complete=found.is_complete)
+
+
+def _schedule(row: Schedule, configuration_uid: str | None, gateway_uid: str | None) -> models.ScheduleOut:
+    try:
+        description = parsed(row.spec).describe()
+    except InvalidInput as error:
+        description = error.message
+    return models.ScheduleOut(
+        uid=row.uid,
+        kind=row.kind,
+        record_uid=None if row.kind == JobKind.DISCOVER.value else row.subject_uid,
+        configuration_uid=configuration_uid,
+        gateway_uid=gateway_uid,
+        schedule=json.loads(row.spec),
+        description=description,
+        next_run_at=row.next_run_at,
+        last_due_at=row.last_due_at,
+        paused=row.paused,
+        blocked=row.blocked,
+    )
+
+
+def _run(run: Run) -> models.RunOut:
+    return models.RunOut(
+        due_at=run.due_at,
+        schedule_uid=run.schedule_uid,
+        kind=run.kind,
+        record_uid=None if run.kind == JobKind.DISCOVER.value else run.subject_uid,
+        configuration_uid=run.configuration_uid,
+        gateway_uid=run.gateway_uid,
+    )

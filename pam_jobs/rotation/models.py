@@ -1,0 +1,236 @@
+"""What clients send and get about gateways, configurations, resources, rotation and schedules."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pam_jobs.crypto.blob import Blob
+from pam_jobs.vault.models import NewClient, NewRecord, StrictModel, Uid
+
+__all__ = [
+    "Configuration",
+    "ConfigurationChange",
+    "ConfigurationList",
+    "ConfigurationOut",
+    "GatewayChange",
+    "GatewayList",
+    "GatewayOut",
+    "NewGateway",
+    "PreviewOut",
+    "ResourceChange",
+    "ResourceList",
+    "ResourceOut",
+    "RotationChange",
+    "RotationList",
+    "RotationOut",
+    "RunOut",
+    "ScheduleList",
+    "ScheduleOut",
+]
+
+ScheduleJson = Annotated[list[dict[str, Any]], Field(max_length=100)]
+"""The schedule list; empty, or one ON_DEMAND object, is manual."""
+Environment = Literal["local", "aws", "azure", "gcp", "domain", "oci", "github", "hashicorp"]
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class _View(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+
+class NewGateway(StrictModel):
+    """A gateway to create, with the device that it binds as."""
+
+    uid: Uid
+    name: Name
+    application_uid: Uid
+    client: NewClient
+
+
+class GatewayChange(StrictModel):
+    """What to change of a gateway."""
+
+    name: Name | None = None
+    max_instances: int | None = Field(None, ge=1, le=100)
+
+
+class InstanceOut(_View):
+    """One process of a gateway; the version is ``version;os;release;machine;osversion``."""
+
+    instance: str
+    version: str
+    status: Literal["ONLINE", "OFFLINE"]
+    started_at: datetime
+    last_seen_at: datetime
+    running: int
+    details: dict[str, Any]
+
+
+class GatewayOut(_View):
+    """A gateway, its instances and how many jobs wait for it."""
+
+    uid: str
+    name: str
+    application_uid: str
+    max_instances: int
+    status: Literal["ONLINE", "OFFLINE"]
+    instances: list[InstanceOut]
+    queued: int
+    created_at: datetime
+
+
+class GatewayList(BaseModel):
+    """All gateways, by name."""
+
+    gateways: list[GatewayOut]
+
+
+class Configuration(StrictModel):
+    """A configuration to create together with its record."""
+
+    record: NewRecord
+    gateway_uid: Uid
+    environment: Environment
+    default_schedule: ScheduleJson = Field(default_factory=list)
+    rotation_enabled: bool = True
+
+
+class ConfigurationChange(StrictModel):
+    """What to change of a configuration."""
+
+    gateway_uid: Uid | None = None
+    environment: Environment | None = None
+    default_schedule: ScheduleJson | None = None
+    rotation_enabled: bool | None = None
+
+
+class LinkOut(BaseModel):
+    """A resource of a configuration."""
+
+    record_uid: str
+    admin_uid: str | None
+
+
+class ConfigurationOut(BaseModel):
+    """A configuration and its resources."""
+
+    record_uid: str
+    gateway_uid: str
+    environment: str
+    default_schedule: list[dict[str, Any]]
+    rotation_enabled: bool
+    resources: list[LinkOut]
+    created_at: datetime
+
+
+class ConfigurationList(BaseModel):
+    """All configurations, oldest first."""
+
+    configurations: list[ConfigurationOut]
+
+
+class ResourceChange(StrictModel):
+    """Where a resource belongs and who administers it."""
+
+    configuration_uid: Uid
+    admin_uid: Uid | None = None
+
+
+class ResourceOut(LinkOut):
+    """A resource, its configuration and its admin."""
+
+    configuration_uid: str
+
+
+class ResourceList(BaseModel):
+    """All resources."""
+
+    resources: list[ResourceOut]
+
+
+class RotationChange(StrictModel):
+    """How a user record is to be rotated: everything, for it replaces what stands."""
+
+    configuration_uid: Uid
+    resource_uid: Uid | None = None
+    admin_uid: Uid | None = None
+    profile: Literal["general", "iam_user", "scripts_only", "saas"] = "general"
+    schedule: ScheduleJson = Field(default_factory=list)
+    inherits_schedule: bool = False
+    complexity: Annotated[Blob, Field(min_length=29)] | None = None
+    disabled: bool = False
+    revision: int | None = Field(None, ge=0, description="0: there must be none; null: replace whatever stands")
+
+
+class RotationOut(_View):
+    """How a user record is rotated, and whether it can be."""
+
+    record_uid: str
+    configuration_uid: str
+    resource_uid: str | None
+    admin_uid: str | None
+    profile: str
+    schedule: list[dict[str, Any]]
+    inherits_schedule: bool
+    effective_schedule: list[dict[str, Any]]
+    complexity: Blob | None
+    disabled: bool
+    revision: int
+    updated_at: datetime
+    last_rotated_at: datetime | None
+    last_probe: dict[str, Any] | None
+    next_run_at: datetime | None
+    gateway_uid: str
+    gateway_name: str
+    gateway_status: Literal["ONLINE", "OFFLINE"]
+    ready: bool
+    blockers: list[str]
+
+
+class RotationList(BaseModel):
+    """Rotation of all user records, by UID."""
+
+    rotation: list[RotationOut]
+
+
+class ScheduleOut(BaseModel):
+    """One row of the due table; a run that could not start says why in ``blocked``."""
+
+    uid: str
+    kind: str
+    record_uid: str | None
+    configuration_uid: str | None
+    gateway_uid: str | None
+    schedule: list[dict[str, Any]]
+    description: str
+    next_run_at: datetime | None
+    last_due_at: datetime | None
+    paused: bool
+    blocked: str | None
+
+
+class ScheduleList(BaseModel):
+    """The due table, soonest first; what never runs again last."""
+
+    schedules: list[ScheduleOut]
+
+
+class RunOut(BaseModel):
+    """One run to come."""
+
+    due_at: datetime
+    schedule_uid: str
+    kind: str
+    record_uid: str | None
+    configuration_uid: str | None
+    gateway_uid: str | None
+
+
+class PreviewOut(BaseModel):
+    """The runs to come; not complete when there are more than the limit."""
+
+    runs: list[RunOut]
+    complete: bool

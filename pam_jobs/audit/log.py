@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from pam_jobs.audit.catalogue import EVENTS
 from pam_jobs.clock import Clock
 from pam_jobs.db.tables import AuditEvent
+from pam_jobs.errors import AuditError
 from pam_jobs.ids import new_uid
 
 __all__ = ["Actor", "record_event"]
@@ -36,7 +38,12 @@ def record_event(
 
     Returns:
         The row, without a position yet: the sealer gives it after commit.
+
+    Raises:
+        AuditError: the catalogue has no such event, so no SIEM would know what it means.
     """
+    if event not in EVENTS:
+        raise AuditError(f"{event!r} is no event of the catalogue", remedy="add it to pam_jobs/audit/catalogue.py")
     row = AuditEvent(
         uid=new_uid(),
         event=event,

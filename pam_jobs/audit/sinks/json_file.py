@@ -54,7 +54,10 @@ class JsonFileSink(Sink):
 
     def deliver(self, events: Sequence[SinkEvent]) -> None:
         """Append the batch and wait until it is on disk."""
-        lines = [json.dumps(event.body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n" for event in events]
+        lines = [
+            json.dumps(event.body, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace") + b"\n"
+            for event in events
+        ]
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:

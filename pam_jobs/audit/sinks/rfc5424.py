@@ -33,7 +33,7 @@ def structured_data(identifier: str, values: Mapping[str, object]) -> str:
     parts = [_NOT_IN_NAMES.sub("_", identifier)[:32]]
     for name, value in values.items():
         text = _ESCAPED.sub(r"\\\1", _CONTROL.sub(" ", _text(value)))
-        parts.append(f'{_NOT_IN_NAMES.sub("_", name)[:32]}="{text}"')
+        parts.append(f'{_NOT_IN_NAMES.sub("_", name)[:32] or "_"}="{text}"')
     return f"[{' '.join(parts)}]"
 
 
@@ -56,8 +56,8 @@ def format_message(event: SinkEvent, *, hostname: str, app_name: str, identifier
     head = (
         f"<{PRIORITY}>1 {timestamp(event.created_at)} {header_field(hostname, 255)} {header_field(app_name, 48)}"
         f" - {header_field(event.name, 32)} {structured_data(identifier, event.body)} "
-    ).encode()
+    ).encode(errors="replace")
     if as_json:  # ASCII alone, so no mark stands between a parser and the brace
         return head + json.dumps(event.body, ensure_ascii=True, separators=(",", ":")).encode()
     text = _CONTROL.sub(" ", event.sentence)
-    return head + (b"" if text.isascii() else _BOM) + text.encode()
+    return head + (b"" if text.isascii() else _BOM) + text.encode(errors="replace")

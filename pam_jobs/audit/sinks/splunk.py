@@ -126,7 +126,9 @@ class SplunkSink(Sink):
         lines: list[bytes] = []
         size = 0
         for event in events:
-            line = json.dumps(self._envelope(event), ensure_ascii=False, separators=(",", ":")).encode()
+            line = json.dumps(self._envelope(event), ensure_ascii=False, separators=(",", ":")).encode(
+                errors="backslashreplace"
+            )
             if lines and size + len(line) > _BODY_BYTES:
                 yield b"\n".join(lines)
                 lines, size = [], 0

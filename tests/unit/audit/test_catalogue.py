@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from pam_jobs.db.engine import Database
 from pam_jobs.db.tables import AuditEvent
 from pam_jobs.errors import AuditError
 from tests.support.audit import ALICE, START, new_clock
+from tests.support.event_scan import emitted
 
 pytestmark = pytest.mark.unit
 
@@ -20,31 +19,14 @@ ROOT = Path(__file__).parents[3]
 PACKAGES = ("pam_jobs", "scheduler", "workers", "connectors")
 
 
-def emitted() -> Iterator[tuple[str, str]]:
-    """Every literal event name given to record_event, with where it stands."""
-    for package in PACKAGES:
-        for path in (ROOT / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Call) and _name(node.func) == "record_event" and len(node.args) >= 4:
-                    for constant in ast.walk(node.args[3]):
-                        if isinstance(constant, ast.Constant) and isinstance(constant.value, str):
-                            yield constant.value, f"{path.relative_to(ROOT)}:{node.lineno}"
-
-
-def _name(function: ast.expr) -> str:
-    return (
-        function.id if isinstance(function, ast.Name) else function.attr if isinstance(function, ast.Attribute) else ""
-    )
-
-
 def test_every_event_that_code_writes_is_in_the_catalogue() -> None:
-    unknown = [(name, where) for name, where in emitted() if name not in EVENTS]
+    unknown = [(name, where) for name, where in emitted(ROOT, PACKAGES) if name not in EVENTS]
     assert unknown == []
 
 
 def test_the_scan_sees_the_events_of_this_package() -> None:
-    names = {name for name, _ in emitted()}
-    assert {"audit_sync_failed", "audit_sync_restored"} <= names
+    names = {name for name, _ in emitted(ROOT, PACKAGES)}
+    assert {"audit_sync_failed", "audit_sync_restored", "audit_sync_setup", "audit_sync_test"} <= names
 
 
 def test_an_unknown_event_is_refused_when_it_is_written(sqlite_database: Database) -> None:

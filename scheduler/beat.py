@@ -60,6 +60,7 @@ class DueScheduler(beat.Scheduler):  # type: ignore[misc]  # celery has no types
         self._publish = publish
         self._publisher: Publisher | None = None
         self._failures = 0
+        self._retry_at = 0.0  # on the monotonic clock; the pauses until then stay short, so that a stop is quick
         options.pop("schedule_filename", None)
         options["max_interval"] = _LONGEST_PAUSE
         super().__init__(app, lazy=lazy, **options)
@@ -80,10 +81,13 @@ class DueScheduler(beat.Scheduler):  # type: ignore[misc]  # celery has no types
         """Make the jobs of what is due and publish them.
 
         Returns:
-            Seconds until it should be called again, at most 1 while the database answers.
+            Seconds until it should be called again, at most 1.
         """
         if self._database is None:
             raise TypeError("a lazy scheduler does not tick")
+        wait = self._retry_at - self._clock.monotonic()
+        if wait > 0:
+            return min(wait, _LONGEST_PAUSE)
         try:
             return self._turn(self._database)
         except SQLAlchemyError as error:
@@ -119,9 +123,10 @@ class DueScheduler(beat.Scheduler):  # type: ignore[misc]  # celery has no types
     def _back_off(self, error: SQLAlchemyError) -> float:
         wait = min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2.0 ** min(self._failures, 10))
         self._failures += 1
+        self._retry_at = self._clock.monotonic() + wait
         # The driver's own text can hold parameters; its class says enough.
         _log.warning("database unavailable", error=type(error).__name__, failures=self._failures, retry_in_seconds=wait)
-        return wait
+        return min(wait, _LONGEST_PAUSE)
 
     def _recovered(self) -> None:
         if self._failures:

@@ -20,7 +20,7 @@ from pam_jobs.jobs.sql import changed, insert_ignoring
 from pam_jobs.jobs.states import OPEN, WAITING
 from pam_jobs.jobs.trail import job_event
 
-__all__ = ["KEEP_WAITING", "ON_DEMAND", "SCHEDULED", "enqueue", "submit"]
+__all__ = ["KEEP_WAITING", "ON_DEMAND", "SCHEDULED", "enqueue", "serialise", "submit"]
 
 ON_DEMAND: Final = "on_demand"
 SCHEDULED: Final = "scheduled"
@@ -81,7 +81,7 @@ def submit(  # noqa: PLR0913 - each argument is a column of the job
     wanted = dict(parameters or {})
     key = _scoped(requested_by, idempotency_key)
     if trigger == ON_DEMAND and record_uid is not None:
-        _serialise(session, record_uid)
+        serialise(session, record_uid)
     if key is not None and (known := session.scalar(select(Job).where(Job.idempotency_key == key))) is not None:
         _check_same(known, kind, record_uid, configuration_uid, wanted)
         return known, False
@@ -129,8 +129,8 @@ def _scoped(actor: Actor, key: str | None) -> str | None:
     return hashlib.sha256(f"{actor.username}\x1f{key}".encode()).hexdigest()
 
 
-def _serialise(session: Session, record_uid: str) -> None:
-    """Let two requests for one record follow each other, so that the second finds the first one's job."""
+def serialise(session: Session, record_uid: str) -> None:
+    """Let two requests for one record (or configuration) follow each other: the second finds the first one's job."""
     session.execute(insert_ignoring(session, CredentialEpoch, {"record_uid": record_uid, "epoch": 0}))
     session.execute(
         select(CredentialEpoch.record_uid).where(CredentialEpoch.record_uid == record_uid).with_for_update()

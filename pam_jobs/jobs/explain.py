@@ -1,0 +1,154 @@
+"""Why a job is where it is, told by the conditions that claiming, publishing and reconciling go by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from pam_jobs.clock import Clock
+from pam_jobs.db.tables import CredentialEpoch, Gateway, GatewayInstance, Job, JobState, OutboxMessage
+from pam_jobs.jobs.fence import subject_of
+from pam_jobs.jobs.policy import JobPolicy
+from pam_jobs.jobs.states import HELD
+from pam_jobs.rotation import readiness
+
+__all__ = ["explain"]
+
+
+def explain(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> list[str]:
+    """Return the reasons as sentences, the one that matters most first; never empty."""
+    return list(_reasons(session, clock, policy, job))
+
+
+def _reasons(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> Iterator[str]:
+    state = JobState(job.state)
+    match state:
+        case JobState.CREATED | JobState.QUEUED:
+            yield from _waiting(session, clock, policy, job)
+        case JobState.LEASED | JobState.RUNNING:
+            yield from _held(clock, job)
+        case JobState.UNKNOWN:
+            yield from _unknown(clock, policy, job)
+        case JobState.SUCCEEDED:
+            yield f"it ended {_at(job.finished_at)} after {_times(job.attempts)}, with success"
+        case JobState.FAILED:
+            yield from _failed(job)
+        case JobState.WAITING_HUMAN:
+            yield f"an operator must decide{_because(job)}: look at it with `pam prove {job.record_uid}`, then reconcile"
+        case JobState.CANCELLED:
+            yield f"it was cancelled {_at(job.cancel_requested_at or job.finished_at)} before anything was changed"
+        case JobState.EXPIRED:
+            yield f"no gateway began it before {_stamp(job.expires_at)}: submit it again when the gateway is online"
+        case _:
+            assert_never(state)
+
+
+def _waiting(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> Iterator[str]:
+    now = clock.now()
+    if job.not_before is not None and job.not_before > now:
+        yield f"it is not to start before {_stamp(job.not_before)}"
+    yield from _behind(session, job, now)
+    yield from _gateway(session, policy, job, now)
+    if job.state == JobState.CREATED or _in_outbox(session, job):
+        yield "its message is not sent yet: the broker is away, or the control process does not run"
+    elif job.queued_at is not None:
+        yield f"its message was last sent {_at(job.queued_at)}"
+    if job.attempts:
+        yield f"{_times(job.attempts)} came to no end before{_because(job)}"
+    if job.record_uid is not None:
+        for sentence in readiness.blockers(session, job.record_uid):
+            yield f"it would not succeed now: {sentence}"
+
+
+def _behind(session: Session, job: Job, now: datetime) -> Iterator[str]:
+    row = session.execute(
+        select(CredentialEpoch.job_uid, CredentialEpoch.lease_until).where(
+            CredentialEpoch.record_uid == subject_of(job)
+        )
+    ).one_or_none()
+    if row is None or row.job_uid is None or row.job_uid == job.uid:
+        return
+    if row.lease_until is not None and row.lease_until > now:
+        yield f"job {row.job_uid} works on the same credential, one at a time"
+
+
+def _gateway(session: Session, policy: JobPolicy, job: Job, now: datetime) -> Iterator[str]:
+    gateway = session.get(Gateway, job.gateway_uid)
+    name = f"gateway {gateway.name!r}" if gateway else f"gateway {job.gateway_uid}"
+    if gateway is None or gateway.removed_at is not None:
+        yield f"{name} was removed: give the configuration another gateway"
+        return
+    seen = session.scalar(
+        select(func.max(GatewayInstance.last_seen_at)).where(GatewayInstance.gateway_uid == job.gateway_uid)
+    )
+    live = session.scalar(
+        select(func.count()).where(
+            GatewayInstance.gateway_uid == job.gateway_uid,
+            GatewayInstance.stopped_at.is_(None),
+            GatewayInstance.last_seen_at >= now - timedelta(seconds=policy.offline_seconds),
+        )
+    )
+    if not live:
+        since = f"was last heard of {_at(seen)}" if seen else "was never online"
+        yield f"it waits for {name}, which is offline and {since}: start it with `pam gateway start`"
+        return
+    ahead = session.scalar(
+        select(func.count()).where(
+            Job.gateway_uid == job.gateway_uid, Job.state.in_(HELD), Job.lease_until > now, Job.uid != job.uid
+        )
+    )
+    busy = f", which works on {ahead} other {'job' if ahead == 1 else 'jobs'}" if ahead else ""
+    yield f"it waits for {name} since {_stamp(job.created_at)}{busy}"
+
+
+def _in_outbox(session: Session, job: Job) -> bool:
+    return session.scalar(select(OutboxMessage.id).where(OutboxMessage.job_uid == job.uid).limit(1)) is not None
+
+
+def _held(clock: Clock, job: Job) -> Iterator[str]:
+    if job.lease_until is not None and job.lease_until <= clock.now():
+        yield f"instance {job.lease_instance} has not been heard of since its lease ended {_at(job.lease_until)}"
+        yield "it is queued again at the next pass of the control process, and goes on with the same value"
+        return
+    if job.state == JobState.RUNNING:
+        yield f"instance {job.lease_instance} works on it and has begun to change the target; it cannot be cancelled"
+    elif job.cancel_requested_at is not None:
+        yield f"instance {job.lease_instance} was asked {_at(job.cancel_requested_at)} to stop before it changes anything"
+    else:
+        yield f"instance {job.lease_instance} has it since {_stamp(job.started_at)}; nothing was changed yet"
+
+
+def _unknown(clock: Clock, policy: JobPolicy, job: Job) -> Iterator[str]:
+    yield f"it is not known what became of the target{_because(job)}; both values are kept"
+    left = policy.attempts_limit - job.attempts
+    if job.not_before is not None and job.not_before > clock.now():
+        yield f"it is tried again by itself {_at(job.not_before)}, {left} more times before an operator is asked"
+    else:
+        yield "it is tried again at the next pass of the control process"
+
+
+def _failed(job: Job) -> Iterator[str]:
+    if job.status == "ok":
+        yield f"the credential was changed and proven, but its scripts did not all succeed{_because(job)}"
+    else:
+        yield f"nothing was changed on the target{_because(job)}"
+
+
+def _because(job: Job) -> str:
+    return f" ({job.cause})" if job.cause else ""
+
+
+def _times(count: int) -> str:
+    return "1 attempt" if count == 1 else f"{count} attempts"
+
+
+def _at(moment: datetime | None) -> str:
+    return f"at {_stamp(moment)}"
+
+
+def _stamp(moment: datetime | None) -> str:
+    return moment.isoformat(timespec="seconds") if moment else "an unknown time"

@@ -1,0 +1,92 @@
+"""What an operator may ask for, checked before anything is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy.orm import Session
+
+from pam_jobs.audit.log import Actor
+from pam_jobs.clock import Clock
+from pam_jobs.db.tables import Job, JobKind
+from pam_jobs.errors import InvalidInput
+from pam_jobs.ids import check_uid
+from pam_jobs.jobs.submission import ON_DEMAND, submit
+from pam_jobs.rotation import readiness
+from pam_jobs.vault import records
+
+__all__ = ["REQUESTED", "check_parameters", "request"]
+
+REQUESTED: Final = (JobKind.ROTATE, JobKind.VERIFY, JobKind.RECONCILE, JobKind.PLAN)
+"""Kinds of jobs on one user record."""
+
+_MAX_PARAMETERS = 4096
+_OPERATORS_CHOICE: Final = frozenset({"disabled", "rotation_off"})  # they keep changes away, not looking
+_LOOKING: Final = frozenset({JobKind.VERIFY, JobKind.PLAN})
+
+
+def request(
+    session: Session,
+    clock: Clock,
+    actor: Actor,
+    *,
+    user_uid: str,
+    kind: JobKind,
+    record_uid: str,
+    parameters: Mapping[str, Any] | None = None,
+    idempotency_key: str | None = None,
+) -> tuple[Job, bool]:
+    """Submit a job on a record of the user's, or join the open one.
+
+    Returns:
+        The job, and whether it was created.
+
+    Raises:
+        InvalidInput: the record cannot be rotated as it is set up; the first reason and its remedy.
+        NotFound: there is no such record of the user's.
+        Conflict: the idempotency key was used for a different request.
+    """
+    if kind not in REQUESTED:
+        raise InvalidInput(f"a job of kind {kind} is not made here", remedy="use " + ", ".join(REQUESTED))
+    check_uid(record_uid, "record UID")
+    wanted = check_parameters(parameters)
+    records.require(session, user_uid, record_uid)
+    verdict = readiness.assess(session, [record_uid])[record_uid]
+    for blocker in verdict.blockers:
+        if kind not in _LOOKING or blocker.code not in _OPERATORS_CHOICE:
+            raise InvalidInput(blocker.what, remedy=blocker.remedy)
+    if verdict.setup is None or verdict.gateway_uid is None:
+        raise InvalidInput(
+            f"rotation is not set up for record {record_uid}",
+            remedy=f"set it up with `pam rotation edit --record {record_uid} --config UID`",
+        )
+    return submit(
+        session,
+        clock,
+        kind=kind,
+        record_uid=record_uid,
+        configuration_uid=verdict.setup.configuration_uid,
+        gateway_uid=verdict.gateway_uid,
+        trigger=ON_DEMAND,
+        requested_by=actor,
+        parameters=wanted,
+        idempotency_key=idempotency_key,
+    )
+
+
+def check_parameters(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the parameters when they are few, short and plain; everybody who sees the job sees them.
+
+    Raises:
+        InvalidInput: they are not.
+    """
+    wanted = dict(parameters or {})
+    if len(json.dumps(wanted)) > _MAX_PARAMETERS:
+        raise InvalidInput(f"the parameters are larger than {_MAX_PARAMETERS} bytes", remedy="send fewer")
+    for name, value in wanted.items():
+        plain = value if isinstance(value, list) else [value]
+        if not all(part is None or isinstance(part, str | int | float | bool) for part in plain):
+            raise InvalidInput(f"the parameter {name!r} is nested", remedy="send identifiers and switches only")
+    return wanted

@@ -7,7 +7,7 @@ import importlib.util
 from fastapi import FastAPI
 
 from pam_jobs import __version__
-from pam_jobs.api import auth, problems
+from pam_jobs.api import auth, ksm, problems
 from pam_jobs.api.context import AppContext
 from pam_jobs.api.limits import AccessLog, BodyLimit
 
@@ -31,7 +31,21 @@ def create_app(context: AppContext) -> FastAPI:
     app.state.context = context
     problems.install(app)
     auth.install(app)
-    for name in ("health", "users", "tokens", "vault", "pam", "jobs", "discovery", "audit", "siem", "device", "ksm"):
+    ksm.install(app, context)
+    for name in (
+        "health",
+        "users",
+        "tokens",
+        "vault",
+        "pam",
+        "jobs",
+        "discovery",
+        "audit",
+        "siem",
+        "device",
+        "ksm",
+        "files",
+    ):
         if importlib.util.find_spec(f"pam_jobs.api.{name}") is not None:
             app.include_router(importlib.import_module(f"pam_jobs.api.{name}").router)
     app.add_middleware(BodyLimit, file_bytes=context.settings.max_file_bytes)

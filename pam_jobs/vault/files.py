@@ -142,20 +142,20 @@ def receive(session: Session, clock: Clock, file: StoredFile, content: bytes) ->
     file.upload_token_hash = None
 
 
-def content_by_token(session: Session, token: str) -> bytes:
-    """Return the ciphertext of the file that the download token names.
+def content_by_token(session: Session, token: str) -> tuple[StoredFile, bytes]:
+    """Return the file that the download token names, and its ciphertext.
 
     Raises:
         NotFound: the token is unknown, or nothing was uploaded yet.
     """
-    content = session.scalar(
-        select(FileBlob.content)
-        .join(StoredFile, StoredFile.uid == FileBlob.file_uid)
+    row = session.execute(
+        select(StoredFile, FileBlob.content)
+        .join(FileBlob, FileBlob.file_uid == StoredFile.uid)
         .where(StoredFile.download_token == token)
-    )
-    if content is None:
+    ).one_or_none()
+    if row is None:
         raise NotFound("there is no such file", remedy="read the record again, its file addresses may have changed")
-    return content
+    return row[0], row[1]
 
 
 def content_for_user(session: Session, clock: Clock, actor: Actor, user_uid: str, file_uid: str) -> bytes:

@@ -27,6 +27,7 @@ from pam_jobs.db.tables import (
     StoredFile,
     StoredRecord,
     VersionKind,
+    VersionState,
 )
 from pam_jobs.errors import AccessDenied, AlreadyExists, NotFound, StateError, VaultConflict
 from pam_jobs.vault import folders, ledger
@@ -37,6 +38,7 @@ __all__ = [
     "create",
     "delete",
     "discard",
+    "has_current",
     "list_for_user",
     "replace_data",
     "require",
@@ -243,6 +245,16 @@ def roll_back(session: Session, clock: Clock, actor: Actor, user_uid: str, recor
     return row
 
 
+def has_current(session: Session, record_uid: str) -> bool:
+    """Say whether the ledger has a current version of the record."""
+    row = session.scalar(
+        select(CredentialVersion.id).where(
+            CredentialVersion.record_uid == record_uid, CredentialVersion.state == VersionState.CURRENT
+        )
+    )
+    return row is not None
+
+
 def _check_deletable(session: Session, record_uid: str) -> None:
     if (row := ledger.unresolved(session, record_uid)) is not None:
         raise StateError(
@@ -263,9 +275,7 @@ def _check_deletable(session: Session, record_uid: str) -> None:
         raise StateError(f"the record is {what}", remedy="unlink the resource or give it another admin first")
 
 
-def _views(
-    session: Session, rows: Sequence[StoredRecord], uids: Sequence[str] | Select[str]
-) -> list[RecordView]:
+def _views(session: Session, rows: Sequence[StoredRecord], uids: Sequence[str] | Select[str]) -> list[RecordView]:
     """Join rows with their roots and files; ``uids`` names the same rows, as a query where there may be very many."""
     if not rows:
         return []

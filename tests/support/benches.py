@@ -1,0 +1,223 @@
+"""One bench a connector and target: how the contract suite makes accounts there, and looks at them from the side."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import secrets
+from abc import ABC, abstractmethod
+from dataclasses import replace
+
+import psycopg
+from psycopg import sql
+
+from connectors.base import Account, Candidate, Connector, Credential, Deadline, Target
+from connectors.fake import FakeAccount, FakeConnector, FakeTarget
+from connectors.linux import LinuxConnector
+from connectors.postgresql import PostgresqlConnector
+from deploy.lab import PostgresServer, SshServer
+from pam_jobs.ids import new_uid
+from pam_jobs.records.keys import KeyPair, generate_key
+from pam_jobs.secret import SecretValue
+from tests.support.lab import ASKING_ADMIN, CHPASSWD_ADMIN, ROOT
+
+_numbers = itertools.count(1)
+_rsa: list[KeyPair] = []
+
+
+@functools.cache
+def _rsa_ring() -> itertools.cycle:
+    """Three RSA keys of 4096 bits, used in turn: making one takes seconds."""
+    return itertools.cycle([generate_key("ssh-rsa") for _ in range(3)])
+
+
+def new_key(algorithm: str) -> KeyPair:
+    return next(_rsa_ring()) if algorithm == "ssh-rsa" else generate_key(algorithm)
+
+
+def new_password() -> SecretValue:
+    return SecretValue(f"Zq7-{secrets.token_urlsafe(15)}")
+
+
+class Bench(ABC):
+    """A connector, a target, and a way to be the rotator there."""
+
+    name: str
+    connector: Connector
+    target: Target
+    is_self = False  # the account rotates itself
+    algorithm: str | None = None  # rotates keys of this kind in place of passwords
+    can_be_proxied = True
+
+    @abstractmethod
+    def make_account(self, login: str, credential: Credential) -> None:
+        """Create the account with this credential, from the side."""
+
+    @abstractmethod
+    def fingerprint(self, account: Account) -> str:
+        """Return what the target stores for the account, from the side."""
+
+    @abstractmethod
+    def log_text(self) -> str:
+        """Return everything the server wrote to its log."""
+
+    @property
+    @abstractmethod
+    def admin(self) -> Credential:
+        """The rotator, where it is not the account itself."""
+
+    def new_account(self) -> tuple[Account, Credential]:
+        """Return a fresh account and the credential that logs in to it."""
+        login = f"u{next(_numbers)}x{secrets.token_hex(3)}"
+        account = Account(login=login, record_uid=new_uid())
+        candidate = self.candidate(account)
+        credential = candidate.credential(account)
+        self.make_account(login, credential)
+        return account, credential
+
+    def candidate(self, account: Account, password: SecretValue | None = None) -> Candidate:
+        if self.algorithm is None:
+            return Candidate(password=password or new_password())
+        key = new_key(self.algorithm)
+        comment = f"keeper-security-{account.record_uid}"
+        return Candidate(private_key=key.private_pem, public_key=key.public, key_comment=comment)
+
+    def rotator(self, current: Credential) -> Credential:
+        return current if self.is_self else self.admin
+
+    def at(self, port: int) -> Target:
+        return replace(self.target, port=port)
+
+    def open(self, current: Credential, *, seconds: float = 30.0, target: Target | None = None):
+        return self.connector.open(target or self.target, self.rotator(current), Deadline(seconds))
+
+    def look(self, seconds: float = 30.0, target: Target | None = None):
+        """Open a session that can only probe."""
+        return self.connector.open(target or self.target, None, Deadline(seconds))
+
+
+class FakeBench(Bench):
+    can_be_proxied = False
+
+    def __init__(self) -> None:
+        self.name = "fake"
+        self.connector = FakeConnector()
+        admin = FakeAccount(password="Admin of the fake", is_admin=True)
+        self.state = self.connector.add("fake", 1, FakeTarget(accounts={"admin": admin}))
+        self.target = Target(host="fake", port=1, protocol="fake")
+
+    @property
+    def admin(self) -> Credential:
+        return Credential(login="admin", password=SecretValue("Admin of the fake"))
+
+    def make_account(self, login: str, credential: Credential) -> None:
+        self.state.accounts[login] = FakeAccount(password=credential.password.reveal() if credential.password else None)
+
+    def fingerprint(self, account: Account) -> str:
+        state = self.state.accounts[account.login]
+        return f"{state.password} {state.public_keys}"
+
+    def log_text(self) -> str:
+        return ""
+
+
+class PostgresBench(Bench):
+    def __init__(self, server: PostgresServer, *, is_self: bool = False) -> None:
+        self.name = "postgresql, itself" if is_self else "postgresql, admin"
+        self.server = server
+        self.is_self = is_self
+        self.connector = PostgresqlConnector()
+        self.target = Target(host=server.host, port=server.port, protocol="postgresql")
+
+    @property
+    def admin(self) -> Credential:
+        return Credential(login=self.server.admin_login, password=SecretValue(self.server.admin_password))
+
+    def execute(self, statement: sql.Composed | str, *values: object) -> list[tuple]:
+        arguments = {"host": self.server.host, "port": self.server.port, "dbname": "postgres"}
+        login = {"user": self.server.admin_login, "password": self.server.admin_password}
+        with psycopg.connect(**arguments, **login, autocommit=True) as connection:
+            cursor = connection.execute(statement, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def make_account(self, login: str, credential: Credential) -> None:
+        from connectors.scram import scram_verifier
+
+        verifier = scram_verifier(credential.password.reveal())[0] if credential.password else ""
+        self.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(login), sql.Literal(verifier)))
+
+    def fingerprint(self, account: Account) -> str:
+        return str(self.execute("SELECT rolpassword FROM pg_authid WHERE rolname = %s", account.login))
+
+    def log_text(self) -> str:
+        return self.server.log_path.read_text()
+
+
+class LinuxBench(Bench):
+    def __init__(
+        self,
+        server: SshServer,
+        how: str,
+        *,
+        admin: Credential | None = None,
+        algorithm: str | None = None,
+    ) -> None:
+        self.name = f"linux, {how}" + (f", {algorithm}" if algorithm else "")
+        self.server = server
+        self.is_self = admin is None
+        self.algorithm = algorithm
+        self._admin = admin
+        self.connector = LinuxConnector()
+        self.target = Target(host=server.host, port=server.port, protocol="ssh", host_keys=(server.host_key,))
+
+    @property
+    def admin(self) -> Credential:
+        return self._admin or key_admin(self.server)
+
+    def make_account(self, login: str, credential: Credential) -> None:
+        password = credential.password.reveal() if credential.password else secrets.token_urlsafe(12)
+        self.server.add_user(login, password)
+        if credential.private_key is not None:
+            from pam_jobs.records.keys import public_of
+
+            self.set_keys(login, f"{public_of(credential.private_key)} keeper-security-by-hand\n".encode())
+
+    def set_keys(self, login: str, text: bytes) -> None:
+        home = f"/home/{login}"
+        self.server.run(["install", "-d", "-m", "700", "-o", login, "-g", login, f"{home}/.ssh"])
+        script = 'umask 077; cat >"$1"; chown "$2" "$1"'
+        self.server.run(["sh", "-c", script, "sh", f"{home}/.ssh/authorized_keys", login], text)
+
+    def keys(self, login: str) -> bytes:
+        return self.server.run(["sh", "-c", 'cat "$1" || :', "sh", f"/home/{login}/.ssh/authorized_keys"]).stdout
+
+    def fingerprint(self, account: Account) -> str:
+        shadow = self.server.run(["getent", "shadow", account.login]).stdout
+        return f"{shadow!r} {self.keys(account.login)!r}"
+
+    def log_text(self) -> str:
+        return self.server.log_path.read_text(errors="replace")
+
+
+def password_admin(server: SshServer) -> Credential:
+    return Credential(login=server.admin_login, password=SecretValue(server.admin_password))
+
+
+def key_admin(server: SshServer) -> Credential:
+    return Credential(login=server.admin_login, private_key=SecretValue(server.admin_private_key))
+
+
+def credential_of(pair: tuple[str, str]) -> Credential:
+    return Credential(login=pair[0], password=SecretValue(pair[1]))
+
+
+def asking_admin() -> Credential:
+    return credential_of(ASKING_ADMIN)
+
+
+def narrow_admin() -> Credential:
+    return credential_of(CHPASSWD_ADMIN)
+
+
+def root() -> Credential:
+    return credential_of(ROOT)

@@ -1,0 +1,70 @@
+"""Real targets for the test session: a PostgreSQL server that logs every statement, and an SSH server with real users."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.lab import PostgresServer, SshServer, postgres, sshd
+
+ASKING_ADMIN = ("asked", "Asked by sudo: 7 'times'")  # sudo wants this one's password
+CHPASSWD_ADMIN = ("narrow", "Only-chpasswd-91")  # sudo allows it chpasswd and nothing else
+ROOT = ("root", "Root in the lab only 5")
+SUDOERS = ("asked ALL=(ALL:ALL) ALL", "narrow ALL=(root) NOPASSWD: /usr/sbin/chpasswd")
+
+
+@pytest.fixture(scope="session")
+def target_postgres() -> Iterator[PostgresServer]:
+    """A server to rotate on, with ``log_statement=all``, so that its log would show a secret that travelled."""
+    with _folder() as folder:
+        server = postgres.start(folder, settings={"log_statement": "all", "log_connections": "on"})
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def sshd_server() -> Iterator[SshServer]:
+    """A server to rotate on; it needs root, as the whole lab does."""
+    with _folder() as folder:
+        server = sshd.start(folder, users=dict([ASKING_ADMIN, CHPASSWD_ADMIN, ROOT]), sudoers=SUDOERS)
+        yield server
+        server.stop()
+
+
+class _folder:  # noqa: N801 - reads as a function
+    """A temporary folder that the servers' own users can pass through; pytest's folders are ours alone."""
+
+    def __enter__(self) -> Path:
+        self.path = Path(tempfile.mkdtemp(prefix="pam-targets-"))
+        self.path.chmod(0o755)
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print which connector keeps which promise on which target."""
+    outcomes: dict[str, dict[str, str]] = defaultdict(dict)
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.getreports(outcome):
+            for name, value in report.user_properties:
+                if name == "contract":
+                    capability, target = value
+                    outcomes[capability][target] = "ok" if outcome == "passed" else "FAILED"
+    if not outcomes:
+        return
+    targets = sorted({target for row in outcomes.values() for target in row})
+    terminalreporter.section("connector contract")
+    for number, target in enumerate(targets, 1):
+        terminalreporter.write_line(f"  {number:2}  {target}")
+    width = max(map(len, outcomes))
+    terminalreporter.write_line(" " * width + "  " + " ".join(f"{n:>2}" for n in range(1, len(targets) + 1)))
+    for capability, row in sorted(outcomes.items()):
+        marks = " ".join({"ok": " +", "FAILED": " X"}.get(row.get(target, ""), " .") for target in targets)
+        terminalreporter.write_line(f"{capability:<{width}}  {marks}")

@@ -28,11 +28,11 @@ def queue_name(gateway_uid: str) -> str:
 
 def queue_for(gateway_uid: str) -> Queue:
     """Return a gateway's queue, which only the control plane declares: a gateway has no right to."""
-    return _queue(queue_name(gateway_uid))
+    return _queue(queue_name(gateway_uid), no_declare=True)
 
 
-def _queue(name: str) -> Queue:
-    return Queue(name, _DIRECT, routing_key=name, durable=True, no_declare=True)  # type: ignore[no-untyped-call]
+def _queue(name: str, *, no_declare: bool) -> Queue:
+    return Queue(name, _DIRECT, routing_key=name, durable=True, no_declare=no_declare)  # type: ignore[no-untyped-call]
 
 
 def is_redis(broker_url: str) -> bool:
@@ -65,7 +65,7 @@ def make_app(
         The application with its one queue to consume: the gateway's, or ``control``.
     """
     app = Celery("pam", broker=broker_url, set_as_current=False)
-    queue = queue_for(gateway_uid) if gateway_uid else _queue(CONTROL_QUEUE)
+    queue = queue_for(gateway_uid) if gateway_uid else _queue(CONTROL_QUEUE, no_declare=False)
     app.conf.update(
         task_queues=[queue],
         task_default_queue=queue.name,

@@ -6,7 +6,6 @@ identifiers and codes only. Events are a view, not a record: when the broker is 
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
 import threading
@@ -14,6 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+import structlog
 from celery.events.event import get_exchange
 from kombu import messaging
 
@@ -23,7 +23,7 @@ from pam_jobs.jobs.signing import task_name
 
 __all__ = ["EventSender", "begun", "ended", "node", "worker"]
 
-_log = logging.getLogger(__name__)
+_log = structlog.get_logger(__name__)
 _BACKLOG = 5_000
 _PAUSE_SECONDS = 1.0  # between tries while the broker is away
 _STOP_SECONDS = 3.0
@@ -146,7 +146,7 @@ class EventSender:
             except Exception as error:  # noqa: BLE001 # whatever the broker's client raises: events are only a view
                 self.dropped += 1
                 down_until = time.monotonic() + _PAUSE_SECONDS
-                _log.debug("an event for Flower was dropped (%s)", type(error).__name__)
+                _log.debug("an event for Flower was dropped", error=type(error).__name__)
                 self._drop()
         self._drop()
 

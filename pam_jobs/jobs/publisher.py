@@ -6,7 +6,6 @@ never forgotten: what a broker that is down does not take stays in the outbox fo
 
 from __future__ import annotations
 
-import logging
 import queue
 import secrets
 import threading
@@ -16,6 +15,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
+import structlog
 from kombu import messaging
 from kombu.exceptions import KombuError
 from sqlalchemy import delete, select, update
@@ -32,7 +32,7 @@ from pam_jobs.settings import ControlSettings
 
 __all__ = ["Publisher"]
 
-_log = logging.getLogger(__name__)
+_log = structlog.get_logger(__name__)
 _BATCH = 500
 _BACKLOG = 20_000  # uids that wait for the background thread; beyond it the reconciler finds them
 _STOP_SECONDS = 5.0
@@ -245,7 +245,7 @@ class Publisher:
 
     def _lost(self, error: BaseException) -> None:
         if not self._is_down:
-            _log.warning("the broker took no message (%s); jobs stay in the outbox", type(error).__name__)
+            _log.warning("the broker took no message; jobs stay in the outbox", error=type(error).__name__)
             self._is_down = True
         self._drop()
 

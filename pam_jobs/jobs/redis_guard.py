@@ -8,13 +8,14 @@ the job again.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
+import structlog
+
 __all__ = ["install"]
 
-_log = logging.getLogger(__name__)
+_log = structlog.get_logger(__name__)
 _MARK = "_pam_jobs_guard"
 
 
@@ -39,7 +40,7 @@ def _swallowing(original: Callable[..., Any], lost: tuple[type[Exception], ...])
         try:
             return original(self, *args, **kwargs)
         except lost as error:
-            _log.warning("messages stay unacknowledged until the broker is back (%s)", type(error).__name__)
+            _log.warning("messages stay unacknowledged until the broker is back", error=type(error).__name__)
             return None
 
     return restore_unacked

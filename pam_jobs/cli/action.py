@@ -264,6 +264,6 @@ def _print_gateway(row: dict[str, Any], value: dict[str, Any]) -> None:
                 "  System": " ".join(part for part in parts[1:] if part),
                 "  Started": when(entry.get("started_at")),
                 "  Last seen": when(entry.get("last_seen_at")),
-                "  Running": ", ".join(str(uid) for uid in entry.get("running") or []),
+                "  Running jobs": entry.get("running", 0),
             }
         )

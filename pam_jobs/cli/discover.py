@@ -76,7 +76,7 @@ def start(
         job = client.discovery.start(found.uid, client.records.find(resource).uid if resource else None, parameters)
         if wait:
             job = client.jobs.wait(job["uid"], progress=lambda now: note(f"discovery: {now['state']}"))
-        counts = {}
+        counts: dict[str, int] = {}
         if wait and job.get("status") == "ok":
             counts = client.discovery.result(job["uid"])[2].get("counts") or {}
     value = {"job": job["uid"], "state": job["state"], "status": job.get("status"), "cause": job.get("cause"),

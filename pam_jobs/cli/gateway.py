@@ -91,7 +91,7 @@ def _print_instances(rows: list[dict[str, Any]]) -> None:
         ["Gateway", "Instance", "Status", "Started", "Last seen", "Running", "System"],
         [
             (row["name"], entry["instance"], entry["status"], when(entry.get("started_at")),
-             age(entry.get("last_seen_at")), len(entry.get("running") or []),
+             age(entry.get("last_seen_at")), entry.get("running", 0),
              " ".join(str(entry["version"]).split(";")[1:4]))
             for row in rows
             for entry in row.get("instances") or []
@@ -166,12 +166,9 @@ def start(
     """Run a gateway in the foreground; needs PAM_BROKER_URL, and PAM_CA_FILE for a private CA."""
     from pam_jobs.cli.processes import exec_module
 
-    environment = {}
-    if config is not None:
-        if not config.is_file():
-            raise InvalidInput(f"there is no file {config}", remedy="name the gateway's gateway-config.json")
-        environment["PAM_GATEWAY_CONFIG_FILE"] = str(config.absolute())
-    exec_module("workers", environment)
+    if config is not None and not config.is_file():
+        raise InvalidInput(f"there is no file {config}", remedy="name the gateway's gateway-config.json")
+    exec_module("workers", *(["--config", str(config)] if config is not None else []))
 
 
 def default_gateway(client: VaultClient, text: str | None) -> dict[str, Any]:

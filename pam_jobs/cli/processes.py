@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from typing import NoReturn
 
 import typer
@@ -18,12 +17,11 @@ def register(app: typer.Typer, panel: str) -> None:
         app.command(name, rich_help_panel=panel)(command)
 
 
-def exec_module(module: str, environment: Mapping[str, str] | None = None, *arguments: str) -> NoReturn:
+def exec_module(module: str, *arguments: str) -> NoReturn:
     """Become ``python -m module``: signals and the exit code are then its own."""
     sys.stdout.flush()
     sys.stderr.flush()
-    env = {**os.environ, **(environment or {})}
-    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], env)  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606
 
 
 def router() -> None:

@@ -15,6 +15,7 @@ from pam_jobs.cli.common import (
     vault,
     when,
 )
+from pam_jobs.cli.job import titles
 from pam_jobs.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -36,21 +37,21 @@ def prove(
         raise InvalidInput("name one record or all of them", remedy="give RECORD or --all")
     form = result_format(style)
     with vault() as client:
+        names = titles(client)
         if every:
-            proofs = [_proof(client, settings["record_uid"]) for settings in client.pam.rotations()]
+            proofs = [_proof(client, settings["record_uid"], names) for settings in client.pam.rotations()]
             emit(
                 form, {"proofs": proofs, "proven": all(entry["proven"] for entry in proofs)}, lambda: _print_all(proofs)
             )
         else:
-            proofs = [_proof(client, client.records.find(str(record)).uid)]
+            proofs = [_proof(client, client.records.find(str(record)).uid, names)]
             emit(form, proofs[0], lambda: _print_one(proofs[0]))
     if not proofs or not all(entry["proven"] for entry in proofs):
         raise typer.Exit(1)
 
 
-def _proof(client: VaultClient, uid: str) -> dict[str, Any]:
-    proof = client.jobs.proof(uid)
-    return proof | {"title": client.records.get(uid).title}
+def _proof(client: VaultClient, uid: str, names: dict[str, str]) -> dict[str, Any]:
+    return client.jobs.proof(uid) | {"title": names.get(uid, uid)}
 
 
 def _last(proof: dict[str, Any]) -> dict[str, Any]:

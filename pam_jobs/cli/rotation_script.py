@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -139,7 +139,7 @@ def list_(
 ) -> None:
     """List the scripts of all records, in the order they run on each."""
     with vault() as client:
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "record_uid": stored.uid,
                 "title": stored.title,

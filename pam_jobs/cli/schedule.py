@@ -13,7 +13,7 @@ app = group("Schedules: what runs by itself, and when.")
 
 
 def _subject(row: dict[str, Any], names: dict[str, str]) -> str | None:
-    uid = row.get("subject_uid") or row.get("record_uid")
+    uid = row.get("record_uid") or row.get("subject_uid") or row.get("configuration_uid")
     return names.get(str(uid), uid)
 
 
@@ -27,21 +27,21 @@ def list_(style: FormatOption = Format.TABLE) -> None:
         style,
         {"schedules": rows},
         lambda: print_table(
-            ["Of", "Kind", "Schedule", "Next run", "Last run"],
+            ["Of", "Kind", "Schedule", "Next run", "Last due", "Held back by"],
             [
-                (_subject(row, names), row.get("kind"), _text(row), when(row.get("next_run_at")),
-                 when(row.get("last_run_at")))
+                (
+                    _subject(row, names),
+                    row["kind"],
+                    row["description"],
+                    "paused" if row["paused"] else when(row["next_run_at"]),
+                    when(row["last_due_at"]),
+                    row.get("blocked"),
+                )
                 for row in rows
             ],
             empty="nothing is scheduled; set it with `pam rotation edit -sc`",
         ),
     )  # fmt: skip
-
-
-def _text(row: dict[str, Any]) -> str:
-    from pam_jobs.records.schedule import parse_schedule
-
-    return parse_schedule(row.get("schedule") or row.get("spec") or []).describe()
 
 
 @app.command("preview")
@@ -61,7 +61,7 @@ def preview(
             [(when(row["due_at"]), row.get("kind"), _subject(row, names)) for row in rows],
             empty=f"nothing runs in the next {days} days",
         )
-        if not answer.get("is_complete", True):
+        if not answer.get("complete", True):
             note("there are more runs than are shown; look at fewer days")
 
     emit(style, answer, table)

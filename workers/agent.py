@@ -1,0 +1,288 @@
+"""The life of a gateway process: hello, heartbeats, jobs, goodbye."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import httpx
+import structlog
+from celery import Celery, signals
+from celery.exceptions import Reject
+from celery.worker import state as worker_state
+
+from connectors.registry import ConnectorRegistry
+from pam_jobs import __version__
+from pam_jobs.app import make_app, node_name
+from pam_jobs.clock import SystemClock
+from pam_jobs.errors import AccessDenied, ConfigurationError, NotFound, PamJobsError, StateError, VaultUnavailable
+from pam_jobs.jobs import redis_guard, wire
+from pam_jobs.settings import GatewaySettings
+from workers import tasks
+from workers.boundaries import boundary_from
+from workers.breaker import Breakers
+from workers.engine import Engine
+from workers.identity import Identity, bind
+from workers.instances import InstanceFile
+from workers.ports import EngineSettings, Ports
+from workers.request import MessageGuard
+from workers.router import DeviceToken, RouterClient, RouterUnavailable
+from workers.script_host import sweep
+from workers.vault import SdkVault
+
+__all__ = ["EXIT_CONFIGURATION", "EXIT_REMOVED", "Agent"]
+
+_log = structlog.get_logger(__name__)
+_Answer = TypeVar("_Answer")
+
+EXIT_CONFIGURATION: Final = 2
+EXIT_REMOVED: Final = 3
+
+_LONGEST_PAUSE_SECONDS: Final = 15.0
+_FULL_SECONDS: Final = 120.0  # how long an instance waits for a place, while a dead one still counts
+_DENIALS: Final = 3  # refused heartbeats in a row that mean the gateway was removed
+_COMPONENTS: Final = ("celery", "kombu", "keeper-secrets-manager-core", "cryptography", "paramiko", "psycopg")
+
+
+class Agent:
+    """One gateway process."""
+
+    def __init__(self, settings: GatewaySettings, identity: Identity, state_dir: Path | None = None) -> None:
+        """Prepare; nothing is sent yet.
+
+        Args:
+            settings: of the process.
+            identity: of the gateway.
+            state_dir: where instances of this machine are remembered; None: nowhere.
+        """
+        self._settings = settings
+        self._identity = identity
+        self._clock = SystemClock()
+        self._instances = InstanceFile(state_dir) if state_dir else None
+        self._stop = threading.Event()
+        self._exit_code = 0
+        name = settings.gateway_instance or f"{socket.gethostname()[:40]}-{secrets.token_hex(4)}"
+        self.instance = name[:64]
+        self._vault = SdkVault(identity.storage, settings.ca_file)
+        self._registry = ConnectorRegistry()
+        self._http = _http_client(identity.hostname, settings)
+        self._router: RouterClient | None = None
+        self._engine: Engine | None = None
+        self._guard: MessageGuard | None = None
+
+    def run(self) -> int:
+        """Serve until told to stop, and return the process's exit code.
+
+        Raises:
+            ConfigurationError: the gateway cannot start with what it was given.
+            AccessDenied: the gateway was removed.
+        """
+        self._patiently(lambda: bind(self._identity, lambda: self._vault.fetch([])))
+        token = DeviceToken(self._identity.client_id, self._identity.private_key, self._clock)
+        router = self._router = RouterClient(self._http, token, self.instance)
+        answer = self._hello(router)
+        sweep(self._settings.work_dir)
+        self._guard = MessageGuard(answer.signing_key, answer.queue, self._clock)
+        self._engine = self._make_engine(router)
+        app = self._make_app(answer)
+        beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        beats.start()
+        try:
+            return self._serve(app, answer) or self._exit_code
+        finally:
+            self._end(router)
+
+    def _end(self, router: RouterClient) -> None:
+        self._stop.set()
+        try:
+            router.goodbye()
+        except PamJobsError as error:
+            _log.info("goodbye_not_heard", cause=error.code)
+        self._registry.close_idle()
+        if self._instances:
+            self._instances.remove()
+        self._http.close()
+        _log.info("gateway_stopped", instance=self.instance)
+
+    def _make_engine(self, router: RouterClient) -> Engine:
+        settings = self._settings
+        return Engine(
+            Ports(
+                router=router,
+                vault=self._vault,
+                chain_for=self._registry.chain_for,
+                recognisers=self._registry.recognisers,
+                breakers=Breakers(slots=max(1, settings.gateway_concurrency * 3 // 4)),
+                clock=self._clock,
+                settings=EngineSettings(
+                    job_seconds=settings.job_seconds,
+                    script_seconds=settings.script_seconds,
+                    work_dir=settings.work_dir,
+                ),
+                boundary=boundary_from(os.environ),
+            )
+        )
+
+    def _make_app(self, answer: wire.HelloAnswer) -> Celery:
+        redis_guard.install()
+        longest = max(self._settings.job_seconds, EngineSettings().discovery_seconds)
+        app = make_app(
+            self._settings.broker_url,
+            gateway_uid=answer.gateway_uid,
+            visibility_seconds=int(max(7200, longest * 2)),
+        )
+        app.conf.worker_consumer = "workers.request:GuardedConsumer"
+        if self._guard is None:
+            raise StateError("the gateway has not said hello")
+        tasks.register(app, self._guard, self._work)
+        return app
+
+    def _serve(self, app: Celery, answer: wire.HelloAnswer) -> int:
+        signals.setup_logging.connect(_keep_logging, weak=False)  # else Celery sets up its own
+        signals.worker_ready.connect(self._ready, weak=False)
+        worker = app.Worker(
+            hostname=node_name(f"gw-{answer.gateway_uid}", secrets.token_hex(4)),
+            pool="threads",
+            concurrency=self._settings.gateway_concurrency,
+            loglevel="INFO",
+            quiet=True,
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+        )
+        worker.start()
+        return int(worker.exitcode or 0)
+
+    def _ready(self, **_: Any) -> None:
+        _log.info("gateway_ready", instance=self.instance, concurrency=self._settings.gateway_concurrency)
+
+    def _work(self, job_uid: str) -> None:
+        """Do one job; whatever goes wrong is told in the log, and the router's reconciler sees to the job."""
+        if self._engine is None or worker_state.should_stop is not None:
+            raise Reject("the gateway is stopping", requeue=True)
+        try:
+            self._engine.run(job_uid)
+        except VaultUnavailable as error:
+            _log.warning("job_left", job=job_uid, cause=error.code)
+        except PamJobsError as error:
+            _log.error("job_failed", job=job_uid, cause=error.code, reason=error.message)
+        except Exception as error:  # noqa: BLE001 - the edge of the task: Celery would log what the exception says
+            _log.error("job_failed_inside", job=job_uid, error=type(error).__name__)
+
+    def _hello(self, router: RouterClient) -> wire.HelloAnswer:
+        details = self._details()
+        if self._instances:
+            if (dead := self._instances.dead()) is not None:
+                details["replaces"] = dead
+            self._instances.add(self.instance)
+        end = self._clock.monotonic() + _FULL_SECONDS
+
+        def once() -> wire.HelloAnswer:
+            try:
+                return router.hello(_version(), details)
+            except StateError as error:
+                if self._clock.monotonic() >= end:
+                    raise ConfigurationError(error.message, remedy=error.remedy) from error
+                raise RouterUnavailable(error.message, remedy=error.remedy) from error
+
+        answer = self._patiently(once)
+        _log.info("hello", gateway=answer.gateway_uid, instance=self.instance, queue=answer.queue)
+        return answer
+
+    def _details(self) -> dict[str, Any]:
+        return {
+            "hostname": socket.gethostname(),
+            "os": f"{platform.system()} {platform.release()}",
+            "python": platform.python_version(),
+            "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1_048_576,
+            "pid": os.getpid(),
+            "started_at": self._clock.now().isoformat(timespec="seconds"),
+            "concurrency": self._settings.gateway_concurrency,
+            "connectors": self._registry.names(),
+            "components": {name: found for name in _COMPONENTS if (found := _installed(name))},
+        }
+
+    def _patiently(self, action: Callable[[], _Answer]) -> _Answer:
+        """Return what the action gives, waiting for a router that is not there yet."""
+        pause = 0.5
+        while True:
+            try:
+                return action()
+            except VaultUnavailable as error:
+                _log.warning("router_awaited", cause=error.code, reason=error.message)
+            if self._stop.wait(pause):
+                raise ConfigurationError("stopped before the router was there")
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    def _beat(self) -> None:
+        denials = 0
+        while not self._stop.wait(self._settings.heartbeat_seconds):
+            try:
+                self._beat_once()
+            except AccessDenied as error:
+                denials += 1
+                if denials >= _DENIALS:
+                    _log.error("gateway_removed", reason=error.sentence())
+                    self._exit_code = EXIT_REMOVED
+                    worker_state.should_stop = EXIT_REMOVED
+                    return
+            except PamJobsError as error:
+                _log.warning("heartbeat_not_heard", cause=error.code)
+            except Exception as error:  # noqa: BLE001 - a gateway without heartbeats would count as dead
+                _log.error("heartbeat_failed", error=type(error).__name__)
+            else:
+                denials = 0
+
+    def _beat_once(self) -> None:
+        router, engine = self._router, self._engine
+        if router is None or engine is None or self._guard is None:
+            return
+        try:
+            answer = router.heartbeat(engine.running.uids())
+        except (NotFound, StateError):
+            again = router.hello(_version(), self._details())
+            self._guard.renew(again.signing_key)
+            return
+        for job_uid in answer.cancelled:
+            engine.running.cancel(job_uid)
+
+
+def _http_client(hostname: str, settings: GatewaySettings) -> httpx.Client:
+    try:
+        context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the CA file {settings.ca_file} cannot be read ({error.strerror or type(error).__name__})",
+            remedy="set PAM_CA_FILE to the router's ca.pem",
+        ) from None
+    connections = settings.gateway_concurrency * 2 + 4
+    return httpx.Client(
+        base_url=f"https://{hostname}",
+        verify=context,
+        timeout=httpx.Timeout(30.0, connect=5.0),
+        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+    )
+
+
+def _version() -> str:
+    parts = (__version__, platform.system(), platform.release(), platform.machine(), platform.version())
+    return ";".join(part.replace(";", ",") for part in parts)[:200]
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _keep_logging(**_: Any) -> None:
+    """Leave logging as it is."""

@@ -1,0 +1,106 @@
+"""From records to a target and the connectors that speak to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from connectors.base import Connector, Target
+from pam_jobs.errors import InvalidInput, Unreachable, Unsupported
+from pam_jobs.records.portmap import PortMapping, protocol_for
+from pam_jobs.records.record import Record, parse_flag
+
+__all__ = ["mapping_of", "target_of", "through"]
+
+_log = structlog.get_logger(__name__)
+_Result = TypeVar("_Result")
+_OF_USERS: Final = frozenset({"Shell", "Kerberos"})
+
+
+def mapping_of(configuration: Record) -> PortMapping:
+    """Return the configuration's port mapping.
+
+    Raises:
+        InvalidInput: it is not in the known form.
+    """
+    return PortMapping.parse("\n".join(str(value) for value in configuration.values("multiline", "portMapping")))
+
+
+def target_of(resource: Record, configuration: Record, user: Record | None = None) -> Target:
+    """Return where the resource is and what it speaks.
+
+    Custom fields of the resource, and after them of the configuration, steer the connector: ``Host Key Policy`` is also
+    found as ``host_key_policy``. Of the user record only ``Shell`` and ``Kerberos`` count, so that whoever owns an account
+    cannot weaken how its machine is checked.
+
+    Raises:
+        InvalidInput: the resource has no host or port, or the port's protocol is not known.
+    """
+    host = resource.host
+    if host is None:
+        raise InvalidInput("the resource has no host name", remedy="set the host of the resource's record")
+    protocol = protocol_for(
+        resource.port, mapping_of(configuration), resource.type, _text(resource.field("databaseType"))
+    )
+    options = _options(configuration) | _options(resource)
+    options |= {label: text for label, text in (user.customs() if user else {}).items() if label in _OF_USERS}
+    if system := _text(resource.field("text", "operatingSystem")):
+        options["operatingSystem"] = system
+    return Target(
+        host=host,
+        port=resource.port or 0,
+        protocol=protocol,
+        use_ssl=_flag(resource.field("checkbox", "useSSL")) or _flag(resource.field("checkbox", "sslVerification")),
+        database=_text(resource.field("text", "connectDatabase")),
+        host_keys=_host_keys(resource),
+        options=options,
+    )
+
+
+def through(chain: Sequence[Connector], protocol: str, action: Callable[[Connector], _Result]) -> _Result:
+    """Return what the first connector achieves; the next one is asked only when nothing was applied.
+
+    Raises:
+        Unsupported: no connector speaks the protocol, or none can do this.
+        PamJobsError: of the action.
+    """
+    last: Unsupported | Unreachable | None = None
+    for connector in chain:
+        try:
+            return action(connector)
+        except (Unsupported, Unreachable) as error:
+            _log.info("connector_passed", connector=connector.name, cause=error.code)
+            last = error
+    if last is not None:
+        raise last
+    raise Unsupported(
+        f"no connector for {protocol} is installed", remedy="install the extra of the gateway that brings it"
+    )
+
+
+def _options(record: Record) -> dict[str, str]:
+    customs = record.customs()
+    return customs | {"_".join(label.casefold().split()): text for label, text in customs.items()}
+
+
+def _text(value: Any) -> str | None:
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    return parse_flag(value, "a checkbox of the resource") if isinstance(value, str) and value.strip() else False
+
+
+def _host_keys(resource: Record) -> tuple[str, ...]:
+    """Return the SSH host keys on record: the custom field ``Host Key``, and what a connection's settings hold."""
+    lines = (resource.custom("Host Key") or "").splitlines()
+    settings = resource.field("pamSettings")
+    connection = settings.get("connection") if isinstance(settings, dict) else None
+    if isinstance(connection, dict) and isinstance(connection.get("hostKey"), str):
+        lines += connection["hostKey"].splitlines()
+    keys = (" ".join(line.split()[:2]) for line in lines)
+    return tuple(dict.fromkeys(key for key in keys if " " in key))

@@ -1,0 +1,303 @@
+"""Takes one job from its claim to its report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from connectors.base import Deadline
+from pam_jobs.errors import (
+    Effect,
+    EpochConflict,
+    LeaseLost,
+    PamJobsError,
+    StateError,
+    Unsupported,
+    VaultUnavailable,
+)
+from pam_jobs.jobs import wire
+from pam_jobs.jobs.wire import PostStatus, Report, Status
+from workers.breaker import TargetBusy
+from workers.checks import plan, reconcile, verify
+from workers.lease import Lease
+from workers.outcome import Outcome, outcome_of, sealed_detail
+from workers.ports import JobPort, Ports
+from workers.rotation import Rotation
+from workers.scripts import Credentials, Scripts
+from workers.timings import Timings
+from workers.values import Value
+from workers.work import Work, load_work
+
+__all__ = ["Engine", "Running"]
+
+_log = structlog.get_logger(__name__)
+
+
+class Running:
+    """The leases of the jobs that this process works on."""
+
+    def __init__(self) -> None:
+        self._leases: dict[str, Lease] = {}
+
+    def add(self, job_uid: str, lease: Lease) -> None:
+        """Take note of a job."""
+        self._leases[job_uid] = lease
+
+    def remove(self, job_uid: str) -> None:
+        """Forget a job."""
+        self._leases.pop(job_uid, None)
+
+    def uids(self) -> list[str]:
+        """Return the jobs in hand."""
+        return list(self._leases)
+
+    def cancel(self, job_uid: str) -> None:
+        """Ask a job to stop before its first irreversible byte."""
+        if lease := self._leases.get(job_uid):
+            lease.cancel()
+
+
+class Engine:
+    """Runs jobs; shared between the threads of a gateway."""
+
+    def __init__(self, ports: Ports, running: Running | None = None) -> None:
+        self.ports = ports
+        self.running = running or Running()
+
+    def run(self, job_uid: str) -> Status | None:
+        """Claim the job, do it and report it.
+
+        Returns:
+            The status that was reported; None when another attempt has the job, or takes it over.
+
+        Raises:
+            RouterUnavailable: the claim did not get through; nothing was begun.
+        """
+        ports = self.ports
+        claimed_at = ports.clock.monotonic()
+        try:
+            claim = ports.router.claim(job_uid)
+        except StateError as error:
+            _log.info("not_claimed", job=job_uid, cause=error.code, reason=error.message)
+            return None
+        job = ports.router.job(claim)
+        log = {"job": job_uid, "epoch": claim.epoch, "gateway": claim.gateway_uid, "kind": claim.kind}
+        with (
+            structlog.contextvars.bound_contextvars(**log),
+            Lease(job, claim.lease_seconds, claimed_at, monotonic=ports.clock.monotonic) as lease,
+        ):
+            self.running.add(job_uid, lease)
+            try:
+                ports.boundary("after:claim")
+                return self._work_on(claim, job, lease, Timings(ports.clock.monotonic))
+            except (LeaseLost, EpochConflict) as error:
+                _log.warning("overtaken", cause=error.code)
+                return None
+            finally:
+                self.running.remove(job_uid)
+
+    def _work_on(self, claim: wire.Claim, job: JobPort, lease: Lease, timings: Timings) -> Status | None:
+        if claim.kind == "discover":
+            from workers.discovery import run_discovery
+
+            return run_discovery(claim, job, lease, self.ports, timings)
+        attempt = _Attempt(claim, job, lease, self.ports, timings)
+        return attempt.run()
+
+
+class _Attempt:
+    """One attempt at a job about a user record."""
+
+    def __init__(self, claim: wire.Claim, job: JobPort, lease: Lease, ports: Ports, timings: Timings) -> None:
+        self._claim = claim
+        self._job = job
+        self._lease = lease
+        self._ports = ports
+        self._timings = timings
+        self._work: Work | None = None
+        self._rotation: Rotation | None = None
+        self._is_promoted = False
+
+    def run(self) -> Status | None:
+        """Do the job and report it."""
+        try:
+            with self._timings.of("load"):
+                deadline = Deadline(self._ports.settings.job_seconds)
+                self._work = load_work(self._claim, self._job, self._lease, self._ports, deadline)
+            outcome = self._dispatch(self._work)
+        except (LeaseLost, EpochConflict):
+            raise
+        except (TargetBusy, VaultUnavailable) as error:
+            if self._give_back(error):
+                return None
+            outcome = self._interrupted(error)
+        except PamJobsError as error:
+            outcome = outcome_of(error, may_be_applied=self._may_be_applied)
+        except Exception as error:  # noqa: BLE001 - the edge of the job: a defect of ours must not end the worker
+            _log.error("attempt_failed_inside", error=type(error).__name__, where=_where(error))
+            outcome = outcome_of(error, may_be_applied=self._may_be_applied)
+        _log.info("attempt_ended", status=outcome.status.value, cause=outcome.cause, timings=self._timings.result())
+        if not outcome.is_reported:
+            self._ports.boundary("before:report")
+            self._job.report(self._report(outcome))
+            self._ports.boundary("after:report")
+        return outcome.status
+
+    @property
+    def _may_be_applied(self) -> bool:
+        if self._rotation is not None:
+            return self._rotation.may_be_applied
+        return any(version.state == "applying" for version in self._claim.versions) and self._lease.has_begun
+
+    def _give_back(self, error: PamJobsError) -> bool:
+        """Release a job that was not begun; it is taken up again when the target or the vault is back."""
+        if self._lease.has_begun or self._may_be_applied:
+            return False
+        with suppress(VaultUnavailable):
+            self._job.release(error.code[:64])
+        _log.info("released", cause=error.code)
+        return True
+
+    def _interrupted(self, error: PamJobsError) -> Outcome:
+        """Return the end of an attempt that the vault's absence cut off; after the promotion only scripts are left."""
+        if not self._is_promoted:
+            return outcome_of(error, may_be_applied=self._may_be_applied)
+        return Outcome(
+            status=Status.UNKNOWN,
+            effect=Effect.APPLIED,
+            cause=error.code,
+            post_status=PostStatus.UNKNOWN,
+            message=f"the new value is the current one, and its scripts are still to run: {error.sentence()}",
+        )
+
+    def _dispatch(self, work: Work) -> Outcome:
+        modes: dict[str, Callable[[Work], Outcome]] = {
+            "rotate": self._rotate,
+            "verify": lambda each: verify(each, self._timings),
+            "reconcile": self._reconcile,
+            "plan": lambda each: plan(each, self._timings),
+        }
+        mode = modes.get(self._claim.kind)
+        if mode is None:
+            raise Unsupported(f"this gateway does not know jobs of the kind {self._claim.kind}", remedy="update it")
+        return mode(work)
+
+    def _rotate(self, work: Work) -> Outcome:
+        if work.user.record.field("checkbox", "managed") in {True, "true", "True"}:
+            return Outcome(
+                status=Status.SKIPPED,
+                post_status=PostStatus.NOT_RUN,
+                cause="managed",
+                message="the record is marked as managed: its directory changes the password",
+            )
+        if self._claim.profile == "scripts_only" or work.user.record.flag("NOOP", default=False):
+            return self._scripts_only(work)
+        if self._claim.profile not in {"general", None}:
+            raise Unsupported(
+                f"rotation profile {self._claim.profile} is not supported by this gateway",
+                remedy="use the profile general or scripts_only",
+            )
+        scripts = Scripts(work)
+        if work.claim.steps and work.unresolved is None:
+            # Steps are declared just before the promotion, while the version is being applied. So an attempt that
+            # finds steps and no such version comes after the promotion: only scripts are left.
+            return self._after_promotion(work, scripts, _promoted_before(), _resumed(work))
+        return self._change(work, scripts)
+
+    def _reconcile(self, work: Work) -> Outcome:
+        if work.unresolved is not None and work.unresolved.state == "applying":
+            return self._change(work, Scripts(work))
+        return reconcile(work, self._timings)
+
+    def _change(self, work: Work, scripts: Scripts) -> Outcome:
+        def before_promotion(_value: Value) -> Callable[[Outcome], Report] | None:
+            if scripts.is_empty:
+                return self._report
+            with self._timings.of("declare"):
+                scripts.declare()
+            return None
+
+        old = work.current
+        rotation = self._rotation = Rotation(work, self._timings, before_promotion)
+        outcome = rotation.run()
+        if outcome.status is not Status.OK:
+            return outcome if scripts.is_empty else replace(outcome, post_status=PostStatus.NOT_RUN)
+        if outcome.is_reported or rotation.promoted is None:
+            return outcome
+        new = Value.of_record(rotation.promoted.record)
+        return self._after_promotion(work, scripts, outcome, Credentials(old=old, new=new, user=rotation.promoted))
+
+    def _after_promotion(self, work: Work, scripts: Scripts, outcome: Outcome, credentials: Credentials) -> Outcome:
+        """Run the scripts; whatever becomes of them, the rotation itself is done."""
+        work.lease.begin()
+        self._is_promoted = True
+        with self._timings.of("scripts"):
+            post = self._guarded(scripts, credentials)
+        cause = None if post in {PostStatus.OK, PostStatus.NONE} else f"scripts_{post.value}"
+        return replace(outcome, post_status=post, scripts=scripts.results, cause=outcome.cause or cause)
+
+    def _guarded(self, scripts: Scripts, credentials: Credentials) -> PostStatus:
+        try:
+            return scripts.run(credentials)
+        except (LeaseLost, EpochConflict, VaultUnavailable):
+            raise  # the steps are durable; the next attempt goes on
+        except PamJobsError as error:
+            _log.warning("scripts_stopped", cause=error.code)
+            return PostStatus.FAILED
+
+    def _scripts_only(self, work: Work) -> Outcome:
+        scripts = Scripts(work)
+        current = work.current
+        outcome = Outcome(
+            status=Status.SKIPPED,
+            message="only the scripts were to run" if not scripts.is_empty else "there is nothing to run",
+        )
+        with self._timings.of("scripts"):
+            post = scripts.run(Credentials(old=current, new=current, user=work.user))
+        cause = None if post in {PostStatus.OK, PostStatus.NONE} else f"scripts_{post.value}"
+        return replace(outcome, post_status=post, scripts=scripts.results, cause=cause)
+
+    def _report(self, outcome: Outcome) -> Report:
+        members: dict[str, Any] = {}
+        if self._work is not None:
+            target = None
+            with suppress(PamJobsError):
+                target = self._work.target_key if self._work.resource else None
+            members["detail"] = sealed_detail(outcome, self._work.user.key, target)
+        return self._job.new_report(
+            status=outcome.status,
+            post_rotation_status=outcome.post_status,
+            effect=outcome.effect.value,
+            cause=outcome.cause,
+            timings=self._timings.result(),
+            probe=dict(outcome.probe) if outcome.probe else None,
+            retry_after_seconds=outcome.retry_after_seconds,
+            **members,
+        )
+
+
+def _promoted_before() -> Outcome:
+    return Outcome(
+        status=Status.OK, effect=Effect.APPLIED, message="the new value was promoted by an earlier attempt of this job"
+    )
+
+
+def _resumed(work: Work) -> Credentials:
+    """Return what the scripts of an earlier attempt would have been told."""
+    previous = [version.value for version in work.versions if version.state == "previous"]
+    return Credentials(old=previous[0] if previous else Value(), new=work.current, user=work.user)
+
+
+def _where(error: BaseException) -> list[str]:
+    """Return the places of a traceback without any value."""
+    places = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        places.append(f"{code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}:{code.co_name}")
+        trace = trace.tb_next
+    return places[-6:]

@@ -1,0 +1,78 @@
+"""Fresh logins as the account, counted against its lockout budget."""
+
+from __future__ import annotations
+
+import structlog
+
+from connectors.base import Session, Verdict, VerdictState
+from pam_jobs.errors import EpochConflict, LeaseLost, NotApplied, PamJobsError
+from workers.chain import through
+from workers.values import Value
+from workers.work import Work
+
+__all__ = ["Logins"]
+
+_log = structlog.get_logger(__name__)
+
+
+class Logins:
+    """Tries values on the target; never once more than the budget allows to be refused."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._left = work.claim.refusals_left
+
+    @property
+    def left(self) -> int:
+        """How many logins may still be refused."""
+        return self._left
+
+    def attempt(self, value: Value, session: Session | None = None) -> Verdict:
+        """Try one login with the value; never raises for what the target does.
+
+        Args:
+            value: what to log in with.
+            session: an open session whose connector makes the login; None opens one that can only probe.
+        """
+        if self._left <= 0:
+            return Verdict(state=VerdictState.UNKNOWN, cause="lockout_budget")
+        self._work.lease.check()
+        self._work.reach("before:probe")
+        verdict = self._probe(value, session)
+        self._work.reach("after:probe")
+        breakers, key = self._work.ports.breakers, self._work.target_key
+        if verdict.state is VerdictState.UNKNOWN:
+            breakers.failed(key)
+        else:
+            breakers.worked(key)
+        if verdict.state in {VerdictState.REFUSED, VerdictState.PARTIAL}:
+            self._spend()
+        return verdict
+
+    def _probe(self, value: Value, session: Session | None) -> Verdict:
+        work = self._work
+        credential = value.credential(work.account)
+        if session is not None:
+            return session.probe(work.account, credential)
+        try:
+            return through(
+                work.chain,
+                work.target.protocol,
+                lambda connector: _once(connector.open(work.target, None, work.deadline), work, value),
+            )
+        except NotApplied as error:
+            return Verdict(state=VerdictState.UNKNOWN, cause=error.code, detail=error.message)
+
+    def _spend(self) -> None:
+        self._left -= 1
+        try:
+            self._left = min(self._left, self._work.job.refusals(1))
+        except (LeaseLost, EpochConflict):
+            raise
+        except PamJobsError as error:
+            _log.warning("refusal_not_counted", cause=error.code)
+
+
+def _once(session: Session, work: Work, value: Value) -> Verdict:
+    with session:
+        return session.probe(work.account, value.credential(work.account))

@@ -1,0 +1,167 @@
+"""What the rotation engine needs of the router, the vault and the connectors; tests bring their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from connectors.base import Connector
+from pam_jobs.clock import Clock, SystemClock
+from pam_jobs.jobs import wire
+from pam_jobs.records.record import Record
+from workers.boundaries import Boundary, nothing
+from workers.breaker import Breakers
+
+__all__ = ["ChainFor", "EngineSettings", "JobPort", "Ports", "RouterPort", "VaultFile", "VaultPort", "VaultRecord"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaultFile:
+    """A file of a record, not yet downloaded."""
+
+    uid: str
+    name: str
+    title: str
+    url: str = field(repr=False)
+    key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaultRecord:
+    """A record in clear, with its key; lives as long as one job."""
+
+    uid: str
+    record: Record = field(repr=False)
+    key: bytes = field(repr=False)
+    revision: int
+    files: Mapping[str, VaultFile] = field(default_factory=dict, repr=False)
+
+
+class VaultPort(Protocol):
+    """Reads of the vault."""
+
+    def fetch(self, uids: Iterable[str]) -> dict[str, VaultRecord]:
+        """Return those of the records that the gateway's application can read, as they are now."""
+        ...
+
+    def download(self, file: VaultFile) -> bytes:
+        """Return the content of a file."""
+        ...
+
+
+class JobPort(Protocol):
+    """The calls on one leased job; each carries its epoch."""
+
+    def renew(self) -> None:
+        """Prolong the lease."""
+        ...
+
+    def fence(self) -> None:
+        """Check the lease."""
+        ...
+
+    def stage(self, ciphertext: bytes) -> int:
+        """Add a staged version and return its number."""
+        ...
+
+    def intend(self, seq: int) -> None:
+        """Declare that the target may have the version from now on; checks the lease."""
+        ...
+
+    def promote(
+        self,
+        seq: int,
+        evidence: Mapping[str, Any],
+        record_data: bytes,
+        record_revision: int,
+        report: wire.Report | None = None,
+    ) -> wire.PromotionAnswer:
+        """Make the version current and write the record."""
+        ...
+
+    def abandon(self, seq: int, reason: str, evidence: Mapping[str, Any]) -> None:
+        """Give a version up."""
+        ...
+
+    def refusals(self, count: int) -> int:
+        """Count refused logins and return what is left of the budget."""
+        ...
+
+    def declare_steps(self, steps: Sequence[wire.StepRow]) -> list[wire.StepRow]:
+        """Declare the post-rotation steps, once, and return them as they stand."""
+        ...
+
+    def start_step(self, key: str) -> None:
+        """Move a step from pending to running."""
+        ...
+
+    def finish_step(self, finish: wire.StepFinish) -> None:
+        """Store how a step ended."""
+        ...
+
+    def report(self, report: wire.Report) -> None:
+        """End the attempt."""
+        ...
+
+    def release(self, reason: str) -> None:
+        """Give the job back; nothing was changed."""
+        ...
+
+    def upload_discovery(self, content: bytes, counts: Mapping[str, int]) -> None:
+        """Store the sealed result of a discovery."""
+        ...
+
+    def new_report(self, **members: Any) -> wire.Report:
+        """Return a report of this attempt."""
+        ...
+
+    def new_finish(self, **members: Any) -> wire.StepFinish:
+        """Return the end of a step of this attempt."""
+        ...
+
+
+class RouterPort(Protocol):
+    """What the engine needs of the router before it holds a lease."""
+
+    def claim(self, job_uid: str) -> wire.Claim:
+        """Take the lease of a job."""
+        ...
+
+    def job(self, claim: wire.Claim) -> JobPort:
+        """Return the calls on a leased job."""
+        ...
+
+
+class ChainFor(Protocol):
+    """Finds the connectors for a protocol."""
+
+    def __call__(self, protocol: str, operating_system: str | None = None) -> Sequence[Connector]:
+        """Return them in the order in which they are tried."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """Limits of this gateway."""
+
+    job_seconds: float = 600.0
+    script_seconds: float = 300.0
+    work_dir: Path | None = None
+    discovery_seconds: float = 3600.0
+    settle_seconds: float = 1.0  # before a login that could not be decided is tried once more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """Everything outside that the engine uses."""
+
+    router: RouterPort
+    vault: VaultPort
+    chain_for: ChainFor
+    breakers: Breakers
+    clock: Clock = field(default_factory=SystemClock)
+    settings: EngineSettings = field(default_factory=EngineSettings)
+    boundary: Boundary = nothing
+    recognisers: Callable[[], Sequence[Connector]] = tuple

@@ -1,0 +1,332 @@
+"""The rotation protocol: at every instant some value held in the vault logs in to the target.
+
+::
+
+    recover → preflight → generate → stage → intend → change → probe → promote
+
+Each arrow is durable before the next step begins, so that a crash anywhere is resumed by the first one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from connectors.base import Connector, Preflight, Session, Verdict, VerdictState
+from pam_jobs.errors import (
+    Effect,
+    EffectUnknown,
+    EpochConflict,
+    Forbidden,
+    LeaseLost,
+    PolicyRefused,
+    StateError,
+    Unreachable,
+    Unsupported,
+)
+from pam_jobs.jobs.wire import Report, Status
+from workers.breaker import BreakerOpen
+from workers.chain import through
+from workers.lease import Cancelled
+from workers.logins import Logins
+from workers.outcome import Outcome
+from workers.parts import Parts, new_value, parts_of
+from workers.ports import VaultRecord
+from workers.promotion import promote
+from workers.recovery import Action, Decision, decide
+from workers.router import MaybeDone, RouterUnavailable
+from workers.timings import Timings
+from workers.values import Value
+from workers.work import Version, Work
+
+__all__ = ["Rotation", "checked_preflight"]
+
+_log = structlog.get_logger(__name__)
+_MOST_VALUES: Final = 3  # new values tried against a target's password policy
+_MOST_CHANGES: Final = 2  # times the same value is set within one attempt
+
+BeforePromotion = Callable[[Value], Callable[[Outcome], Report] | None]
+"""Called when the value is proven; declares the steps that follow, or answers how to build the last report."""
+
+
+class _Ended(Exception):
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.cause)
+        self.outcome = outcome
+
+
+class Rotation:
+    """One attempt at one credential."""
+
+    def __init__(self, work: Work, timings: Timings, before_promotion: BeforePromotion) -> None:
+        """Prepare; nothing is sent yet.
+
+        Args:
+            work: the job.
+            timings: takes the time of each step.
+            before_promotion: declares what follows the promotion.
+        """
+        self._work = work
+        self._timings = timings
+        self._before_promotion = before_promotion
+        self._logins = Logins(work)
+        self._version: Version | None = work.unresolved
+        self._own: Value | None = None  # what logs in, where the account changes itself and that was learned
+        self._evidence: dict[str, object] = {}
+        self.promoted: VaultRecord | None = None
+        self.value: Value | None = None
+
+    @property
+    def may_be_applied(self) -> bool:
+        """Say whether the target may have a value whose fate is not decided."""
+        return self.promoted is None and self._version is not None and self._version.state == "applying"
+
+    def run(self) -> Outcome:
+        """Do what is left to do; the outcome's report is still to be sent unless it says otherwise."""
+        work = self._work
+        try:
+            with work.ports.breakers.slot(work.target_key):
+                if self._version is not None and self._version.state == "applying":
+                    work.lease.begin()  # what an earlier attempt began is brought to an end, cancelled or not
+                    if self._recover():
+                        return self._promote()
+                self._check_budget()
+                return through(work.chain, work.target.protocol, self._change_and_prove)
+        except _Ended as ended:
+            return ended.outcome
+        except BreakerOpen:
+            raise
+        except (Unreachable, EffectUnknown):
+            work.ports.breakers.failed(work.target_key)
+            raise
+
+    def _recover(self) -> bool:
+        """Settle a value that an earlier attempt may have applied; True when it is live."""
+        version = self._version
+        if version is None:
+            return False
+        with self._timings.of("recover"):
+            decision = self._decide(version.value, None)
+        _log.info("recovered", action=decision.action.value, cause=decision.cause, seq=version.seq)
+        return self._follow(decision)
+
+    def _decide(self, value: Value, seen: Verdict | None, session: Session | None = None) -> Decision:
+        work = self._work
+        return decide(
+            lambda tried: self._login(tried, session),
+            value,
+            work.current,
+            work.older,
+            may_reconcile=not work.is_self and (work.claim.kind == "reconcile" or work.switch("reconcile")),
+            seen=seen,
+        )
+
+    def _login(self, value: Value, session: Session | None = None) -> Verdict:
+        with self._timings.of("probe"):
+            verdict = self._logins.attempt(value, session)
+        if verdict.state is VerdictState.ACCEPTED:
+            self._own = value
+        return verdict
+
+    def _follow(self, decision: Decision) -> bool:
+        """Return whether the value is live; False asks to set it."""
+        self._evidence.update(decision.evidence)
+        match decision.action:
+            case Action.PROMOTE:
+                return True
+            case Action.APPLY:
+                return False
+            case Action.WAIT:
+                status = Status.WAITING_HUMAN
+            case Action.BACK_OFF:
+                status = Status.UNKNOWN
+        current = self._evidence.get("current")
+        raise _Ended(
+            Outcome(
+                status=status,
+                effect=Effect.UNKNOWN,
+                cause=decision.cause[:64],
+                message=decision.message,
+                probe={"verdict": current, "version_seq": self._work.current_seq} if current else None,
+                extra={"evidence": dict(self._evidence)},
+            )
+        )
+
+    def _check_budget(self) -> None:
+        if self._logins.left > 0:
+            return
+        is_open = self.may_be_applied
+        raise _Ended(
+            Outcome(
+                status=Status.UNKNOWN if is_open else Status.FAILED,
+                effect=Effect.UNKNOWN if is_open else Effect.NOT_APPLIED,
+                cause="lockout_budget",
+                message="the target refused this account too many logins lately: the new value could not be proven",
+            )
+        )
+
+    def _change_and_prove(self, connector: Connector) -> Outcome:
+        """Set the value with this connector until a login proves it, and promote it."""
+        work = self._work
+        work.lease.check()
+        parts = parts_of(work.user.record, connector)
+        for turn in range(1, _MOST_CHANGES + 1):
+            with self._timings.of("open"):
+                session = connector.open(work.target, work.rotator(self._own), work.deadline)
+            with session:
+                with self._timings.of("preflight"):
+                    limits = checked_preflight(session, work)
+                work.ports.breakers.worked(work.target_key)
+                if self._set(session, parts, limits, is_last=turn == _MOST_CHANGES):
+                    return self._promote()  # the session that made the change stays open until this is durable
+        raise _Ended(
+            Outcome(
+                status=Status.WAITING_HUMAN,
+                effect=Effect.UNKNOWN,
+                cause="not_effective",
+                message="the target confirmed the change twice, but the new value does not log in: look at the account",
+            )
+        )
+
+    def _set(self, session: Session, parts: Parts, limits: Preflight, *, is_last: bool) -> bool:
+        """Change once and prove it; False asks for another turn with the same value."""
+        lost: EffectUnknown | None = None
+        try:
+            self._change(session, parts, limits)
+        except EffectUnknown as error:
+            _log.warning("effect_unknown", cause=error.code)
+            lost = error
+        version = self._staged()
+        verdict = None
+        if lost is None:
+            verdict = self._login(version.value, session)
+            if verdict.state is VerdictState.UNKNOWN and verdict.cause != "lockout_budget":
+                self._work.lease.check()
+                time.sleep(self._work.ports.settings.settle_seconds)
+                verdict = self._login(version.value, session)
+        decision = self._decide(version.value, verdict)
+        if self._follow(decision):
+            return True
+        if is_last and lost is not None:
+            raise lost
+        return False
+
+    def _change(self, session: Session, parts: Parts, limits: Preflight) -> None:
+        """Send the change; a value that the target's policy refuses is given up and replaced, a few times."""
+        work = self._work
+        for tried in range(1, _MOST_VALUES + 1):
+            if self._version is None:
+                self._stage(parts, limits)
+            version = self._staged()
+            work.reach("before:change")
+            try:
+                with self._timings.of("change"):
+                    session.change(work.account, version.value.candidate(work.account), self._fence)
+            except PolicyRefused:
+                if not self._abandon(version) or tried == _MOST_VALUES:
+                    raise
+            else:
+                work.reach("after:change")
+                return
+
+    def _stage(self, parts: Parts, limits: Preflight) -> None:
+        work = self._work
+        with self._timings.of("generate"):
+            value = new_value(parts, work.user.record, work.complexity, limits)
+        work.lease.check()
+        work.reach("before:stage")
+        with self._timings.of("stage"):
+            try:
+                seq = work.job.stage(value.seal(work.user.key))
+            except MaybeDone as error:
+                raise RouterUnavailable("it is not known whether the new value was staged") from error
+        work.reach("after:stage")
+        self._version = Version(seq=seq, state="staged", value=value)
+
+    def _fence(self) -> None:
+        """Make it durable that the target may have the value, and check the lease, in one call."""
+        work, version = self._work, self._staged()
+        work.lease.check()
+        work.reach("before:intend")
+        with self._timings.of("intend"):
+            try:
+                work.job.intend(version.seq)
+            except (LeaseLost, EpochConflict):
+                raise
+            except StateError as error:
+                if "cancel" in error.message:
+                    raise Cancelled from error
+                raise
+        work.lease.begin()
+        self._version = Version(seq=version.seq, state="applying", value=version.value)
+        work.reach("after:intend")
+        work.lease.check()
+
+    def _staged(self) -> Version:
+        if self._version is None:
+            raise StateError("no value is staged")
+        return self._version
+
+    def _abandon(self, version: Version) -> bool:
+        """Give up a value that the target refused, once the current one is proven; False when it is not."""
+        work = self._work
+        evidence: dict[str, object] = {"effect": "not_applied"}
+        if not work.current.is_empty:
+            verdict = self._login(work.current)
+            if verdict.state is not VerdictState.ACCEPTED:
+                return False
+            evidence["current"] = "accepted"
+        work.job.abandon(version.seq, "policy_refused", evidence)
+        _log.info("value_abandoned", seq=version.seq)
+        self._version = None
+        return True
+
+    def _promote(self) -> Outcome:
+        work, version = self._work, self._staged()
+        self._check_old(version)
+        outcome = Outcome(
+            status=Status.OK,
+            effect=Effect.APPLIED,
+            message="the new value logs in and is the current one",
+            probe={"verdict": "accepted", "version_seq": version.seq},
+            extra={"old": self._evidence["old"]},
+        )
+        last_report = self._before_promotion(version.value)
+        evidence = {**self._evidence, "login": "accepted"}
+        work.reach("before:promote")
+        report = last_report(outcome) if last_report else None
+        with self._timings.of("promote"):
+            self.promoted = promote(work, version.seq, version.value, evidence, report)
+        work.reach("after:promote")
+        self.value = version.value
+        return outcome if report is None else replace(outcome, is_reported=True)
+
+    def _check_old(self, version: Version) -> None:
+        """Find out, when asked to, whether the old value is refused now; whatever comes, the rotation goes on."""
+        self._evidence["old"] = "not_tried"
+        work = self._work
+        is_wanted = work.switch("check_old") and self._logins.left > 1 and not work.current.is_empty
+        if is_wanted and not work.current.covers(version.value):
+            self._evidence["old"] = self._login(work.current).state.value
+
+
+def checked_preflight(session: Session, work: Work) -> Preflight:
+    """Return what the target tells before a change.
+
+    Raises:
+        Forbidden: the rotator may not change the account.
+        Unsupported: there is no such account.
+        TargetError: anything else the target said.
+    """
+    found = session.preflight(work.account)
+    if found.account_exists is False:
+        raise Unsupported(
+            "the account does not exist on the target", remedy="correct the record's login, or create the account"
+        )
+    if not found.may_change:
+        raise Forbidden("the admin may not change this account", remedy="give the admin the right to, or name another")
+    return found

@@ -1,0 +1,350 @@
+"""Calls to the router over HTTPS: kept connections, short-lived tokens, and answers that may be lost and asked again."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+import httpx
+import jwt
+from pydantic import BaseModel, ValidationError
+
+from pam_jobs import errors
+from pam_jobs.clock import Clock
+from pam_jobs.crypto.p256 import PrivateKey
+from pam_jobs.jobs import wire
+
+__all__ = ["DeviceToken", "JobLink", "MaybeDone", "RouterClient", "RouterUnavailable"]
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+_TOKEN_SECONDS: Final = 290
+_TOKEN_REUSE_SECONDS: Final = 240
+_FIRST_PAUSE_SECONDS: Final = 0.1
+_LONGEST_PAUSE_SECONDS: Final = 5.0
+_NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+_AWAY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_PREFIX: Final = "/api/device"
+
+
+class RouterUnavailable(errors.VaultUnavailable):
+    """The router could not be reached."""
+
+    code = "router_unavailable"
+
+
+class MaybeDone(errors.StateError):
+    """The router refused a call whose first answer was lost, so the first one may have been carried out."""
+
+    code = "maybe_done"
+
+    def __init__(self, refusal: errors.PamJobsError) -> None:
+        """Keep what the router said to the repetition."""
+        super().__init__(refusal.message, remedy=refusal.remedy)
+        self.refusal = refusal
+
+
+def _by_code() -> dict[str, type[errors.PamJobsError]]:
+    kinds = [getattr(errors, name) for name in errors.__all__]
+    return {kind.code: kind for kind in kinds if isinstance(kind, type) and issubclass(kind, errors.PamJobsError)}
+
+
+_ERRORS: Final = _by_code()
+_ERRORS_BY_STATUS: Final[Mapping[int, type[errors.PamJobsError]]] = {
+    401: errors.AccessDenied,
+    403: errors.AccessDenied,
+    404: errors.NotFound,
+    409: errors.StateError,
+    422: errors.InvalidInput,
+}
+
+
+class DeviceToken:
+    """Makes the tokens that calls carry; one is used for four minutes."""
+
+    def __init__(self, client_id: str, key: PrivateKey, clock: Clock) -> None:
+        self._client_id = client_id
+        self._key = key
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._token = ""
+        self._made_at: datetime | None = None
+
+    def header(self) -> str:
+        """Return the value of the Authorization header."""
+        now = self._clock.now()
+        with self._lock:
+            if self._made_at is None or abs((now - self._made_at).total_seconds()) >= _TOKEN_REUSE_SECONDS:
+                issued = int(now.timestamp())
+                claims = {
+                    "iss": self._client_id,
+                    "aud": wire.AUDIENCE,
+                    "iat": issued,
+                    "exp": issued + _TOKEN_SECONDS,
+                    "jti": secrets.token_hex(8),
+                }
+                self._token = jwt.encode(claims, self._key, algorithm="ES256")
+                self._made_at = now
+            return f"KeeperDevice {self._token}"
+
+
+class RouterClient:
+    """The device's side of ``pam_jobs.jobs.wire``; shared between threads."""
+
+    def __init__(
+        self,
+        http: httpx.Client,
+        token: DeviceToken,
+        instance: str,
+        *,
+        patience_seconds: float = 30.0,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Use a client whose base URL is the router.
+
+        Args:
+            http: keeps the connections and knows the router's CA.
+            token: authenticates the device.
+            instance: name of this process, 1 to 64 characters.
+            patience_seconds: how long a call is repeated while the router is away.
+            monotonic: the clock, in seconds.
+            sleep: waits.
+        """
+        self.instance = instance
+        self._http = http
+        self._token = token
+        self._patience_seconds = patience_seconds
+        self._monotonic = monotonic
+        self._sleep = sleep
+
+    def hello(self, version: str, details: dict[str, Any]) -> wire.HelloAnswer:
+        """Register the instance.
+
+        Raises:
+            AccessDenied: the gateway was removed, or the device's access ended.
+            RouterUnavailable: the router is away.
+        """
+        body = wire.Hello(instance=self.instance, version=version, details=details)
+        return self.call("/hello", body, wire.HelloAnswer)
+
+    def heartbeat(self, running: Sequence[str]) -> wire.HeartbeatAnswer:
+        """Say that the instance lives, and return which running jobs were cancelled."""
+        body = wire.Heartbeat(instance=self.instance, running=list(running))
+        return self.call("/heartbeat", body, wire.HeartbeatAnswer, patience_seconds=0)
+
+    def goodbye(self) -> None:
+        """Say that the instance stops."""
+        self.send("/goodbye", wire.Goodbye(instance=self.instance), patience_seconds=2)
+
+    def claim(self, job_uid: str) -> wire.Claim:
+        """Take the lease of a job.
+
+        Raises:
+            StateError: somebody else has it, or it is done; nothing is to be done here.
+        """
+        return self.call(f"/jobs/{job_uid}/claim", wire.ClaimRequest(instance=self.instance), wire.Claim)
+
+    def job(self, claim: wire.Claim) -> JobLink:
+        """Return the calls on a leased job."""
+        return JobLink(self, claim.job_uid, claim.epoch)
+
+    def call(
+        self, path: str, body: BaseModel, answer: type[Answer], *, patience_seconds: float | None = None
+    ) -> Answer:
+        """Post the body and return the answer, repeating the call while the router is away.
+
+        Raises:
+            MaybeDone: an earlier answer was lost and the repetition was refused.
+            RouterUnavailable: there was no answer in time, or none that makes sense.
+            PamJobsError: what the router said.
+        """
+        response = self._post(path, body, patience_seconds)
+        try:
+            return answer.model_validate_json(response.content)
+        except ValidationError:
+            # Without the cause: it shows the input.
+            raise RouterUnavailable(
+                f"the router's answer to {path.rsplit('/', 1)[-1]} is not in the known form",
+                remedy="run the same version of gateway and router",
+            ) from None
+
+    def send(self, path: str, body: BaseModel, *, patience_seconds: float | None = None) -> None:
+        """Post the body where the answer holds nothing."""
+        self._post(path, body, patience_seconds)
+
+    def _post(self, path: str, body: BaseModel, patience_seconds: float | None) -> httpx.Response:
+        end = self._monotonic() + (self._patience_seconds if patience_seconds is None else patience_seconds)
+        content = body.model_dump_json().encode()
+        pause = _FIRST_PAUSE_SECONDS
+        may_be_handled = False
+        while True:
+            try:
+                response = self._http.post(
+                    _PREFIX + path,
+                    content=content,
+                    headers={"Authorization": self._token.header(), "Content-Type": "application/json"},
+                )
+            except httpx.TransportError as error:
+                may_be_handled = may_be_handled or not isinstance(error, _NEVER_SENT)
+                reason = type(error).__name__
+            else:
+                if response.status_code not in _AWAY:
+                    return self._checked(response, may_be_handled=may_be_handled)
+                may_be_handled = may_be_handled or response.status_code in {500, 502, 504}
+                reason = f"status {response.status_code}"
+            if self._monotonic() + pause >= end:
+                raise RouterUnavailable(
+                    f"the router did not answer {path.rsplit('/', 1)[-1]} ({reason})",
+                    remedy="check that the router runs and can be reached from the gateway",
+                )
+            self._sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    def _checked(self, response: httpx.Response, *, may_be_handled: bool) -> httpx.Response:
+        if response.is_success:
+            return response
+        error = _error_of(response)
+        if may_be_handled and isinstance(error, (errors.StateError, errors.VaultConflict)):
+            raise MaybeDone(error)
+        raise error
+
+
+def _error_of(response: httpx.Response) -> errors.PamJobsError:
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = {}
+    if not isinstance(problem, dict):
+        problem = {}
+    fallback = _ERRORS_BY_STATUS.get(response.status_code, errors.VaultError)
+    kind = _ERRORS.get(str(problem.get("code")), fallback)
+    detail = problem.get("detail") or f"the router refused the call with status {response.status_code}"
+    return kind(str(detail), remedy=problem.get("remedy"))
+
+
+class JobLink:
+    """The calls on one leased job. A call whose first answer was lost counts as done where only we could have done it."""
+
+    def __init__(self, client: RouterClient, job_uid: str, epoch: int) -> None:
+        self._client = client
+        self._job_uid = job_uid
+        self._members = {"epoch": epoch, "instance": client.instance}
+
+    def renew(self) -> None:
+        """Prolong the lease; one try, since the next renewal comes soon."""
+        self._client.send(self._path("renew"), wire.Fenced(**self._fenced()), patience_seconds=0)
+
+    def fence(self) -> None:
+        """Check the lease.
+
+        Raises:
+            LeaseLost: it ended.
+            EpochConflict: a newer attempt exists.
+        """
+        self._client.send(self._path("fence"), wire.Fenced(**self._fenced()))
+
+    def stage(self, ciphertext: bytes) -> int:
+        """Add a staged version and return its number.
+
+        Raises:
+            MaybeDone: it may be there already; the next claim tells.
+        """
+        body = wire.Stage(**self._fenced(), ciphertext=ciphertext)
+        return self._client.call(self._path("stage"), body, wire.StageAnswer).seq
+
+    def intend(self, seq: int) -> None:
+        """Declare that the target may have the version from now on; may be said again."""
+        try:
+            self._client.send(self._path("intend"), wire.Declaration(**self._fenced(), seq=seq))
+        except MaybeDone as error:
+            raise error.refusal from error
+
+    def promote(
+        self,
+        seq: int,
+        evidence: Mapping[str, Any],
+        record_data: bytes,
+        record_revision: int,
+        report: wire.Report | None = None,
+    ) -> wire.PromotionAnswer:
+        """Make the version current and write the record.
+
+        Raises:
+            MaybeDone: it may be done already; the record tells.
+            VaultConflict: the record has a newer revision.
+        """
+        body = wire.Promotion(
+            **self._fenced(),
+            seq=seq,
+            evidence=dict(evidence),
+            record_data=record_data,
+            record_revision=record_revision,
+            report=report,
+        )
+        return self._client.call(self._path("promote"), body, wire.PromotionAnswer)
+
+    def abandon(self, seq: int, reason: str, evidence: Mapping[str, Any]) -> None:
+        """Give a version up; nobody but the holder of the lease can have done it before."""
+        body = wire.Abandonment(**self._fenced(), seq=seq, reason=reason, evidence=dict(evidence))
+        self._send_once("abandon", body)
+
+    def refusals(self, count: int) -> int:
+        """Count refused logins and return what is left of the budget."""
+        body = wire.Refusals(**self._fenced(), count=count)
+        return self._client.call(self._path("refusals"), body, wire.RefusalsAnswer).refusals_left
+
+    def declare_steps(self, steps: Sequence[wire.StepRow]) -> list[wire.StepRow]:
+        """Declare the post-rotation steps, once, and return them as they stand."""
+        body = wire.StepDeclaration(**self._fenced(), steps=list(steps))
+        return self._client.call(self._path("steps"), body, wire.StepDeclaration).steps
+
+    def start_step(self, key: str) -> None:
+        """Move a step from pending to running.
+
+        Raises:
+            StateError: it is not pending; it must not be run.
+        """
+        self._send_once("steps/start", wire.StepStart(**self._fenced(), key=key))
+
+    def finish_step(self, finish: wire.StepFinish) -> None:
+        """Store how a step ended."""
+        self._send_once("steps/finish", finish)
+
+    def report(self, report: wire.Report) -> None:
+        """End the attempt."""
+        self._send_once("report", report)
+
+    def release(self, reason: str) -> None:
+        """Give the job back; nothing was changed."""
+        self._send_once("release", wire.Release(**self._fenced(), reason=reason))
+
+    def upload_discovery(self, content: bytes, counts: Mapping[str, int]) -> None:
+        """Store the sealed result of a discovery."""
+        self._send_once("discovery", wire.DiscoveryUpload(**self._fenced(), content=content, counts=dict(counts)))
+
+    def new_report(self, **members: Any) -> wire.Report:
+        """Return a report of this attempt."""
+        return wire.Report(**self._fenced(), **members)
+
+    def new_finish(self, **members: Any) -> wire.StepFinish:
+        """Return the end of a step of this attempt."""
+        return wire.StepFinish(**self._fenced(), **members)
+
+    def _fenced(self) -> dict[str, Any]:
+        return dict(self._members)
+
+    def _path(self, action: str) -> str:
+        return f"/jobs/{self._job_uid}/{action}"
+
+    def _send_once(self, action: str, body: BaseModel) -> None:
+        try:
+            self._client.send(self._path(action), body)
+        except MaybeDone:
+            # While we hold the lease nobody else makes this call, and before the first try it was allowed. So what
+            # stands against the repetition is the first try itself, whose answer was lost.
+            return

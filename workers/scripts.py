@@ -1,0 +1,323 @@
+"""Post-rotation scripts as durable steps: in order, in their place, each at most once."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+
+from connectors.base import Capability, Connector, Deadline, Session
+from pam_jobs.crypto import aes
+from pam_jobs.errors import (
+    EffectUnknown,
+    EpochConflict,
+    LeaseLost,
+    PamJobsError,
+    ScriptTimeout,
+    StateError,
+    TargetError,
+    Unsupported,
+)
+from pam_jobs.jobs.wire import PostStatus, StepRow
+from pam_jobs.records.record import ScriptRef
+from workers.chain import through
+from workers.lease import Cancelled
+from workers.ports import VaultRecord
+from workers.script_host import ScriptResult, argv_for, run_script
+from workers.script_input import ScriptInput
+from workers.scrub import Scrubber, secrets_of
+from workers.values import Value
+from workers.work import Work
+
+__all__ = ["OUTPUT_BYTES", "Credentials", "Scripts"]
+
+_log = structlog.get_logger(__name__)
+
+OUTPUT_BYTES: Final = 64 * 1024
+"""How much of each output is kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credentials:
+    """What the scripts are told of the rotation."""
+
+    old: Value
+    new: Value
+    user: VaultRecord = field(repr=False)  # the record as it is after the rotation
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    row: StepRow
+    owner: VaultRecord = field(repr=False)
+    script: ScriptRef
+
+
+class Scripts:
+    """The scripts of one job: of the user record, then the resource's, then the configuration's."""
+
+    def __init__(self, work: Work) -> None:
+        """Read the order from the records.
+
+        Raises:
+            InvalidInput: an attached script names no file.
+        """
+        self._work = work
+        self._steps = self._planned()
+        self._results: list[dict[str, Any]] = []
+        self._states: dict[str, StepRow] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Say whether there is nothing to run, in this attempt and in earlier ones."""
+        return not self._steps and not self._work.claim.steps
+
+    @property
+    def results(self) -> Sequence[Mapping[str, Any]]:
+        """What became of each script of this attempt, scrubbed."""
+        return tuple(self._results)
+
+    def declare(self) -> None:
+        """Make the steps durable, so that a crash resumes at the first one that is not finished."""
+        self._work.reach("before:declare")
+        self._states = self._declared()
+        self._work.reach("after:declare")
+
+    def run(self, credentials: Credentials) -> PostStatus:
+        """Run what has not run yet, and return how all of them ended.
+
+        A step that an earlier attempt left running is reported as unknown and not run again. After a failed script the
+        next ones still run: each stands for itself.
+
+        Raises:
+            LeaseLost, EpochConflict: a newer attempt goes on.
+        """
+        if self.is_empty:
+            return PostStatus.NONE
+        states = self._states if self._states is not None else self._declared()
+        ends: list[str] = []
+        for step in self._steps:
+            state = states[step.row.key].state if step.row.key in states else "pending"
+            match state:
+                case "pending":
+                    ends.append(self._run_step(step, credentials))
+                case "running":
+                    ends.append(self._leave(step))
+                case _:
+                    ends.append(state)
+        known = {step.row.key for step in self._steps}
+        ends += [row.state for key, row in states.items() if key not in known]
+        if any(end in {"failed", "pending"} for end in ends):
+            return PostStatus.FAILED
+        return PostStatus.UNKNOWN if any(end != "succeeded" for end in ends) else PostStatus.OK
+
+    def _declared(self) -> dict[str, StepRow]:
+        return {row.key: row for row in self._work.job.declare_steps([step.row for step in self._steps])}
+
+    def _planned(self) -> list[_Step]:
+        work = self._work
+        steps: list[_Step] = []
+        for owner in (work.user, work.resource, work.configuration):
+            if owner is None:
+                continue
+            place = "machine" if owner is work.resource and owner.record.type == "pamMachine" else "gateway"
+            for number, script in enumerate(owner.record.scripts, start=1):
+                row = StepRow(
+                    key=f"script:{owner.uid}:{script.file_uid}:{number}",
+                    position=len(steps) + 1,
+                    kind="script",
+                    place=place,
+                    state="pending",
+                )
+                steps.append(_Step(row=row, owner=owner, script=script))
+        return steps
+
+    def _leave(self, step: _Step) -> str:
+        """Report a step that was cut off; it may have done a part of its work, so it is never run again."""
+        finish = self._work.job.new_finish(key=step.row.key, state="unknown", cause="interrupted")
+        try:
+            self._work.job.finish_step(finish)
+        except (LeaseLost, EpochConflict):
+            raise
+        except StateError:
+            _log.info("step_left", step=step.row.position)
+        return "unknown"
+
+    def _run_step(self, step: _Step, credentials: Credentials) -> str:
+        work = self._work
+        work.lease.check()
+        work.reach(f"before:step:{step.row.position}")
+        try:
+            work.job.start_step(step.row.key)
+        except (LeaseLost, EpochConflict):
+            raise
+        except StateError as error:
+            if "cancel" in error.message:
+                raise Cancelled from error
+            return "unknown"  # somebody started it before us
+        work.lease.begin()
+        work.reach(f"running:step:{step.row.position}")
+        scrubber: Scrubber | None = None
+        result, cause = None, None
+        state = "failed"
+        started = time.monotonic()
+        try:
+            records = self._records(step, credentials)
+            scrubber = self._scrubber(records, credentials)
+            result = self._execute(step, credentials, records, scrubber)
+            state = "succeeded" if result.exit_code == 0 else "failed"
+            cause = None if result.exit_code == 0 else "script_failed"
+        except (LeaseLost, EpochConflict):
+            raise
+        except (ScriptTimeout, EffectUnknown) as error:
+            state, cause = ("failed", error.code) if isinstance(error, ScriptTimeout) else ("unknown", error.code)
+            result = ScriptResult(exit_code=-1, stdout="", stderr=error.sentence())
+        except PamJobsError as error:
+            cause = error.code
+            result = ScriptResult(exit_code=-1, stdout="", stderr=error.sentence())
+        _log.info(
+            "step_ended",
+            step=step.row.position,
+            state=state,
+            cause=cause,
+            milliseconds=round((time.monotonic() - started) * 1000),
+        )
+        self._store(step, state, cause, result, scrubber)
+        return state
+
+    def _store(
+        self, step: _Step, state: str, cause: str | None, result: ScriptResult, scrubber: Scrubber | None
+    ) -> None:
+        clean = scrubber.clean if scrubber else str
+        name = self._name(step)
+        exit_code = result.exit_code if cause in {None, "script_failed"} else None
+        output = {
+            "name": name,
+            "uid": step.owner.uid,
+            "command": step.script.command,
+            "exit_code": exit_code,
+            "stdout": clean(result.stdout)[:OUTPUT_BYTES],
+            "stderr": clean(result.stderr)[:OUTPUT_BYTES],
+        }
+        self._results.append(output)
+        work = self._work
+        work.reach(f"after:step:{step.row.position}")
+        work.job.finish_step(
+            work.job.new_finish(
+                key=step.row.key,
+                state=state,
+                exit_code=exit_code,
+                cause=cause,
+                output=aes.encrypt(json.dumps(output).encode(), work.user.key),
+            )
+        )
+        work.reach(f"stored:step:{step.row.position}")
+
+    def _name(self, step: _Step) -> str:
+        file = step.owner.files.get(step.script.file_uid)
+        return file.name if file else step.script.file_uid
+
+    def _records(self, step: _Step, credentials: Credentials) -> list[VaultRecord]:
+        """Return the records that the script is handed: configuration, resource, additional credentials, user."""
+        work = self._work
+        more: dict[str, VaultRecord] = {}
+        if step.script.record_uids:
+            more = work.ports.vault.fetch(step.script.record_uids)
+        missing = [uid for uid in step.script.record_uids if uid not in more]
+        if missing:
+            raise StateError(
+                f"the gateway cannot read the additional credential {missing[0]}",
+                remedy="share its folder with the gateway's application",
+            )
+        return [
+            work.configuration,
+            *([work.resource] if work.resource else []),
+            *(more[uid] for uid in dict.fromkeys(step.script.record_uids)),
+            credentials.user,
+        ]
+
+    def _input(self, records: Sequence[VaultRecord], credentials: Credentials) -> ScriptInput:
+        work = self._work
+        return ScriptInput(
+            configuration_uid=work.configuration.uid,
+            resource_uid=work.resource.uid if work.resource else None,
+            user_uid=work.user.uid,
+            login=work.login,
+            new_password=credentials.new.password,
+            old_password=credentials.old.password,
+            records=[(record.uid, record.record) for record in records],
+        )
+
+    def _scrubber(self, records: Sequence[VaultRecord], credentials: Credentials) -> Scrubber:
+        secrets = {text for record in records for text in secrets_of(record.record)}
+        for value in (credentials.old, credentials.new):
+            secrets |= {part.reveal() for part in (value.password, value.private_key) if part}
+        whole = self._input(records, credentials)
+        encoded = whole.encode().decode().strip()
+        return Scrubber([*secrets, encoded, *_wrapped(encoded)])
+
+    def _execute(
+        self, step: _Step, credentials: Credentials, records: Sequence[VaultRecord], scrubber: Scrubber
+    ) -> ScriptResult:
+        work = self._work
+        file = step.owner.files.get(step.script.file_uid)
+        if file is None:
+            raise StateError("the script's file is no longer attached", remedy="attach the script again")
+        content = work.ports.vault.download(file)
+        stdin = self._input(records, credentials).encode()
+        shell = work.user.record.custom("Shell")
+        work.deadline.check("the script")
+        if step.row.place == "machine":
+            return self._on_machine(file.name, content, step.script.command, stdin, shell, credentials)
+        settings = work.ports.settings
+        return run_script(
+            content,
+            file.name,
+            step.script.command,
+            stdin,
+            time_limit_seconds=min(settings.script_seconds, work.deadline.remaining()),
+            output_limit=OUTPUT_BYTES + scrubber.longest,
+            shell=shell,
+            work_dir=settings.work_dir,
+        )
+
+    def _on_machine(
+        self, name: str, content: bytes, command: str, stdin: bytes, shell: str | None, credentials: Credentials
+    ) -> ScriptResult:
+        work = self._work
+
+        def run_with(connector: Connector) -> ScriptResult:
+            if Capability.RUN_SCRIPT not in connector.capabilities:
+                raise Unsupported(f"{connector.name} cannot run scripts on a machine")
+            own = credentials.new.merged_over(credentials.old)
+            with connector.open(work.target, work.rotator(own), work.deadline) as session:
+                return _upload_and_run(session, name, content, argv_command=(command, shell), stdin=stdin, work=work)
+
+        return through(work.chain, work.target.protocol, run_with)
+
+
+def _upload_and_run(
+    session: Session, name: str, content: bytes, *, argv_command: tuple[str, str | None], stdin: bytes, work: Work
+) -> ScriptResult:
+    command, shell = argv_command
+    path = session.upload("pam-script", name, content)
+    try:
+        limit = Deadline(min(work.ports.settings.script_seconds, work.deadline.remaining()))
+        done = session.run(argv_for(path, command, shell), stdin, limit)
+    finally:
+        try:
+            session.remove(path)
+        except TargetError as error:
+            _log.warning("script_not_removed", cause=error.code)
+    return ScriptResult(exit_code=done.exit_code, stdout=done.stdout, stderr=done.stderr)
+
+
+def _wrapped(encoded: str) -> list[str]:
+    """Return the lines that ``base64`` makes of the input when a script encodes it again at the usual width."""
+    return [
+        encoded[start : start + 76] for start in range(0, len(encoded), 76) if len(encoded[start : start + 76]) > 40
+    ]

@@ -1,0 +1,219 @@
+"""One job, with everything it needs to know: the claim, the records in clear, the ledger's values and the target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from connectors.base import Account, Connector, Credential, Deadline, Target
+from pam_jobs.crypto import aes
+from pam_jobs.errors import InvalidInput, NotFound, StateError
+from pam_jobs.jobs import wire
+from pam_jobs.records.complexity import Complexity
+from workers.chain import target_of
+from workers.lease import Lease
+from workers.ports import JobPort, Ports, VaultRecord
+from workers.values import Value
+
+__all__ = ["Version", "Work", "load_work"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """A row of the ledger in clear."""
+
+    seq: int
+    state: str
+    value: Value = field(repr=False)
+
+
+@dataclass(kw_only=True)
+class Work:
+    """A claimed job about one user record."""
+
+    claim: wire.Claim
+    job: JobPort
+    lease: Lease
+    ports: Ports
+    deadline: Deadline
+    user: VaultRecord
+    configuration: VaultRecord
+    resource: VaultRecord | None
+    admin: VaultRecord | None  # None: the account changes itself
+    versions: tuple[Version, ...]  # newest first
+
+    @property
+    def login(self) -> str:
+        """The account's login name.
+
+        Raises:
+            InvalidInput: the record has none.
+        """
+        login = self.user.record.login
+        if login is None:
+            raise InvalidInput("the user record has no login", remedy="set the login of the record")
+        return login
+
+    @property
+    def account(self) -> Account:
+        """The account whose credential it is."""
+        record = self.user.record
+        return Account(
+            login=self.login,
+            record_uid=self.user.uid,
+            distinguished_name=record.field("text", "distinguishedName"),
+            database=record.field("text", "connectDatabase"),
+        )
+
+    @property
+    def target(self) -> Target:
+        """Where the account is.
+
+        Raises:
+            InvalidInput: the records do not say.
+        """
+        if self.resource is None:
+            raise InvalidInput("the job names no resource", remedy="set the resource in the rotation settings")
+        return target_of(self.resource.record, self.configuration.record, self.user.record)
+
+    @property
+    def target_key(self) -> str:
+        """The target's name for breaker and logs."""
+        target = self.target
+        return f"{target.host}:{target.port}"
+
+    @property
+    def chain(self) -> Sequence[Connector]:
+        """The connectors for the target, in order."""
+        target = self.target
+        return self.ports.chain_for(target.protocol, target.options.get("operatingSystem"))
+
+    @property
+    def is_self(self) -> bool:
+        """Say whether the account changes its own credential."""
+        return self.admin is None or self.admin.uid == self.user.uid
+
+    def rotator(self, own: Value | None = None) -> Credential:
+        """Return who changes the account.
+
+        Args:
+            own: the value that logs in when the account changes itself; None: what the record says.
+        """
+        if self.admin is None or self.is_self:
+            value = own or self.current
+            if value.is_empty:
+                raise InvalidInput(
+                    "the account has no credential to log in with", remedy="name an admin of the resource"
+                )
+            return value.credential(self.account)
+        record = self.admin.record
+        value = Value.of_record(record)
+        if record.login is None or value.is_empty:
+            raise InvalidInput("the admin's record has no login or no credential", remedy="complete the admin's record")
+        return Credential(
+            login=record.login,
+            password=value.password,
+            private_key=value.private_key,
+            distinguished_name=record.field("text", "distinguishedName"),
+            database=record.field("text", "connectDatabase"),
+        )
+
+    @property
+    def current(self) -> Value:
+        """What is believed to log in: the record's own credential, which an operator may have edited."""
+        return Value.of_record(self.user.record)
+
+    @property
+    def current_seq(self) -> int | None:
+        """The ledger's number of the current value; None when the record says something else."""
+        for version in self.versions:
+            if version.state == "current" and self.current.covers(version.value):
+                return version.seq
+        return None
+
+    @property
+    def unresolved(self) -> Version | None:
+        """The version that an earlier attempt left.
+
+        Raises:
+            StateError: a client's own transaction is open on the record.
+        """
+        for row, version in zip(self.claim.versions, self.versions, strict=True):
+            if version.state in {"staged", "applying"}:
+                if row.kind != "credential":
+                    raise StateError(
+                        "a client's update of the record is staged and not finished",
+                        remedy="finalize or roll back that update, then rotate",
+                    )
+                return version
+        return None
+
+    @property
+    def older(self) -> tuple[Value, ...]:
+        """Earlier values, newest first: those of the ledger that are neither current nor undecided."""
+        kept = [version.value for version in self.versions if version.state in {"current", "previous"}]
+        return tuple(value for value in kept if not value.is_empty and not self.current.covers(value))
+
+    @property
+    def complexity(self) -> Complexity:
+        """The rule for new passwords.
+
+        Raises:
+            InvalidInput: it is not in the known form.
+        """
+        if self.claim.complexity is None:
+            return Complexity()
+        return Complexity.parse(aes.decrypt(self.claim.complexity, self.user.key).decode())
+
+    def switch(self, name: str) -> bool:
+        """Say whether the job was submitted with this switch on."""
+        return self.claim.parameters.get(name) is True
+
+    def reach(self, boundary: str) -> None:
+        """Pass a named instant."""
+        self.ports.boundary(boundary)
+
+
+def load_work(claim: wire.Claim, job: JobPort, lease: Lease, ports: Ports, deadline: Deadline) -> Work:
+    """Read the job's records in one request and open the ledger's values.
+
+    Raises:
+        NotFound: a record is not shared with the gateway's application.
+        VaultError: the vault could not be read.
+    """
+    if claim.record_uid is None:
+        raise InvalidInput("the job names no user record", remedy="submit it again")
+    named = {
+        "user": claim.record_uid,
+        "configuration": claim.configuration_uid,
+        "resource": claim.resource_uid,
+        "admin": claim.admin_uid,
+    }
+    found = ports.vault.fetch(uid for uid in named.values() if uid)
+    for what, uid in named.items():
+        if uid and uid not in found:
+            raise NotFound(
+                f"the gateway cannot read the {what} record {uid}",
+                remedy="share its folder with the gateway's application",
+            )
+    user = found[claim.record_uid]
+    return Work(
+        claim=claim,
+        job=job,
+        lease=lease,
+        ports=ports,
+        deadline=deadline,
+        user=user,
+        configuration=found[claim.configuration_uid],
+        resource=_optional(found, claim.resource_uid),
+        admin=_optional(found, claim.admin_uid),
+        versions=tuple(_version(row, user.key) for row in claim.versions),
+    )
+
+
+def _optional(found: dict[str, VaultRecord], uid: str | None) -> VaultRecord | None:
+    return found[uid] if uid else None
+
+
+def _version(row: wire.LedgerVersion, key: bytes) -> Version:
+    return Version(seq=row.seq, state=row.state, value=Value.open(row.ciphertext, key, row.kind))

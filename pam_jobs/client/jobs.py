@@ -26,7 +26,7 @@ Progress = Callable[[dict[str, Any]], None]
 
 def is_final(job: dict[str, Any]) -> bool:
     """Say whether the job stays as it is until somebody does something."""
-    return job["state"] in _ENDED or bool(job.get("finished_at"))
+    return job["state"] in _ENDED
 
 
 class Jobs:

@@ -41,7 +41,7 @@ def prepare(folder: DataFolder, settings: Settings, username: str, report: Repor
         username: of the first user.
         report: is told what was made.
     """
-    from pam_jobs.db.migrations import upgrade
+    from pam_jobs.db.migrate import upgrade
 
     KeyStore(folder.keys).ensure()
     ensure_tls(folder.keys / "tls", ["localhost", "127.0.0.1"], SystemClock())

@@ -1,9 +1,9 @@
 """Fixtures that every test may ask for."""
 
 pytest_plugins = [
-    "tests.support.beat",
     "tests.support.broker",
     "tests.support.database",
     "tests.support.router",
     "tests.support.lab",
+    "tests.support.beat",
 ]

@@ -279,16 +279,13 @@ def _views(session: Session, rows: Sequence[StoredRecord], uids: Sequence[str] |
     """Join rows with their roots and files; ``uids`` names the same rows, as a query where there may be very many."""
     if not rows:
         return []
-    roots = dict(
-        session.execute(
-            select(Folder.uid, Folder.root_uid)
-            .join(StoredRecord, StoredRecord.folder_uid == Folder.uid)
-            .where(StoredRecord.uid.in_(uids))
-            .distinct()
-        )
-        .tuples()
-        .all()
-    )
+    pairs = session.execute(
+        select(Folder.uid, Folder.root_uid)
+        .join(StoredRecord, StoredRecord.folder_uid == Folder.uid)
+        .where(StoredRecord.uid.in_(uids))
+        .distinct()
+    ).all()
+    roots: dict[str, str] = {row.uid: row.root_uid for row in pairs}
     files: dict[str, list[StoredFile]] = {}
     for file in session.scalars(
         select(StoredFile)

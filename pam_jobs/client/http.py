@@ -23,7 +23,7 @@ def _by_code() -> dict[str, type[errors.PamJobsError]]:
     todo: list[type[errors.PamJobsError]] = [errors.PamJobsError]
     while todo:
         kind = todo.pop()
-        found[kind.code] = kind
+        found.setdefault(kind.code, kind)  # a subclass elsewhere may share its parent's code
         todo += kind.__subclasses__()
     return found
 

@@ -19,7 +19,6 @@ from pam_jobs.clock import SystemClock
 from pam_jobs.crypto.keystore import KeyStore, write_private
 from pam_jobs.crypto.tls import ensure_tls
 from pam_jobs.db.engine import Database
-from pam_jobs.errors import InvalidInput, NotFound
 from pam_jobs.secret import SecretValue
 
 __all__ = ["APPLICATION", "GATEWAY", "flower_password", "gateway_is_online", "make_gateway", "prepare"]
@@ -118,14 +117,8 @@ def make_gateway(folder: DataFolder, report: Report) -> bool:
         return False
     router, session = connect(profile, environment={})
     with VaultClient(router, session) as client:
-        try:
-            app = client.applications.find(APPLICATION)
-        except NotFound:
-            app = next(
-                entry for entry in client.applications.list() if entry.uid == client.applications.add(APPLICATION)
-            )
-        except InvalidInput:  # several: somebody made more; the first one is ours
-            app = next(entry for entry in client.applications.list() if entry.title == APPLICATION)
+        known = [entry for entry in client.applications.list() if entry.title == APPLICATION]
+        app = known[0] if known else client.applications.find(client.applications.add(APPLICATION))
         names = {row["name"] for row in client.pam.gateways()}
         name = GATEWAY if GATEWAY not in names else f"{GATEWAY}-{secrets.token_hex(3)}"
         _, token = client.pam.add_gateway(app, name, token_seconds=_TOKEN_SECONDS)

@@ -82,8 +82,8 @@ class Supervisor:
             self._write()
             ready()
             self._watch()
-        except PamJobsError as error:
-            self._error = error.sentence()
+        except Exception as error:
+            self._error = error.sentence() if isinstance(error, PamJobsError) else f"a fault ({type(error).__name__})"
             raise
         finally:
             self._stop_all()

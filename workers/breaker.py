@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from pam_jobs.errors import StateError, Unreachable
+from pam_jobs.errors import EffectUnknown, StateError, Unreachable
 
 __all__ = ["BreakerOpen", "Breakers", "TargetBusy"]
 
@@ -65,7 +65,7 @@ class Breakers:
 
     @contextmanager
     def slot(self, key: str) -> Iterator[None]:
-        """Hold one of the target's slots.
+        """Hold one of the target's slots; an error that says the target is sick is counted.
 
         Raises:
             TargetBusy: none came free in time; nothing was begun.
@@ -80,6 +80,9 @@ class Breakers:
                 raise TargetBusy(f"{self._slots} jobs work on this target already")
             try:
                 yield
+            except (Unreachable, EffectUnknown):
+                self.failed(key)
+                raise
             finally:
                 target.slots.release()
         finally:

@@ -25,11 +25,9 @@ from pam_jobs.errors import (
     LeaseLost,
     PolicyRefused,
     StateError,
-    Unreachable,
     Unsupported,
 )
 from pam_jobs.jobs.wire import Report, Status
-from workers.breaker import BreakerOpen
 from workers.chain import through
 from workers.lease import Cancelled
 from workers.logins import Logins
@@ -98,11 +96,6 @@ class Rotation:
                 return through(work.chain, work.target.protocol, self._change_and_prove)
         except _Ended as ended:
             return ended.outcome
-        except BreakerOpen:
-            raise
-        except (Unreachable, EffectUnknown):
-            work.ports.breakers.failed(work.target_key)
-            raise
 
     def _recover(self) -> bool:
         """Settle a value that an earlier attempt may have applied; True when it is live."""

@@ -1,0 +1,476 @@
+"""A gateway's surroundings in memory: a router with the ledger's rules, a vault, and jobs to run.
+
+``MemoryRouter`` answers the very requests of ``workers.router.RouterClient`` through an httpx transport, so that tests
+run the real client; faults of the way between them are switched on by name of the call.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from connectors.base import Connector
+from connectors.fake import FakeAccount, FakeConnector, FakeTarget
+from pam_jobs.clock import SystemClock
+from pam_jobs.crypto import aes, p256
+from pam_jobs.errors import (
+    AccessDenied,
+    Conflict,
+    EpochConflict,
+    LeaseLost,
+    NotFound,
+    PamJobsError,
+    StateError,
+    VaultConflict,
+    VaultUnavailable,
+)
+from pam_jobs.ids import new_uid
+from pam_jobs.jobs import wire
+from pam_jobs.records.record import Record
+from workers.breaker import Breakers
+from workers.engine import Engine
+from workers.ports import EngineSettings, Ports, VaultFile, VaultRecord
+from workers.router import DeviceToken, RouterClient
+from workers.values import Value
+
+GATEWAY_UID = "GatewayGatewayGateway-Q"[:22]
+STATUS = {StateError: 409, VaultConflict: 409, NotFound: 404, AccessDenied: 403}
+
+
+@dataclass(kw_only=True)
+class Row:
+    """A row of the ledger."""
+
+    seq: int
+    state: str
+    ciphertext: bytes = field(repr=False)
+    epoch: int = 0
+    kind: str = "credential"
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class MemoryJob:
+    """A job as the router holds it."""
+
+    uid: str
+    record_uid: str | None
+    kind: str = "rotate"
+    profile: str | None = "general"
+    resource_uid: str | None = None
+    admin_uid: str | None = None
+    configuration_uid: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    complexity: bytes | None = None
+    state: str = "queued"
+    epoch: int = 0
+    attempts: int = 0
+    cancelled: bool = False
+    report: dict[str, Any] | None = None
+    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    result: bytes | None = None
+    counts: dict[str, int] | None = None
+    released: list[str] = field(default_factory=list)
+
+
+class MemoryRouter:
+    """Jobs, leases, ledger and records behind the device protocol."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, MemoryJob] = {}
+        self.ledger: dict[str, list[Row]] = {}
+        self.records: dict[str, tuple[bytes, int, bytes]] = {}  # ciphertext, revision, record key
+        self.files: dict[str, list[tuple[VaultFile, bytes]]] = {}
+        self.epochs: Counter[str] = Counter()
+        self.refusals_left = 3
+        self.calls: list[str] = []
+        self.cut_after: Counter[str] = Counter()  # calls that are handled and whose answer is lost
+        self.cut_before: Counter[str] = Counter()  # calls that never arrive
+        self.before: dict[str, Any] = {}  # called with the job before such a call is handled
+
+    def transport(self) -> httpx.BaseTransport:
+        return _Transport(self)
+
+    def handle(self, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
+        parts = path.removeprefix("/api/device/").split("/")
+        if parts[0] != "jobs":
+            self.calls.append(parts[0])
+            return self._presence(parts[0], body)
+        uid, action = parts[1], "/".join(parts[2:])
+        self.calls.append(action)
+        job = self.jobs.get(uid)
+        if job is None:
+            raise NotFound(f"there is no job {uid}")
+        if (before := self.before.pop(action, None)) is not None:
+            before(job)
+        if action == "claim":
+            return self._claim(job)
+        if action in {"report", "promote"} and job.report is not None and body["epoch"] == job.epoch:
+            return {
+                "state": job.state,
+                **({"revision": self.records[job.record_uid or ""][1]} if "seq" in body else {}),
+            }
+        self._hold(job, body["epoch"])
+        method = getattr(self, "_" + action.replace("/", "_"))
+        return method(job, body)
+
+    def _presence(self, action: str, body: dict[str, Any]) -> dict[str, Any] | None:
+        if action == "heartbeat":
+            return {"cancelled": [uid for uid in body["running"] if self.jobs[uid].cancelled]}
+        return None
+
+    def _hold(self, job: MemoryJob, epoch: int) -> None:
+        if epoch != self.epochs[_subject(job)]:
+            raise EpochConflict
+        if job.state not in {"leased", "running"}:
+            raise LeaseLost
+
+    def _claim(self, job: MemoryJob) -> dict[str, Any]:
+        if job.state not in {"queued", "unknown"} or job.cancelled:
+            raise StateError(f"job {job.uid} is {job.state}")
+        self.epochs[_subject(job)] += 1
+        job.state, job.epoch, job.report = "leased", self.epochs[_subject(job)], None
+        job.attempts += 1
+        for step in job.steps.values():
+            if step["state"] == "running":
+                step["state"] = "unknown"
+        claim = wire.Claim(
+            job_uid=job.uid, kind=job.kind, trigger="on_demand", gateway_uid=GATEWAY_UID,
+            configuration_uid=job.configuration_uid, record_uid=job.record_uid, resource_uid=job.resource_uid,
+            admin_uid=job.admin_uid, profile=job.profile, complexity=job.complexity, parameters=job.parameters,
+            epoch=job.epoch, lease_seconds=60, versions=self._versions(job), steps=self._rows(job),
+            refusals_left=self.refusals_left, attempts=job.attempts,
+        )  # fmt: skip
+        return json.loads(claim.model_dump_json())  # type: ignore[no-any-return]
+
+    def _versions(self, job: MemoryJob) -> list[wire.LedgerVersion]:
+        kept = [row for row in self.ledger.get(job.record_uid or "", []) if row.state not in {"abandoned", "retired"}]
+        return [
+            wire.LedgerVersion(
+                seq=row.seq, kind=row.kind, state=row.state, epoch=row.epoch, ciphertext=row.ciphertext,
+                staged_at=datetime.now(UTC),
+            )
+            for row in sorted(kept, key=lambda row: -row.seq)
+        ]  # fmt: skip
+
+    def _rows(self, job: MemoryJob) -> list[wire.StepRow]:
+        return [wire.StepRow(**{k: v for k, v in step.items() if k != "output"}) for step in job.steps.values()]
+
+    def _renew(self, job: MemoryJob, body: dict[str, Any]) -> None:
+        """Nothing to do: leases in memory do not end by themselves."""
+
+    def _fence(self, job: MemoryJob, body: dict[str, Any]) -> None:
+        """Nothing to do: the lease was checked."""
+
+    def _stage(self, job: MemoryJob, body: dict[str, Any]) -> dict[str, Any]:
+        rows = self.ledger.setdefault(job.record_uid or "", [])
+        said = wire.Stage(**body)
+        if job.cancelled:
+            raise StateError("the job was cancelled")
+        for row in rows:
+            if row.state in {"staged", "applying"}:
+                if row.ciphertext == said.ciphertext:
+                    return {"seq": row.seq}
+                raise Conflict("a version is not resolved yet")
+        row = Row(
+            seq=max((row.seq for row in rows), default=0) + 1, state="staged", ciphertext=said.ciphertext,
+            epoch=said.epoch,
+        )  # fmt: skip
+        rows.append(row)
+        return {"seq": row.seq}
+
+    def _intend(self, job: MemoryJob, body: dict[str, Any]) -> None:
+        if job.cancelled and job.state == "leased":
+            raise StateError("the job was cancelled")
+        row = self._row(job, body["seq"])
+        if row.state not in {"staged", "applying"}:
+            raise StateError(f"version {row.seq} is {row.state}")
+        row.state, job.state = "applying", "running"
+
+    def _promote(self, job: MemoryJob, body: dict[str, Any]) -> dict[str, Any]:
+        said = wire.Promotion(**body)
+        row = self._row(job, said.seq)
+        if row.state != "applying" or said.evidence.get("login") != "accepted":
+            raise StateError(f"version {row.seq} is {row.state}")
+        uid = job.record_uid or ""
+        _, revision, key = self.records[uid]
+        if said.record_revision != revision:
+            raise VaultConflict("the record was edited meanwhile")
+        for other in self.ledger[uid]:
+            if other.state == "current":
+                other.state = "previous"
+        row.state, row.evidence = "current", dict(said.evidence)
+        self.records[uid] = (said.record_data, revision + 1, key)
+        if said.report is not None:
+            self._end(job, said.report)
+        return {"revision": revision + 1, "state": job.state}
+
+    def _abandon(self, job: MemoryJob, body: dict[str, Any]) -> None:
+        row = self._row(job, body["seq"])
+        if row.state not in {"staged", "applying"}:
+            raise StateError(f"version {row.seq} is {row.state}")
+        has_current = any(other.state == "current" for other in self.ledger[job.record_uid or ""])
+        if has_current and body["evidence"].get("current") != "accepted":
+            raise StateError("the current credential is not proven")
+        row.state, row.evidence = "abandoned", {**body["evidence"], "reason": body["reason"]}
+
+    def _refusals(self, job: MemoryJob, body: dict[str, Any]) -> dict[str, Any]:
+        self.refusals_left = max(0, self.refusals_left - body["count"])
+        return {"refusals_left": self.refusals_left}
+
+    def _steps(self, job: MemoryJob, body: dict[str, Any]) -> dict[str, Any]:
+        for step in body["steps"]:
+            job.steps.setdefault(step["key"], dict(step))
+        return {**body, "steps": [row.model_dump() for row in self._rows(job)]}
+
+    def _steps_start(self, job: MemoryJob, body: dict[str, Any]) -> None:
+        step = job.steps[body["key"]]
+        if step["state"] != "pending":
+            raise StateError(f"the step is {step['state']}")
+        if job.cancelled and job.state == "leased":
+            raise StateError("the job was cancelled")
+        step["state"], job.state = "running", "running"
+
+    def _steps_finish(self, job: MemoryJob, body: dict[str, Any]) -> None:
+        step, said = job.steps[body["key"]], wire.StepFinish(**body)
+        if step["state"] != "running":
+            raise StateError(f"the step is {step['state']}")
+        step.update(state=said.state, exit_code=said.exit_code, cause=said.cause, output=said.output)
+
+    def _report(self, job: MemoryJob, body: dict[str, Any]) -> dict[str, Any]:
+        self._end(job, wire.Report(**body))
+        return {"state": job.state}
+
+    def _release(self, job: MemoryJob, body: dict[str, Any]) -> None:
+        job.state = "queued"
+        job.released.append(body["reason"])
+
+    def _discovery(self, job: MemoryJob, body: dict[str, Any]) -> None:
+        said = wire.DiscoveryUpload(**body)
+        job.result, job.counts = said.content, said.counts
+
+    def _end(self, job: MemoryJob, report: wire.Report) -> None:
+        ends = {"ok": "succeeded", "skipped": "succeeded"}
+        job.report = report.model_dump()
+        job.state = ends.get(report.status.value, report.status.value)
+
+    def _row(self, job: MemoryJob, seq: int) -> Row:
+        return next(row for row in self.ledger[job.record_uid or ""] if row.seq == seq)
+
+
+def _subject(job: MemoryJob) -> str:
+    return job.record_uid or job.configuration_uid
+
+
+class _Transport(httpx.BaseTransport):
+    def __init__(self, router: MemoryRouter) -> None:
+        self._router = router
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        action = "/".join(path.removeprefix("/api/device/").split("/")[2:]) or path.rsplit("/", 1)[-1]
+        if _takes(self._router.cut_before, action):
+            raise httpx.ConnectError("cut", request=request)
+        assert request.headers["Authorization"].startswith("KeeperDevice ey")
+        try:
+            answer = self._router.handle(path, json.loads(request.read()))
+        except PamJobsError as error:
+            status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
+            response = httpx.Response(status, json={"code": error.code, "detail": error.message})
+        else:
+            response = httpx.Response(204) if answer is None else httpx.Response(200, json=answer)
+        if _takes(self._router.cut_after, action):
+            raise httpx.ReadError("cut", request=request)
+        return response
+
+
+def _takes(counter: Counter[str], action: str) -> bool:
+    if counter[action] > 0:
+        counter[action] -= 1
+        return True
+    return False
+
+
+class MemoryVault:
+    """The vault that belongs to a ``MemoryRouter``."""
+
+    def __init__(self, router: MemoryRouter) -> None:
+        self._router = router
+        self.fetches: list[list[str]] = []
+        self.is_away = False
+
+    def fetch(self, uids: Iterable[str]) -> dict[str, VaultRecord]:
+        wanted = list(uids)
+        self.fetches.append(wanted)
+        if self.is_away:
+            raise VaultUnavailable
+        found = {}
+        for uid in wanted:
+            if uid in self._router.records:
+                sealed, revision, key = self._router.records[uid]
+                files = {file.uid: file for file, _ in self._router.files.get(uid, [])}
+                record = Record.parse(aes.decrypt(sealed, key))
+                found[uid] = VaultRecord(uid=uid, record=record, key=key, revision=revision, files=files)
+        return found
+
+    def download(self, file: VaultFile) -> bytes:
+        return next(content for files in self._router.files.values() for known, content in files if known == file)
+
+
+@dataclass(kw_only=True)
+class GatewayWorld:
+    """One user, admin, resource and configuration on a fake target, with a job that rotates the user."""
+
+    router: MemoryRouter = field(default_factory=MemoryRouter)
+    connector: FakeConnector = field(default_factory=FakeConnector)
+    target: FakeTarget = field(default_factory=FakeTarget)
+    settings: EngineSettings = field(default_factory=lambda: EngineSettings(settle_seconds=0.0, script_seconds=20))
+    reached: list[str] = field(default_factory=list)
+    at: dict[str, Any] = field(default_factory=dict)  # boundary → called when it is reached
+
+    def __post_init__(self) -> None:
+        self.vault = MemoryVault(self.router)
+        self.connector.add("db.test", 9999, self.target)
+        self.target.accounts = {
+            "app": FakeAccount(password="Old-Secret-1"),
+            "root": FakeAccount(password="Admin-Secret-1", is_admin=True),
+        }
+        self.configuration = self.add_record(
+            {"type": "pamNetworkConfiguration", "title": "Lab", "fields": [_f("multiline", "portMapping", "9999=ssh")]}
+        )
+        self.resource = self.add_record(
+            {"type": "pamMachine", "title": "Box",
+             "fields": [_f("pamHostname", "", {"hostName": "db.test", "port": "9999"})]}
+        )  # fmt: skip
+        self.admin = self.add_user("root", "Admin-Secret-1")
+        self.user = self.add_user("app", "Old-Secret-1")
+        self.give_current(self.user, Value(password=_secret("Old-Secret-1")))
+        self.http = httpx.Client(base_url="https://router.test", transport=self.router.transport())
+        self.client = RouterClient(
+            self.http, DeviceToken("device", p256.generate(), SystemClock()), "unit-1", patience_seconds=5,
+            sleep=lambda _seconds: None,
+        )  # fmt: skip
+        self.breakers = Breakers(wait_seconds=0.1)
+        self.engine = Engine(
+            Ports(
+                router=self.client, vault=self.vault, chain_for=self._chain, breakers=self.breakers,
+                settings=self.settings, boundary=self._reach, recognisers=lambda: [self.connector],
+            )
+        )  # fmt: skip
+
+    def _chain(self, protocol: str, operating_system: str | None = None) -> Sequence[Connector]:
+        return [self.connector]
+
+    def _reach(self, name: str) -> None:
+        self.reached.append(name)
+        if (action := self.at.pop(name, None)) is not None:
+            action()
+
+    def add_record(self, data: Mapping[str, Any], uid: str | None = None) -> str:
+        uid = uid or new_uid()
+        key = aes.new_key()
+        self.router.records[uid] = (aes.encrypt(Record.parse(data).to_json().encode(), key), 1, key)
+        return uid
+
+    def add_user(self, login: str, password: str | None, *more: dict[str, Any], custom: Sequence[Any] = ()) -> str:
+        fields = [_f("login", "", login), _f("password", "", password), *more]
+        return self.add_record({"type": "pamUser", "title": login, "fields": fields, "custom": list(custom)})
+
+    def add_file(self, record_uid: str, content: bytes, name: str = "after.sh") -> str:
+        uid = new_uid()
+        file = VaultFile(uid=uid, name=name, title=name, url="memory:", key=b"")
+        self.router.files.setdefault(record_uid, []).append((file, content))
+        return uid
+
+    def attach(self, record_uid: str, content: bytes, *, command: str = "", records: Sequence[str] = ()) -> str:
+        """Attach a script to a record and return the file's uid."""
+        uid = self.add_file(record_uid, content)
+        value = {"fileRef": uid, "recordRef": list(records), "command": command}
+        self.edit(
+            record_uid,
+            lambda record: record.set_field(
+                "script", [*record.values("script", "rotationScripts"), value], "rotationScripts"
+            ),
+        )
+        return uid
+
+    def record(self, uid: str) -> Record:
+        sealed, _, key = self.router.records[uid]
+        return Record.parse(aes.decrypt(sealed, key))
+
+    def edit(self, uid: str, change: Any) -> None:
+        """Change a record as an operator does, outside every job."""
+        sealed, revision, key = self.router.records[uid]
+        record = change(Record.parse(aes.decrypt(sealed, key)))
+        self.router.records[uid] = (aes.encrypt(record.to_json().encode(), key), revision + 1, key)
+
+    def key(self, uid: str) -> bytes:
+        return self.router.records[uid][2]
+
+    def give_current(self, uid: str, value: Value) -> None:
+        self.add_row(uid, value, "current")
+
+    def add_row(self, uid: str, value: Value, state: str) -> Row:
+        rows = self.router.ledger.setdefault(uid, [])
+        row = Row(seq=len(rows) + 1, state=state, ciphertext=value.seal(self.key(uid)))
+        rows.append(row)
+        return row
+
+    def job(self, **members: Any) -> MemoryJob:
+        """Submit a job about the user."""
+        job = MemoryJob(
+            **{
+                "uid": new_uid(), "record_uid": self.user, "resource_uid": self.resource, "admin_uid": self.admin,
+                "configuration_uid": self.configuration, **members,
+            }
+        )  # fmt: skip
+        self.router.jobs[job.uid] = job
+        return job
+
+    def run(self, job: MemoryJob | None = None, **members: Any) -> MemoryJob:
+        """Run a job, a new one when none is given, and return it as the router has it."""
+        job = job or self.job(**members)
+        self.engine.run(job.uid)
+        return job
+
+    def detail(self, job: MemoryJob, uid: str | None = None) -> dict[str, Any]:
+        """Return the sealed detail of the job's report."""
+        assert job.report is not None
+        return json.loads(aes.decrypt(job.report["detail"], self.key(uid or self.user)))  # type: ignore[no-any-return]
+
+    def states(self, uid: str | None = None) -> list[str]:
+        return [row.state for row in self.router.ledger.get(uid or self.user, [])]
+
+    def password(self, login: str = "app") -> str | None:
+        """Return what the target takes."""
+        return self.target.accounts[login].password
+
+    def in_vault(self) -> bool:
+        """Say whether some value that the vault holds logs in: the first promise."""
+        live = self.password()
+        values = [Value.open(row.ciphertext, self.key(self.user)) for row in self.router.ledger[self.user]]
+        kept = [value.password.reveal() for value in values if value.password]
+        own = self.record(self.user).password
+        return live in [*kept, own.reveal() if own else None]
+
+
+def _f(kind: str, label: str, value: Any) -> dict[str, Any]:
+    return {"type": kind, "label": label, "value": [] if value is None else [value]}
+
+
+def _secret(text: str) -> Any:
+    from pam_jobs.secret import SecretValue
+
+    return SecretValue(text)
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON of a file."""
+    return json.loads(path.read_text())

@@ -85,7 +85,7 @@ class Agent:
             ConfigurationError: the gateway cannot start with what it was given.
             AccessDenied: the gateway was removed.
         """
-        self._patiently(lambda: bind(self._identity, lambda: self._vault.fetch([])))
+        self._patiently(lambda: bind(self._identity, self._vault.greet))
         token = DeviceToken(self._identity.client_id, self._identity.private_key, self._clock)
         router = self._router = RouterClient(self._http, token, self.instance)
         answer = self._hello(router)

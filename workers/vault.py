@@ -20,6 +20,7 @@ from requests.utils import get_environ_proxies
 from pam_jobs.crypto import aes
 from pam_jobs.crypto.blob import from_base64
 from pam_jobs.errors import AccessDenied, InvalidInput, VaultError, VaultUnavailable
+from pam_jobs.ids import new_uid
 from pam_jobs.records.record import Record
 from workers.ports import VaultFile, VaultRecord
 from workers.storage import GatewayStorage
@@ -80,8 +81,18 @@ class SdkVault:
             VaultError: the vault refused, or a record cannot be opened.
         """
         wanted = list(dict.fromkeys(uids))
+        if not wanted:
+            return {}  # an empty filter would read everything
         response = self._patiently(lambda: self._sdk.get_secrets(wanted, full_response=True))
         return {record.uid: _converted(record) for record in response.records or [] if record.uid in wanted}
+
+    def greet(self) -> None:
+        """Make one read that brings no record; the first one of a device spends its one-time token.
+
+        Raises:
+            VaultUnavailable, AccessDenied, VaultError: as ``fetch``.
+        """
+        self.fetch([new_uid()])
 
     def download(self, file: VaultFile) -> bytes:
         """Return the content of a file.

@@ -53,7 +53,7 @@ def _serve(settings: ControlSettings) -> None:
 def main() -> int:
     """Serve until SIGTERM; return 1 with one sentence where it cannot start."""
     try:
-        settings = ControlSettings()  # type: ignore[call-arg]  # the values come from the environment
+        settings = ControlSettings()
     except ValidationError as error:
         wrong = ", ".join(
             f"PAM_{'.'.join(map(str, entry['loc'])).upper()} ({entry['msg']})" for entry in error.errors()

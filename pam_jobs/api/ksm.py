@@ -16,7 +16,6 @@ from pam_jobs.api.problems import status_of
 from pam_jobs.audit.log import Actor, record_event
 from pam_jobs.clock import Clock
 from pam_jobs.crypto.keystore import SERVER_KEY_ID
-from pam_jobs.db.tables import Client
 from pam_jobs.errors import NotFound, PamJobsError
 from pam_jobs.vault import ksm_access, ksm_envelope, ksm_folders, ksm_read, ksm_write
 from pam_jobs.vault import ksm_payloads as p
@@ -56,32 +55,33 @@ class _Exchange:
     limits: Limits
     remote_address: str | None
     version: str | None = None
-    client: Client | None = None
+    device_name: str | None = None
+    application_uid: str | None = None
     record_uid: str | None = None
 
     @property
     def actor(self) -> Actor:
-        name = self.client.name if self.client is not None else "unknown"
-        return ksm_access.unknown_caller(self.remote_address, self.version, name)
+        return ksm_access.unknown_caller(self.remote_address, self.version, self.device_name or "unknown")
 
     def caller(self, session: Session, opened: Opened, payload: p.ClientPayload) -> Caller:
         """Return the device, having checked that it may ask, and ask now."""
         ksm_access.check_version(payload.clientVersion)
         self.version = payload.clientVersion
-        self.client, application, owner_public_key = ksm_access.find(session, payload.clientId)
-        was_bound = self.client.public_key is not None
+        client, application, owner_public_key = ksm_access.find(session, payload.clientId)
+        self.device_name, self.application_uid = client.name, application.uid
+        was_bound = client.public_key is not None
         has_bound = ksm_access.authenticate(
             session,
             self.context.clock,
             opened,
-            self.client,
+            client,
             public_key=payload.publicKey if isinstance(payload, p.GetSecret) else None,
             remote_address=self.remote_address,
         )
-        if self.client.gateway_uid is None:  # gateways ask once a rotation, however many rotate at a time
+        if client.gateway_uid is None:  # gateways ask once a rotation, however many rotate at a time
             self._throttle(payload.clientId)
         caller = Caller(
-            client=self.client,
+            client=client,
             application=application,
             owner_public_key=owner_public_key,
             actor=self.actor,
@@ -212,15 +212,14 @@ def exchange(
         with context.database.transaction() as session:
             answer = action(context, session, asked.caller(session, opened, payload), payload)
     except PamJobsError as error:
-        device = asked.client
         told = refused(
             context,
             asked.limits,
             asked.actor,
             error,
             channel=endpoint,
-            app_uid=device.application_uid if device else None,
-            device_name=device.name if device else None,
+            app_uid=asked.application_uid,
+            device_name=asked.device_name,
             record_uid=asked.record_uid,
         )
         return _error_answer(told)

@@ -9,7 +9,7 @@ from pam_jobs.crypto.tls import TlsFiles
 
 __all__ = ["make_server"]
 
-_STOP_SECONDS = 8
+_STOP_SECONDS = 3  # idle TLS connections whose peer does not answer the goodbye count too
 _KEEP_ALIVE_SECONDS = 65  # longer than clients' pools keep idle connections, so that the client closes first
 
 
@@ -29,6 +29,7 @@ def make_server(app: FastAPI, tls: TlsFiles, *, host: str, port: int) -> uvicorn
             port=port,
             ssl_certfile=tls.certificate,
             ssl_keyfile=tls.key,
+            lifespan="off",
             log_config=None,
             access_log=False,
             proxy_headers=False,  # an address that a client names itself would open every IP lock

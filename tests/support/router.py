@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -118,7 +119,9 @@ class RunningRouter:
 
     def http(self) -> httpx.Client:
         """A bare HTTPS client that trusts the router."""
-        return httpx.Client(base_url=self.url, verify=str(self.tls.ca), trust_env=False)
+        return httpx.Client(
+            base_url=self.url, verify=ssl.create_default_context(cafile=str(self.tls.ca)), trust_env=False
+        )
 
     def events(self, *names: str) -> list[AuditEvent]:
         """The audit log's events of these names, or all, oldest first."""
@@ -168,7 +171,6 @@ def run_router(
     tls = ensure_tls(control.keys_dir / "tls", control.tls_name_list, SystemClock())
     context = AppContext(settings=control, database=Database(database_url), keys=keys, clock=time_source)
     server = make_server(create_app(context), tls, host="127.0.0.1", port=port)
-    server.config.timeout_graceful_shutdown = 1
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="router", daemon=True)
     thread.start()
     _wait(lambda: server.started or not thread.is_alive())
@@ -178,7 +180,7 @@ def run_router(
         yield router
         router.operator.vault.router.close()
     finally:
-        server.should_exit = True
+        server.should_exit = server.force_exit = True  # idle connections of the test are not waited for
         thread.join(10)
         listener.close()
         context.database.dispose()

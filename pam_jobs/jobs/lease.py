@@ -129,6 +129,7 @@ def _claim_query(job_uid: str, gateway_uid: str, instance: str) -> Select[Job, s
     resource = func.coalesce(RotationSettings.resource_uid, Job.parameters["resource_uid"].as_string())
     return (
         select(Job, GatewayInstance.instance, RotationSettings, ResourceLink.admin_uid)
+        .select_from(Job)
         .outerjoin(
             GatewayInstance,
             (GatewayInstance.gateway_uid == gateway_uid)

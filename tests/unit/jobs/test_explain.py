@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from pam_jobs.db.tables import Gateway, GatewayInstance, Job, JobKind, JobState
+from pam_jobs.jobs.cancel import cancel
+from pam_jobs.jobs.explain import explain
+from pam_jobs.jobs.wire import PostStatus, Status
+from tests.support.attempts import MINUTE, POLICY, ask, begin, refused
+from tests.support.fleet import OPERATOR, Fleet
+
+
+def why(fleet: Fleet, job_uid: str) -> str:
+    with fleet.database.transaction(read_only=True) as session:
+        return "\n".join(explain(session, fleet.clock, POLICY, session.get_one(Job, job_uid)))
+
+
+def test_a_job_waits_for_a_gateway_that_is_online(fleet: Fleet, record: str):
+    told = why(fleet, ask(fleet, record).uid)
+    assert "waits for gateway 'office' since 2026-03-02T12:00:00+00:00" in told
+    assert "its message is not sent yet" in told
+
+
+def test_a_job_waits_for_a_gateway_that_is_offline_or_was_never_there(fleet: Fleet, record: str):
+    job = ask(fleet, record)
+    fleet.clock.advance(MINUTE)
+    assert "is offline and was last heard of at 2026-03-02T12:00:00+00:00" in why(fleet, job.uid)
+    with fleet.database.transaction() as session:
+        session.delete(session.get_one(GatewayInstance, (fleet.gateway_uid, "i1")))
+    assert "was never online: start it with `pam gateway start`" in why(fleet, job.uid)
+    with fleet.database.transaction() as session:
+        session.get_one(Gateway, fleet.gateway_uid).removed_at = fleet.clock.now()
+    assert "was removed" in why(fleet, job.uid)
+
+
+def test_a_job_waits_behind_another_of_the_same_credential(fleet: Fleet, record: str):
+    first, second = ask(fleet, record), ask(fleet, record, JobKind.VERIFY)
+    begin(fleet, first.uid)
+    refused(begin, fleet, second.uid)
+    told = why(fleet, second.uid)
+    assert f"job {first.uid} works on the same credential" in told
+    assert "is not to start before" in told
+    assert "works on 1 other job" in told
+
+
+def test_a_job_whose_record_is_not_ready_any_more_says_so(fleet: Fleet, record: str):
+    job = ask(fleet, record)
+    fleet.put(record, disabled=True)
+    assert "would not succeed now: rotation of record" in why(fleet, job.uid)
+
+
+def test_a_held_job_says_how_far_it_is(fleet: Fleet, record: str):
+    job = ask(fleet, record)
+    attempt = begin(fleet, job.uid)
+    assert "instance i1 has it since" in why(fleet, job.uid)
+    attempt.stage()
+    attempt.intend()
+    assert "has begun to change the target" in why(fleet, job.uid)
+    fleet.clock.advance(MINUTE)
+    assert "has not been heard of since its lease ended" in why(fleet, job.uid)
+
+
+def test_a_job_that_is_being_cancelled_says_so(fleet: Fleet, record: str):
+    job = ask(fleet, record)
+    begin(fleet, job.uid)
+    with fleet.database.transaction() as session:
+        cancel(session, fleet.clock, OPERATOR, job.uid)
+    assert "was asked at 2026-03-02T12:00:00+00:00 to stop" in why(fleet, job.uid)
+
+
+def test_an_unknown_outcome_says_when_it_is_tried_again(fleet: Fleet, record: str):
+    job = ask(fleet, record)
+    begin(fleet, job.uid).report(Status.UNKNOWN, cause="connection_lost", retry_after_seconds=20)
+    told = why(fleet, job.uid)
+    assert "(connection_lost); both values are kept" in told
+    assert "at 2026-03-02T12:00:20+00:00, 3 more times" in told
+    fleet.clock.advance(timedelta(seconds=20))
+    assert "at the next pass of the control process" in why(fleet, job.uid)
+
+
+@pytest.mark.parametrize(
+    ("status", "post", "words"),
+    [
+        (Status.OK, PostStatus.NONE, "with success"),
+        (Status.FAILED, PostStatus.NOT_RUN, "nothing was changed on the target"),
+        (Status.OK, PostStatus.FAILED, "scripts did not all succeed"),
+        (Status.WAITING_HUMAN, PostStatus.NOT_RUN, "an operator must decide"),
+        (Status.CANCELLED, PostStatus.NOT_RUN, "cancelled"),
+    ],
+)
+def test_an_ended_job_says_how(fleet: Fleet, record: str, status: Status, post: PostStatus, words: str):
+    job = ask(fleet, record)
+    begin(fleet, job.uid).report(status, post)
+    assert words in why(fleet, job.uid)
+
+
+def test_every_state_has_an_explanation(fleet: Fleet, record: str):
+    job = ask(fleet, record)
+    for state in JobState:
+        with fleet.database.transaction() as session:
+            session.get_one(Job, job.uid).state = state
+        assert why(fleet, job.uid)

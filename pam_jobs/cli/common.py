@@ -54,6 +54,8 @@ ResultFormatOption = Annotated[
     Format | None, typer.Option("--format", help="How to print the result; table on a terminal, else json.")
 ]
 
+_WIDE = 4000
+_UID_CHARACTERS = 22
 _GOOD = {"ONLINE", "ok", "succeeded", "running", "current", "accepted", "enabled", "yes"}
 _BAD = {"OFFLINE", "failed", "refused", "dead", "abandoned"}
 _WARN = {"unknown", "waiting_human", "cancelled", "applying", "staged", "disabled", "skipped"}
@@ -69,7 +71,9 @@ def group(text: str) -> typer.Typer:
 
 
 def _out() -> Console:
-    return Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+    is_terminal = sys.stdout.isatty()
+    # In a pipe or file nothing is cut or folded: other programs read it.
+    return Console(file=sys.stdout, highlight=False, soft_wrap=not is_terminal, width=None if is_terminal else _WIDE)
 
 
 def note(text: str) -> None:
@@ -101,13 +105,19 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
         note(empty)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, column in enumerate(columns):
-        # UIDs are copied from the table, so they are never cut.
-        fixed = "UID" in column.split() or max(len(row[number]) for row in cells) <= 24
-        table.add_column(column, no_wrap=fixed, overflow="fold")
+    for column in columns:
+        # UIDs are copied from the table, so they are never cut; the others fold.
+        is_uid = "UID" in column.split()
+        table.add_column(column, no_wrap=is_uid, min_width=_UID_CHARACTERS if is_uid else None, overflow="fold")
     for row in cells:
         table.add_row(*(state_text(cell) for cell in row))
-    _out().print(table)
+    console = _out()
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
 def print_pairs(pairs: Mapping[str, object]) -> None:

@@ -154,7 +154,11 @@ def print_job(job: dict[str, Any], title: str | None, style: Format) -> None:
     }
     detail = job.get("detail")
     if isinstance(detail, dict):
-        pairs |= {str(name).replace("_", " ").capitalize(): _flat(value) for name, value in detail.items() if value}
+        pairs |= {
+            str(name).replace("_", " ").capitalize(): _flat(value)
+            for name, value in detail.items()
+            if value and name != "script"
+        }
     elif detail:
         pairs["Message"] = detail
     print_pairs(pairs)
@@ -182,7 +186,7 @@ def _print_step(step: dict[str, Any]) -> None:
     sys.stdout.write(f"\nScript {step['position']} ({step['place']}): {step['state']}")
     sys.stdout.write(f", exit code {step['exit_code']}\n" if step.get("exit_code") is not None else "\n")
     output = step.get("output")
-    parts = output if isinstance(output, dict) else {"output": output}
-    for name, text in parts.items():
+    parts = {name: output.get(name) for name in ("name", "stdout", "stderr")} if isinstance(output, dict) else {}
+    for name, text in (parts or {"output": output}).items():
         for line in str(text or "").splitlines():
             sys.stdout.write(f"  {name}: {line}\n")

@@ -98,15 +98,21 @@ def edit(
         if not plan.planned:
             _print_skipped(plan)
             raise InvalidInput("no record can be changed", remedy="look at the reasons above")
-        if style is Format.TABLE:
-            _print_plan(plan)
+        _print_skipped(plan)
         if folder is not None or is_interactive():
+            if style is Format.TABLE and not force:
+                _print_plan(plan)
             confirm(f"Change the rotation of {len(plan.planned)} records?", force=force)
         done = [_result(client, planned, planner.apply(planned)) for planned in plan.planned]
     skipped = [
         {"record_uid": entry.uid, "title": entry.title, "reason": error.sentence()} for entry, error in plan.skipped
     ]
-    emit(style, {"updated": done, "skipped": skipped}, lambda: note(f"rotation of {len(done)} records is set"))
+
+    def table() -> None:
+        _print_plan(plan)
+        note(f"rotation of {len(done)} {'record' if len(done) == 1 else 'records'} is set")
+
+    emit(style, {"updated": done, "skipped": skipped}, table)
 
 
 def _schedule(
@@ -143,7 +149,6 @@ def _print_skipped(plan: Edit) -> None:
 
 
 def _print_plan(plan: Edit) -> None:
-    _print_skipped(plan)
     print_table(
         ["Record UID", "Title", "Profile", "Resource", "Admin", "Schedule", "Configuration"],
         [

@@ -99,10 +99,10 @@ class Supervisor:
     def _start_all(self) -> None:
         self._write()
         self._start("broker", lambda: broker.answers(self.folder))
-        self._start("router", self._router_is_ready)
-        has_gateway = setup.make_gateway(self.folder, self._report)
-        for name in ("control", "beat", "flower"):
+        for name in ("router", "control", "beat", "flower"):
             self._launch(name)
+        self._until("router", self._router_is_ready)
+        has_gateway = setup.make_gateway(self.folder, self._report)
         if has_gateway:
             since = datetime.now(UTC) - timedelta(seconds=1)
             self._start("gateway", lambda: setup.gateway_is_online(self.folder, since))

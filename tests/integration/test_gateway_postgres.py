@@ -26,9 +26,9 @@ class Targets:
         self.resource = site.add_resource("pamDatabase", server.host, server.port, self.admin)
         site.rotate_by(self.admin, self.resource)
 
-    def add_role(self, password: str = "First-Secret-1") -> tuple[str, str]:
+    def add_role(self) -> tuple[str, str]:
         """Create a role and its record, and return login and uid."""
-        login = "app_" + secrets.token_hex(4)
+        login, password = "app_" + secrets.token_hex(4), "First-Secret-1"
         with self.connect(self.server.admin_login, self.server.admin_password) as connection:
             connection.execute(
                 sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(login), sql.Literal(password))

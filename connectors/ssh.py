@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import select
 import socket
@@ -13,15 +12,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import paramiko
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
 
 from connectors.base import Credential, Deadline, Target
 from connectors.ssh_errors import LoginIncomplete, LoginRefused
-from pam_jobs.errors import ConfigurationError, HostKeyMismatch, Locked, Unsupported
+from connectors.ssh_keys import HostKeys, load_private_key
+from pam_jobs.errors import Locked
 from pam_jobs.secret import SecretValue
 
-__all__ = ["HostKeys", "Output", "SshLink", "load_private_key"]
+__all__ = ["Output", "SshLink"]
 
 _HANDSHAKE_SECONDS = 15.0
 _LOGIN_SECONDS = 30.0  # PAM may take its time to refuse
@@ -29,14 +27,6 @@ _OUTPUT_BYTES = 1 << 20  # of each stream; the rest is read and dropped
 _INLINE_BYTES = 1 << 16  # of standard input that surely fits the server's window
 _LINGER_SECONDS = 0.2  # how long output is awaited after the command ended, when a child of it keeps the stream open
 _LOG_CHANNEL = "connectors.ssh.paramiko"
-_POLICIES = ("accept-new", "strict")
-_KEY_CLASSES: dict[str, type[paramiko.PKey]] = {
-    "ssh-rsa": paramiko.RSAKey,
-    "ssh-ed25519": paramiko.Ed25519Key,
-    "ecdsa-sha2-nistp256": paramiko.ECDSAKey,
-    "ecdsa-sha2-nistp384": paramiko.ECDSAKey,
-    "ecdsa-sha2-nistp521": paramiko.ECDSAKey,
-}
 _EXPIRED_WORDS = ("new password", "expired", "change your password", "current password")
 
 
@@ -52,51 +42,6 @@ class Output:
     def said(self) -> str:
         """Return both streams as text."""
         return (self.stdout + b"\n" + self.stderr).decode(errors="replace").strip()
-
-
-class HostKeys:
-    """Which key each server may have: the ones on its record, else the first one seen by this process."""
-
-    def __init__(self) -> None:
-        """Know no server."""
-        self._seen: dict[tuple[str, int], str] = {}
-        self._lock = threading.Lock()
-
-    def preferred_types(self, target: Target) -> list[str]:
-        """Return the types of the keys that are accepted, so that the server is asked for one of them."""
-        known = list(target.host_keys) or [self._seen.get((target.host, target.port), "")]
-        types = [key.split(" ")[0] for key in known if key]
-        return [name for each in types for name in (("rsa-sha2-512", "rsa-sha2-256") if each == "ssh-rsa" else (each,))]
-
-    def check(self, target: Target, key: str) -> None:
-        """Accept a server's key or refuse it.
-
-        Args:
-            target: its ``host_keys`` decide; without any, its option ``host_key_policy``: ``accept-new`` (the first
-                key seen is the one from then on) or ``strict`` (refuse).
-            key: "type base64".
-
-        Raises:
-            HostKeyMismatch: refused.
-            ConfigurationError: no such policy.
-        """
-        if target.host_keys:
-            if key not in {" ".join(each.split()[:2]) for each in target.host_keys}:
-                remedy = "check the machine; if its key really changed, put the new one into the resource record"
-                raise HostKeyMismatch("the server's key is not the one on record", remedy=remedy)
-            return
-        policy = target.options.get("host_key_policy", "accept-new")
-        if policy not in _POLICIES:
-            raise ConfigurationError(f"there is no host_key_policy {policy!r}", remedy="use accept-new or strict")
-        if policy == "strict":
-            raise HostKeyMismatch(
-                "no key of this server is on record", remedy="put its host key into the resource record"
-            )
-        with self._lock:
-            first = self._seen.setdefault((target.host, target.port), key)
-        if first != key:
-            remedy = "check the machine; if its key really changed, put the new one into the resource record"
-            raise HostKeyMismatch("the server's key changed since it was first seen", remedy=remedy)
 
 
 class SshLink:
@@ -280,27 +225,6 @@ class _Answers:
         if questions:
             self._is_given = True
         return [self._password.reveal() for _ in questions]
-
-
-def load_private_key(private_key: SecretValue) -> paramiko.PKey:
-    """Return the key in the form the transport takes: PEM of OpenSSH, PKCS#1 or PKCS#8.
-
-    Raises:
-        Unsupported: it cannot be read, is encrypted, or of another type.
-    """
-    raw = private_key.reveal().strip().encode() + b"\n"
-    for load in (serialization.load_ssh_private_key, serialization.load_pem_private_key):
-        try:
-            key = load(raw, password=None)
-            text = key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-            ).decode()
-            public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-            return _KEY_CLASSES[public.split()[0].decode()].from_private_key(io.StringIO(text))
-        except (ValueError, TypeError, KeyError, AttributeError, UnsupportedAlgorithm, paramiko.SSHException):
-            continue
-    remedy = "use an unencrypted RSA, ECDSA or Ed25519 key in PEM"
-    raise Unsupported("the private key cannot be used", remedy=remedy)
 
 
 def _transport(sock: socket.socket, seconds: float) -> paramiko.Transport:

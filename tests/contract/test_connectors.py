@@ -6,6 +6,7 @@ import secrets
 import socket
 import time
 import traceback
+from collections.abc import Callable
 
 import pytest
 
@@ -13,6 +14,7 @@ from connectors.authorized_keys import KEY_TYPES
 from connectors.base import Account, Capability, Credential, Deadline, Finding, VerdictState
 from connectors.faults import Action, Fault, FaultProxy, When
 from connectors.registry import ConnectorRegistry
+from deploy.lab import PostgresServer, SshServer
 from pam_jobs.errors import (
     AuthRejected,
     Effect,
@@ -30,39 +32,61 @@ from tests.support.benches import Bench, FakeBench, LinuxBench, PostgresBench
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(120)]
 
-BENCHES = {
-    "fake": lambda pg, ssh: FakeBench(),
-    "postgresql-admin": lambda pg, ssh: PostgresBench(pg()),
-    "postgresql-itself": lambda pg, ssh: PostgresBench(pg(), is_self=True),
-    "linux-password-admin": lambda pg, ssh: LinuxBench(ssh(), "password admin", admin=benches.password_admin(ssh())),
-    "linux-key-admin": lambda pg, ssh: LinuxBench(ssh(), "key admin", admin=benches.key_admin(ssh())),
-    "linux-asking-sudo": lambda pg, ssh: LinuxBench(ssh(), "sudo asks", admin=benches.asking_admin()),
-    "linux-narrow-sudo": lambda pg, ssh: LinuxBench(ssh(), "sudo chpasswd only", admin=benches.narrow_admin()),
-    "linux-root": lambda pg, ssh: LinuxBench(ssh(), "root", admin=benches.root()),
-    "linux-itself": lambda pg, ssh: LinuxBench(ssh(), "itself"),
+BENCHES: dict[str, Callable[[Lab], Bench]] = {
+    "fake": lambda _: FakeBench(),
+    "postgresql-admin": lambda lab: PostgresBench(lab.postgres),
+    "postgresql-itself": lambda lab: PostgresBench(lab.postgres, is_self=True),
+    "linux-admin": lambda lab: LinuxBench(lab.ssh, "admin with key", admin=benches.key_admin(lab.ssh)),
+    "linux-itself": lambda lab: LinuxBench(lab.ssh, "itself"),
+    "linux-admin-key": lambda lab: LinuxBench(
+        lab.ssh, "admin with key", admin=benches.key_admin(lab.ssh), algorithm="ssh-ed25519"
+    ),
+    "linux-itself-key": lambda lab: LinuxBench(lab.ssh, "itself", algorithm="ecdsa-sha2-nistp256"),
+}
+"""Every promise is tested on these."""
+
+VARIANTS: dict[str, Callable[[Lab], Bench]] = {
+    "linux-password-admin": lambda lab: LinuxBench(
+        lab.ssh, "admin with password", admin=benches.password_admin(lab.ssh)
+    ),
+    "linux-asking-sudo": lambda lab: LinuxBench(lab.ssh, "sudo asks", admin=benches.asking_admin()),
+    "linux-narrow-sudo": lambda lab: LinuxBench(lab.ssh, "sudo chpasswd only", admin=benches.narrow_admin()),
+    "linux-root": lambda lab: LinuxBench(lab.ssh, "root", admin=benches.root()),
+    "linux-asking-sudo-key": lambda lab: LinuxBench(
+        lab.ssh, "sudo asks", admin=benches.asking_admin(), algorithm="ecdsa-sha2-nistp521"
+    ),
+    "linux-root-key": lambda lab: LinuxBench(lab.ssh, "root", admin=benches.root(), algorithm="ecdsa-sha2-nistp384"),
     **{
-        f"linux-itself-{kind}": lambda pg, ssh, kind=kind: LinuxBench(ssh(), "itself", algorithm=kind)
+        f"linux-itself-{kind}": lambda lab, kind=kind: LinuxBench(lab.ssh, "itself", algorithm=kind)  # type: ignore[misc]
         for kind in KEY_TYPES
     },
-    "linux-admin-ssh-ed25519": lambda pg, ssh: LinuxBench(
-        ssh(), "key admin", admin=benches.key_admin(ssh()), algorithm="ssh-ed25519"
-    ),
-    "linux-asking-sudo-ssh-ed25519": lambda pg, ssh: LinuxBench(
-        ssh(), "sudo asks", admin=benches.asking_admin(), algorithm="ssh-ed25519"
-    ),
-    "linux-root-ssh-ed25519": lambda pg, ssh: LinuxBench(ssh(), "root", admin=benches.root(), algorithm="ssh-ed25519"),
 }
+"""Other ways to the same change: what differs is tested on these too."""
+
+EVERYWHERE = BENCHES | VARIANTS
 PROXIED = [name for name in BENCHES if name != "fake"]
-PASSWORDS = [name for name in BENCHES if "ssh-" not in name and "ecdsa" not in name]
 HOSTILE = ["'", '"', "\\", "$HOME `id` $(id)", "100%s %n", " lead and trail ", "pässwörd ☃ Ω", "-rf --help", "x" * 200,
            "a:b:c", "#!;|&<>*?[]{}~", "\\x27;--", "'; DROP ROLE labadmin; --", "\t tab"]  # fmt: skip
 
 
+class Lab:
+    """Starts a server when the first bench asks for it."""
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self._request = request
+
+    @property
+    def postgres(self) -> PostgresServer:
+        return self._request.getfixturevalue("target_postgres")
+
+    @property
+    def ssh(self) -> SshServer:
+        return self._request.getfixturevalue("sshd_server")
+
+
 @pytest.fixture
 def bench(request: pytest.FixtureRequest, record_property) -> Bench:
-    made = BENCHES[request.param](
-        lambda: request.getfixturevalue("target_postgres"), lambda: request.getfixturevalue("sshd_server")
-    )
+    made = EVERYWHERE[request.param](Lab(request))
     test = request.node.originalname.removeprefix("test_").replace("_", " ")
     record_property("contract", [test, made.name])
     yield made
@@ -72,8 +96,11 @@ def bench(request: pytest.FixtureRequest, record_property) -> Bench:
 
 
 every_bench = pytest.mark.parametrize("bench", list(BENCHES), indirect=True)
+every_variant = pytest.mark.parametrize("bench", list(EVERYWHERE), indirect=True)
 proxied_bench = pytest.mark.parametrize("bench", PROXIED, indirect=True)
-password_bench = pytest.mark.parametrize("bench", PASSWORDS, indirect=True)
+password_bench = pytest.mark.parametrize(
+    "bench", [name for name in BENCHES if not name.endswith("-key")], indirect=True
+)
 
 
 class Fence:
@@ -97,7 +124,7 @@ def logs_in(bench: Bench, account: Account, credential: Credential) -> VerdictSt
         return session.probe(account, credential).state
 
 
-@every_bench
+@every_variant
 def test_preflight_changes_nothing(bench):
     account, current = bench.new_account()
     before = bench.fingerprint(account)
@@ -110,7 +137,7 @@ def test_preflight_changes_nothing(bench):
     assert bench.fingerprint(account) == before
 
 
-@every_bench
+@every_variant
 def test_new_credential_logs_in_and_old_one_is_refused(bench):
     account, current = bench.new_account()
     with bench.open(current) as first:  # the line of ours exists from here on, and later changes replace it
@@ -126,7 +153,7 @@ def test_new_credential_logs_in_and_old_one_is_refused(bench):
     assert logs_in(bench, account, current) is VerdictState.REFUSED
 
 
-@every_bench
+@every_variant
 def test_fence_is_called_once_and_before_the_change(bench):
     account, current = bench.new_account()
     before = bench.fingerprint(account)
@@ -152,7 +179,7 @@ def test_fence_that_raises_leaves_the_target_unchanged(bench):
         assert session.change(account, candidate, Fence()) is Effect.APPLIED
 
 
-@every_bench
+@every_variant
 def test_change_is_idempotent(bench):
     account, current = bench.new_account()
     candidate = bench.candidate(account)
@@ -170,9 +197,8 @@ def test_change_is_idempotent(bench):
 def test_hostile_values_are_set_as_they_are(bench):
     account, current = bench.new_account()
     for text in HOSTILE:
+        # passwd as the account itself refuses what is short or simple; a random start keeps its rules out of the way
         candidate = bench.candidate(account, SecretValue(f"{secrets.token_hex(4)}{text}" if bench.is_self else text))
-        if "'" == text and not bench.is_self:
-            candidate = bench.candidate(account, SecretValue("'" * 9))
         with bench.open(current) as session:
             assert session.change(account, candidate, Fence()) is Effect.APPLIED, text
             assert session.probe(account, candidate.credential(account)).state is VerdictState.ACCEPTED, text
@@ -440,8 +466,8 @@ def test_capabilities_are_claimed(bench):
         assert Capability.KEYS in bench.connector.capabilities
 
 
-def test_every_registered_connector_has_a_bench(target_postgres, sshd_server):
-    made = {make(lambda: target_postgres, lambda: sshd_server).connector.name for make in BENCHES.values()}
+def test_every_registered_connector_has_a_bench(request):
+    made = {make(Lab(request)).connector.name for make in BENCHES.values()}
     assert set(ConnectorRegistry().names()) <= made
 
 

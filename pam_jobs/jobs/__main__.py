@@ -6,7 +6,8 @@ import sys
 
 from pydantic import ValidationError
 
-from pam_jobs.jobs.control import ControlProcess, set_up_logging
+from pam_jobs import logs
+from pam_jobs.jobs.control import ControlProcess
 from pam_jobs.settings import ControlSettings
 
 __all__ = ["main"]
@@ -20,7 +21,7 @@ def main() -> int:
         wrong = ", ".join("PAM_" + str(entry["loc"][0]).upper() for entry in error.errors() if entry["loc"])
         sys.stderr.write(f"control cannot start with these settings: correct {wrong}\n")
         return 1
-    set_up_logging(is_json=settings.log_json)
+    logs.configure(is_json=settings.log_json)
     ControlProcess(settings).run()
     return 0
 

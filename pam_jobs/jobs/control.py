@@ -6,9 +6,7 @@ nothing else waits for it.
 
 from __future__ import annotations
 
-import logging
 import secrets
-import sys
 from collections.abc import Sequence
 
 import structlog
@@ -28,7 +26,7 @@ from pam_jobs.jobs.publisher import Publisher
 from pam_jobs.jobs.reconciler import reconcile_once
 from pam_jobs.settings import ControlSettings
 
-__all__ = ["TICK", "ControlProcess", "set_up_logging"]
+__all__ = ["TICK", "ControlProcess"]
 
 TICK = "pam.control.tick"
 """The one task of the queue: look at everything now instead of at the next pass. It has no arguments."""
@@ -130,19 +128,3 @@ class ControlProcess:
         if self._events:
             self._events.close()
         self._database.dispose()
-
-
-def set_up_logging(*, is_json: bool) -> None:
-    """Send the process's log to standard error."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer() if is_json else structlog.dev.ConsoleRenderer(colors=False),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )

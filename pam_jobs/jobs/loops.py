@@ -10,7 +10,7 @@ import structlog
 __all__ = ["Loop"]
 
 _log = structlog.get_logger(__name__)
-_LONGEST_PAUSE_SECONDS = 60.0
+_LONGEST_PAUSE_SECONDS = 30.0
 
 
 class Loop:
@@ -64,7 +64,7 @@ class Loop:
             has_more = bool(self._work())
         except Exception as error:  # noqa: BLE001 # a loop of the process's life: the next pass may succeed
             self._failures += 1
-            pause = min(self._pause_seconds * 2.0 ** min(self._failures, 16), _LONGEST_PAUSE_SECONDS)
+            pause = min(self._pause_seconds * 2.0 ** min(self._failures - 1, 16), _LONGEST_PAUSE_SECONDS)
             _log.exception(f"{self._name} failed; it is tried again", error=type(error).__name__, pause_seconds=pause)
             return pause
         if self._failures:

@@ -19,7 +19,7 @@ from typing import IO, Final
 
 from pam_jobs.errors import InvalidInput, ScriptTimeout
 
-__all__ = ["ScriptResult", "argv_for", "clean_environment", "run_script", "sweep"]
+__all__ = ["ScriptResult", "argv_for", "clean_environment", "run_script", "safe_name", "sweep"]
 
 _PREFIX: Final = "pam-script-"
 _GRACE_SECONDS: Final = 2.0
@@ -88,7 +88,7 @@ def run_script(
     """
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=work_dir))
     try:
-        path = folder / _safe_name(name)
+        path = folder / safe_name(name)
         _write(path, content)
         argv = argv_for(str(path), command, shell)
         process = _start(argv, folder)
@@ -109,7 +109,8 @@ def sweep(work_dir: Path | None = None) -> int:
     return removed
 
 
-def _safe_name(name: str) -> str:
+def safe_name(name: str) -> str:
+    """Return a file name that stands for itself in every path: letters, digits, dots, dashes, underscores."""
     clean = "".join(char if char.isalnum() or char in "._-" else "_" for char in Path(name).name).lstrip(".-")
     return clean[:100] or "script"
 

@@ -27,7 +27,7 @@ from pam_jobs.records.record import ScriptRef
 from workers.chain import through
 from workers.lease import Cancelled
 from workers.ports import VaultRecord
-from workers.script_host import ScriptResult, argv_for, run_script
+from workers.script_host import ScriptResult, argv_for, run_script, safe_name
 from workers.script_input import ScriptInput
 from workers.scrub import Scrubber, secrets_of
 from workers.values import Value
@@ -304,7 +304,7 @@ def _upload_and_run(
     session: Session, name: str, content: bytes, *, argv_command: tuple[str, str | None], stdin: bytes, work: Work
 ) -> ScriptResult:
     command, shell = argv_command
-    path = session.upload("pam-script", name, content)
+    path = session.upload("", safe_name(name), content)
     try:
         limit = Deadline(min(work.ports.settings.script_seconds, work.deadline.remaining()))
         done = session.run(argv_for(path, command, shell), stdin, limit)

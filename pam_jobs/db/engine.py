@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
@@ -71,6 +71,9 @@ class Database:
         if self.is_sqlite:
             _prepare_sqlite(self.engine)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        # SQLite has one writer. Its own way of waiting is to sleep and look again, up to 100 ms at a time; threads of
+        # one process that queue here instead are woken at once. Other processes still meet at SQLite's lock.
+        self._writer: AbstractContextManager[object] = threading.RLock() if self.is_sqlite else nullcontext()
 
     @property
     def is_sqlite(self) -> bool:
@@ -86,7 +89,7 @@ class Database:
         """
         _open.depth = getattr(_open, "depth", 0) + 1
         try:
-            with self._sessions() as session:
+            with nullcontext() if read_only else self._writer, self._sessions() as session:
                 if read_only:
                     session.connection(execution_options={"read_only": True})
                 with _committed(session):

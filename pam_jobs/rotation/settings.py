@@ -13,7 +13,7 @@ from pam_jobs.clock import Clock
 from pam_jobs.db.tables import JobKind, PamConfiguration, ResourceLink, RotationSettings
 from pam_jobs.errors import Conflict, InvalidInput, NotFound
 from pam_jobs.ids import check_uid
-from pam_jobs.rotation import resources, schedules
+from pam_jobs.rotation import open_jobs, resources, schedules
 from pam_jobs.rotation.configurations import require_configuration, require_record
 from pam_jobs.rotation.readiness import Setup, facts_for, judge
 
@@ -72,6 +72,7 @@ def put(
         InvalidInput: a setting is wrong, contradicts another, or the gateway could not rotate the record so.
         NotFound: no such record, configuration, resource or admin record.
         Conflict: somebody changed the settings since ``wanted.revision``.
+        StateError: the record moves to another configuration while a job works on it.
     """
     check_uid(record_uid, "record UID")
     require_record(session, record_uid, what="user")
@@ -86,6 +87,10 @@ def put(
     _check_setup(session, record_uid, wanted)
     standing = session.get(RotationSettings, record_uid, with_for_update=True)
     _check_revision(standing, wanted.revision)
+    if standing is not None and standing.configuration_uid != wanted.configuration_uid:
+        open_jobs.end_all(session, clock, actor, record_uid)
+    elif wanted.disabled:
+        open_jobs.end_waiting_rotations(session, clock, actor, record_uid)
     _name_admin(session, clock, actor, wanted)
     event = _event(standing, wanted)
     settings = standing or RotationSettings(record_uid=record_uid, revision=0, last_rotated_at=None, last_probe=None)
@@ -99,12 +104,14 @@ def put(
 
 
 def remove(session: Session, clock: Clock, actor: Actor, record_uid: str) -> None:
-    """Take the record out of rotation: its settings and its place in the due table go.
+    """Take the record out of rotation: its settings, its place in the due table and its waiting jobs go.
 
     Raises:
         NotFound: rotation is not set up for it.
+        StateError: a job works on it.
     """
     settings = require_settings(session, record_uid, lock=True)
+    open_jobs.end_all(session, clock, actor, record_uid)
     configuration = session.get_one(PamConfiguration, settings.configuration_uid)
     schedules.forget(session, kind=JobKind.ROTATE, subject_uid=record_uid)
     _tell(session, clock, actor, "record_rotation_removed", settings, configuration)

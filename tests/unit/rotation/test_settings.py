@@ -4,13 +4,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
-from pam_jobs.db.tables import AuditEvent, RotationSettings
-from pam_jobs.errors import Conflict, InvalidInput, NotFound, PamJobsError
+from pam_jobs.db.tables import AuditEvent, Job, JobState, RotationSettings, VersionKind
+from pam_jobs.errors import Conflict, InvalidInput, NotFound, PamJobsError, StateError
 from pam_jobs.ids import new_uid
 from pam_jobs.rotation import configurations, settings
 from pam_jobs.rotation.configurations import Changes
+from pam_jobs.vault import ledger
+from scheduler import due
 from tests.support.fleet import EVERY_HOUR, NOON, OPERATOR, Fleet, cron, share
 
 pytestmark = pytest.mark.unit
@@ -230,3 +232,60 @@ def test_a_record_outside_the_gateways_reach_is_refused_until_shared_to_edit(fle
 
     admin = fleet.add_record(folder_uid=fleet.add_folder())
     assert "admin" in refused(fleet, fleet.add_record(), admin_uid=admin).sentence()
+
+
+def due_job(fleet: Fleet, record_uid: str) -> Job:
+    fleet.clock.advance(timedelta(hours=1))
+    due.tick(fleet.database, fleet.clock)
+    [job] = fleet.jobs(record_uid)
+    return job
+
+
+def states(fleet: Fleet) -> list[JobState]:
+    return [job.state for job in fleet.jobs()]
+
+
+def set_state(fleet: Fleet, state: JobState) -> None:
+    with fleet.database.transaction() as session:
+        session.execute(update(Job).values(state=state))
+
+
+def test_disabling_cancels_what_waits(fleet: Fleet) -> None:
+    record = fleet.scheduled()
+    due_job(fleet, record)
+    fleet.put(record, schedule=EVERY_HOUR, disabled=True)
+    assert states(fleet) == [JobState.CANCELLED]
+
+
+@pytest.mark.parametrize("state", [JobState.LEASED, JobState.RUNNING, JobState.UNKNOWN])
+def test_disabling_lets_what_is_at_work_finish(fleet: Fleet, state: JobState) -> None:
+    record = fleet.scheduled()
+    due_job(fleet, record)
+    set_state(fleet, state)
+    fleet.put(record, schedule=EVERY_HOUR, disabled=True)
+    assert states(fleet) == [state]
+    with pytest.raises(StateError), fleet.database.transaction() as session:
+        settings.remove(session, fleet.clock, OPERATOR, record)
+
+
+def test_disabling_lets_a_change_that_has_begun_be_brought_to_its_end(fleet: Fleet) -> None:
+    record = fleet.scheduled()
+    job = due_job(fleet, record)
+    with fleet.database.transaction() as session:
+        row = ledger.stage(
+            session, fleet.clock, record_uid=record, kind=VersionKind.CREDENTIAL, ciphertext=b"x", epoch=1,
+            staged_by="gateway", job_uid=job.uid,
+        )  # fmt: skip
+        ledger.begin_applying(session, fleet.clock, record, row.seq, 1)
+    fleet.put(record, schedule=EVERY_HOUR, disabled=True)
+    assert states(fleet) == [JobState.CREATED]
+    with pytest.raises(StateError), fleet.database.transaction() as session:
+        settings.remove(session, fleet.clock, OPERATOR, record)
+
+
+def test_removal_cancels_what_waits(fleet: Fleet) -> None:
+    record = fleet.scheduled()
+    due_job(fleet, record)
+    with fleet.database.transaction() as session:
+        settings.remove(session, fleet.clock, OPERATOR, record)
+    assert states(fleet) == [JobState.CANCELLED]

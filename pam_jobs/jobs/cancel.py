@@ -64,7 +64,9 @@ def cancel(session: Session, clock: Clock, actor: Actor, job_uid: str) -> Job:
 
 def _check_untouched(session: Session, job: Job) -> None:
     if job.state in FINAL:
-        raise StateError(f"job {job.uid} has ended already: {job.state}")
+        raise StateError(
+            f"job {job.uid} has ended already: {job.state}", remedy=f"see how: `pam action job-info {job.uid}`"
+        )
     if job.state in (JobState.RUNNING, JobState.UNKNOWN):
         raise _too_late(job)
     if job.attempts == 0 or job.record_uid is None:

@@ -38,7 +38,9 @@ class InProcess(httpx.BaseTransport):
         headers = request.headers
 
         async def ask() -> httpx.Response:
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(app=self._app), base_url="https://router") as line:
+            async with httpx.AsyncClient(
+                transport=httpx.ASGITransport(app=self._app), base_url="https://router"
+            ) as line:
                 answer = await line.request(request.method, request.url, content=body, headers=headers)
                 content = await answer.aread()
             kept = {"content-type": answer.headers.get("content-type", "application/json")}

@@ -14,6 +14,7 @@ from python_multipart.multipart import parse_options_header
 
 from pam_jobs.api.context import AppContext, Context, remote_address
 from pam_jobs.api.ksm import Limits, limits_of, refused
+from pam_jobs.api.limits import DRAIN_BYTES
 from pam_jobs.api.problems import problem, status_of
 from pam_jobs.audit.log import record_event
 from pam_jobs.db.tables import Client
@@ -114,21 +115,29 @@ async def _bounded(stream: AsyncIterator[bytes], limit: int) -> bytes:
     return bytes(body)
 
 
+async def _drain(stream: AsyncIterator[bytes]) -> None:
+    """Read on, for a peer that is still sending would lose the answer with the connection."""
+    left = DRAIN_BYTES
+    async for chunk in stream:
+        left -= len(chunk)
+        if left <= 0:
+            return
+
+
 def _announced_size(context: AppContext, token: str) -> int:
     with context.database.transaction(read_only=True) as session:
         return files.announced(session, token).size
 
 
 async def _receive(token: str, request: Request, context: Context) -> _Upload:
-    """Read the content only when the token is good, and no more of it than was announced."""
+    """Read the content only when the token is good, and keep no more of it than was announced."""
+    stream = request.stream()
     try:
         limit = _FORM_BYTES + await run_in_threadpool(_announced_size, context, token)
-        length = request.headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > limit:
-            raise InvalidInput("the upload is larger than was announced", remedy="announce the file's true size")
-        body = await _bounded(request.stream(), limit)
+        body = await _bounded(stream, limit)
         return _Upload(extract_file(request.headers.get("content-type", ""), body))
     except PamJobsError as error:
+        await _drain(stream)
         return _Upload(b"", error)
 
 
@@ -137,7 +146,7 @@ def _refuse(request: Request, context: AppContext, limits: Limits, error: PamJob
     told = refused(context, limits, actor, error, channel=channel)
     answer = problem(status_of(told) if told is error else 403, told.code, told.message, told.remedy)
     if channel == "upload":
-        answer.headers["Connection"] = "close"  # the rest of the body was not read
+        answer.headers["Connection"] = "close"
     return answer
 
 

@@ -11,10 +11,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pam_jobs.api.problems import problem
 
-__all__ = ["BODY_BYTES", "AccessLog", "BodyLimit", "shown_path"]
+__all__ = ["BODY_BYTES", "DRAIN_BYTES", "AccessLog", "BodyLimit", "shown_path"]
 
 BODY_BYTES: Final = 8 * 2**20
 """Largest body of a request that carries no file."""
+
+DRAIN_BYTES: Final = 64 * 2**20
+"""How much of a refused body is still read, and thrown away, before the answer."""
 
 _CAPABILITY_PREFIX = "/api/files/"
 _SILENT = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -45,15 +48,17 @@ class BodyLimit:
         limit = self._with_file if _may_carry_file(scope["path"]) else BODY_BYTES
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if not announced.isdigit() or int(announced) > limit:
+            await _drain(receive)
             await self._refuse(scope, receive, send, limit)
             return
         seen = 0
-        has_started = False
+        is_whole = has_started = False
 
         async def counted() -> Message:
-            nonlocal seen
+            nonlocal seen, is_whole
             message = await receive()
             seen += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
             if seen > limit:
                 raise _TooLarge
             return message
@@ -68,6 +73,8 @@ class BodyLimit:
         with contextlib.suppress(_TooLarge):
             await self._app(scope, counted, noted)
         if seen > limit and not has_started:
+            if not is_whole:
+                await _drain(receive)
             await self._refuse(scope, receive, send, limit)
 
     @staticmethod
@@ -75,6 +82,16 @@ class BodyLimit:
         answer = problem(413, "too_large", f"the request is larger than {limit} bytes", "send less at a time")
         answer.headers["Connection"] = "close"
         await answer(scope, receive, send)
+
+
+async def _drain(receive: Receive) -> None:
+    """Read on, for a peer that is still sending would lose the answer with the connection."""
+    left = DRAIN_BYTES
+    while left > 0:
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if not message.get("more_body", False):
+            return
 
 
 def _may_carry_file(path: str) -> bool:

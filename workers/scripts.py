@@ -17,10 +17,10 @@ from pam_jobs.errors import (
     EpochConflict,
     LeaseLost,
     PamJobsError,
-    ScriptTimeout,
     StateError,
     TargetError,
     Unsupported,
+    VaultUnavailable,
 )
 from pam_jobs.jobs.wire import PostStatus, StepRow
 from pam_jobs.records.record import ScriptRef
@@ -55,6 +55,15 @@ class _Step:
     row: StepRow
     owner: VaultRecord = field(repr=False)
     script: ScriptRef
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    name: str = ""
+    content: bytes = field(default=b"", repr=False)
+    stdin: bytes = field(default=b"", repr=False)
+    scrubber: Scrubber = field(default_factory=lambda: Scrubber(()))
+    obstacle: PamJobsError | None = None
 
 
 class Scripts:
@@ -150,6 +159,8 @@ class Scripts:
     def _run_step(self, step: _Step, credentials: Credentials) -> str:
         work = self._work
         work.lease.check()
+        # Before the step begins: a vault that is away leaves it pending, for the next attempt.
+        prepared = self._prepare(step, credentials)
         work.reach(f"before:step:{step.row.position}")
         try:
             work.job.start_step(step.row.key)
@@ -161,24 +172,8 @@ class Scripts:
             return "unknown"  # somebody started it before us
         work.lease.begin()
         work.reach(f"running:step:{step.row.position}")
-        scrubber: Scrubber | None = None
-        result, cause = None, None
-        state = "failed"
         started = time.monotonic()
-        try:
-            records = self._records(step, credentials)
-            scrubber = self._scrubber(records, credentials)
-            result = self._execute(step, credentials, records, scrubber)
-            state = "succeeded" if result.exit_code == 0 else "failed"
-            cause = None if result.exit_code == 0 else "script_failed"
-        except (LeaseLost, EpochConflict):
-            raise
-        except (ScriptTimeout, EffectUnknown) as error:
-            state, cause = ("failed", error.code) if isinstance(error, ScriptTimeout) else ("unknown", error.code)
-            result = ScriptResult(exit_code=-1, stdout="", stderr=error.sentence())
-        except PamJobsError as error:
-            cause = error.code
-            result = ScriptResult(exit_code=-1, stdout="", stderr=error.sentence())
+        state, cause, result = self._outcome(step, prepared, credentials)
         _log.info(
             "step_ended",
             step=step.row.position,
@@ -186,13 +181,49 @@ class Scripts:
             cause=cause,
             milliseconds=round((time.monotonic() - started) * 1000),
         )
-        self._store(step, state, cause, result, scrubber)
+        self._store(step, state, cause, result, prepared.scrubber)
         return state
 
-    def _store(
-        self, step: _Step, state: str, cause: str | None, result: ScriptResult, scrubber: Scrubber | None
-    ) -> None:
-        clean = scrubber.clean if scrubber else str
+    def _prepare(self, step: _Step, credentials: Credentials) -> _Prepared:
+        """Read what the script needs; what stands against it is kept for its result.
+
+        Raises:
+            VaultUnavailable: the vault is away; nothing was begun.
+        """
+        file = step.owner.files.get(step.script.file_uid)
+        try:
+            if file is None:
+                raise StateError("the script's file is no longer attached", remedy="attach the script again")
+            content = self._work.ports.vault.download(file)
+            records = self._records(step, credentials)
+        except VaultUnavailable:
+            raise
+        except PamJobsError as error:
+            return _Prepared(obstacle=error)
+        return _Prepared(
+            name=file.name,
+            content=content,
+            stdin=self._input(records, credentials).encode(),
+            scrubber=self._scrubber(records, credentials),
+        )
+
+    def _outcome(
+        self, step: _Step, prepared: _Prepared, credentials: Credentials
+    ) -> tuple[str, str | None, ScriptResult]:
+        """Run the script and return state, cause and result."""
+        try:
+            if prepared.obstacle is not None:
+                raise prepared.obstacle
+            result = self._execute(step, prepared, credentials)
+        except (LeaseLost, EpochConflict):
+            raise
+        except PamJobsError as error:
+            state = "unknown" if isinstance(error, EffectUnknown) else "failed"
+            return state, error.code, ScriptResult(exit_code=-1, stdout="", stderr=error.sentence())
+        return ("succeeded", None, result) if result.exit_code == 0 else ("failed", "script_failed", result)
+
+    def _store(self, step: _Step, state: str, cause: str | None, result: ScriptResult, scrubber: Scrubber) -> None:
+        clean = scrubber.clean
         name = self._name(step)
         exit_code = result.exit_code if cause in {None, "script_failed"} else None
         output = {
@@ -260,33 +291,26 @@ class Scripts:
         encoded = whole.encode().decode().strip()
         return Scrubber([*secrets, encoded, *_wrapped(encoded)])
 
-    def _execute(
-        self, step: _Step, credentials: Credentials, records: Sequence[VaultRecord], scrubber: Scrubber
-    ) -> ScriptResult:
+    def _execute(self, step: _Step, prepared: _Prepared, credentials: Credentials) -> ScriptResult:
         work = self._work
-        file = step.owner.files.get(step.script.file_uid)
-        if file is None:
-            raise StateError("the script's file is no longer attached", remedy="attach the script again")
-        content = work.ports.vault.download(file)
-        stdin = self._input(records, credentials).encode()
         shell = work.user.record.custom("Shell")
         work.deadline.check("the script")
         if step.row.place == "machine":
-            return self._on_machine(file.name, content, step.script.command, stdin, shell, credentials)
+            return self._on_machine(prepared, step.script.command, shell, credentials)
         settings = work.ports.settings
         return run_script(
-            content,
-            file.name,
+            prepared.content,
+            prepared.name,
             step.script.command,
-            stdin,
+            prepared.stdin,
             time_limit_seconds=min(settings.script_seconds, work.deadline.remaining()),
-            output_limit=OUTPUT_BYTES + scrubber.longest,
+            output_limit=OUTPUT_BYTES + prepared.scrubber.longest,
             shell=shell,
             work_dir=settings.work_dir,
         )
 
     def _on_machine(
-        self, name: str, content: bytes, command: str, stdin: bytes, shell: str | None, credentials: Credentials
+        self, prepared: _Prepared, command: str, shell: str | None, credentials: Credentials
     ) -> ScriptResult:
         work = self._work
 
@@ -295,25 +319,22 @@ class Scripts:
                 raise Unsupported(f"{connector.name} cannot run scripts on a machine")
             own = credentials.new.merged_over(credentials.old)
             with connector.open(work.target, work.rotator(own), work.deadline) as session:
-                return _upload_and_run(session, name, content, argv_command=(command, shell), stdin=stdin, work=work)
+                path = session.upload("", safe_name(prepared.name), prepared.content)
+                try:
+                    limit = Deadline(min(work.ports.settings.script_seconds, work.deadline.remaining()))
+                    done = session.run(argv_for(path, command, shell), prepared.stdin, limit)
+                finally:
+                    _remove(session, path)
+            return ScriptResult(exit_code=done.exit_code, stdout=done.stdout, stderr=done.stderr)
 
         return through(work.chain, work.target.protocol, run_with)
 
 
-def _upload_and_run(
-    session: Session, name: str, content: bytes, *, argv_command: tuple[str, str | None], stdin: bytes, work: Work
-) -> ScriptResult:
-    command, shell = argv_command
-    path = session.upload("", safe_name(name), content)
+def _remove(session: Session, path: str) -> None:
     try:
-        limit = Deadline(min(work.ports.settings.script_seconds, work.deadline.remaining()))
-        done = session.run(argv_for(path, command, shell), stdin, limit)
-    finally:
-        try:
-            session.remove(path)
-        except TargetError as error:
-            _log.warning("script_not_removed", cause=error.code)
-    return ScriptResult(exit_code=done.exit_code, stdout=done.stdout, stderr=done.stderr)
+        session.remove(path)
+    except TargetError as error:
+        _log.warning("script_not_removed", cause=error.code)
 
 
 def _wrapped(encoded: str) -> list[str]:

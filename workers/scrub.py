@@ -38,8 +38,8 @@ class Scrubber:
         spellings: set[str] = set()
         self._is_withheld = False
         for secret in secrets:
-            for text in {secret, secret.strip()}:
-                if text and len(text) < _SHORTEST:
+            for text in {secret, secret.strip()} if secret.strip() else ():
+                if len(text) < _SHORTEST:
                     self._is_withheld = True
                 elif text:
                     spellings |= _spellings(text)

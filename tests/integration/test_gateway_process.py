@@ -146,7 +146,6 @@ def test_a_wrong_configuration_ends_with_one_sentence(targets: Targets, broker: 
     targets.site.config_path.chmod(0o644)
     with targets.site.process(broker.url) as process:
         assert process.wait() == EXIT_CONFIGURATION
-        assert process.log().strip().splitlines() == [
-            f"gateway: the gateway's configuration {targets.site.config_path} can be read by others: "
-            f"chmod 600 {targets.site.config_path}"
-        ]
+        path = targets.site.config_path
+        said = f"gateway: the gateway's configuration {path} can be read by others: chmod 600 {path}"
+        assert process.log().strip() == said

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import secrets
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import paramiko
 import pytest
 
 from deploy.lab import PostgresServer, SshServer
+from pam_jobs.crypto import aes
+from pam_jobs.crypto.blob import from_base64
 from pam_jobs.records.keys import generate_key
 from tests.support.gateway_site import GatewaySite
 from tests.support.router import RunningRouter
@@ -34,7 +38,10 @@ class Machine:
 
     def logs_in(self, login: str, password: str) -> bool:
         client = paramiko.SSHClient()
-        client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+        kind, text = self.server.host_key.split()
+        name = f"[{self.server.host}]:{self.server.port}"
+        key = paramiko.PKey.from_type_string(kind, base64.b64decode(text))
+        client.get_host_keys().add(name, kind, key)
         try:
             client.connect(
                 self.server.host, self.server.port, login, password, look_for_keys=False, allow_agent=False, timeout=10
@@ -118,11 +125,6 @@ def test_discovery_finds_machine_database_and_accounts(
     site.engine().run(started["uid"])
     job = site.opened(started["uid"])
     assert job["state"] == "succeeded", job
-    import json
-
-    from pam_jobs.crypto import aes
-    from pam_jobs.crypto.blob import from_base64
-
     answer = site.vault.router.get(f"/api/v1/discovery/{started['uid']}/result")
     content = json.loads(
         aes.decrypt(from_base64(answer["content"]), site.vault.records.get(site.configuration_uid).key)

@@ -70,6 +70,7 @@ class LinuxConnector(Connector):
             link = SshLink.connect(target, self.host_keys, deadline)
             try:
                 link.log_in(credential, deadline)
+                link.settle(deadline)
             except BaseException:
                 link.close()
                 raise

@@ -270,9 +270,9 @@ class PostgresqlSession(Session):
         """Log in once, afresh; twice only when keys made here are refused, since another attempt may have salted anew."""
         if not credential.password:
             return Verdict(state=VerdictState.UNKNOWN, cause="no_password", detail="the credential has no password")
-        made_password, keys = self._made.get(account.login, (None, None))
         verdict = None
-        if keys is not None and made_password == credential.password and pq.version() >= _LIBPQ_TAKES_KEYS:
+        keys = self._keys_of(account, credential.password)
+        if keys is not None:
             verdict = self._try(account, credential, keys)
         if verdict is None or verdict.cause in {"wrong_password", "cut_during_login"}:
             verdict = self._try(account, credential, None)
@@ -339,6 +339,15 @@ class PostgresqlSession(Session):
         self._made[account.login] = (candidate.password, keys)
         return verifier
 
+    def _keys_of(self, account: Account, password: SecretValue) -> ScramKeys | None:
+        """Return the keys this session made of the password, which save a second hashing.
+
+        Only of an ASCII one: beyond it a login with the password also proves that libpq prepares it as we did.
+        """
+        made_password, keys = self._made.get(account.login, (None, None))
+        fits = made_password == password and password.reveal().isascii() and pq.version() >= _LIBPQ_TAKES_KEYS
+        return keys if fits else None
+
     def _try(self, account: Account, credential: Credential, keys: ScramKeys | None) -> Verdict:
         """Log in once and out again."""
         wanted = Credential(
@@ -377,10 +386,11 @@ class PostgresqlSession(Session):
         }  # fmt: skip
         if self._target.use_ssl:
             parameters["sslrootcert"] = self._target.options.get("ssl_ca", "system")
-        if pq.version() >= _LIBPQ_TELLS_METHODS:
-            # A probe that was never asked for the password proves nothing; no secret goes in the clear without TLS.
-            of_probe, of_rotator = ("!none", "") if self._target.use_ssl else ("scram-sha-256,md5", "!password")
-            parameters["require_auth"] = of_probe if is_probe else of_rotator
+        # A probe that was never asked for the password proves nothing; and no secret goes in the clear without TLS.
+        of_probe, of_rotator = ("!none", None) if self._target.use_ssl else ("scram-sha-256,md5", "!password")
+        methods = of_probe if is_probe else of_rotator
+        if methods is not None and pq.version() >= _LIBPQ_TELLS_METHODS:
+            parameters["require_auth"] = methods
         return parameters
 
     def _query(self, statement: str, parameters: list[str | None]) -> list[Row]:

@@ -46,13 +46,16 @@ def saslprep(password: str) -> bytes:
     """Return the bytes that client and server hash for the password."""
     if password.isascii():
         return password.encode()
+    # A zero width space stands in both tables of the RFC; PostgreSQL makes it a space.
     mapped = "".join(
-        " " if stringprep.in_table_c12(char) else char for char in password if not stringprep.in_table_b1(char)
+        " " if stringprep.in_table_c12(char) else char
+        for char in password
+        if stringprep.in_table_c12(char) or not stringprep.in_table_b1(char)
     )
-    prepared = unicodedata.normalize("NFKC", mapped)
-    if not prepared or any(test(char) for char in prepared for test in _PROHIBITED) or not _direction_is_pure(prepared):
+    # PostgreSQL looks for what is prohibited before it normalises, not after, as the RFC would have it.
+    if not mapped or any(test(char) for char in mapped for test in _PROHIBITED) or not _direction_is_pure(mapped):
         return password.encode()
-    return prepared.encode()
+    return unicodedata.normalize("NFKC", mapped).encode()
 
 
 def _direction_is_pure(text: str) -> bool:

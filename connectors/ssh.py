@@ -106,6 +106,16 @@ class SshLink:
                     refused = error
             raise refused or LoginIncomplete("the server demands another factor")
 
+    def settle(self, deadline: Deadline) -> None:
+        """Wait until the server counts this login as finished; until then it still fills one of its places.
+
+        Raises:
+            TimeoutError, EOFError, paramiko.SSHException: the server ended the connection after all.
+        """
+        seconds = deadline.remaining(_HANDSHAKE_SECONDS)
+        with _limited(self._transport, seconds), contextlib.suppress(paramiko.ChannelException):
+            self._transport.open_session(timeout=seconds).close()
+
     def _attempts(self, credential: Credential) -> list[Callable[[], list[str]]]:
         attempts: list[Callable[[], list[str]]] = []
         if credential.private_key is not None:

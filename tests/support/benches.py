@@ -19,7 +19,7 @@ from deploy.lab import PostgresServer, SshServer
 from pam_jobs.ids import new_uid
 from pam_jobs.records.keys import KeyPair, generate_key
 from pam_jobs.secret import SecretValue
-from tests.support.lab import ASKING_ADMIN, CHPASSWD_ADMIN, ROOT
+from tests.support.lab import ASKING_ADMIN, CHPASSWD_ADMIN, ROOT, SUDO_LOG
 
 _numbers = itertools.count(1)
 _rsa: list[KeyPair] = []
@@ -196,7 +196,8 @@ class LinuxBench(Bench):
         return f"{shadow!r} {self.keys(account.login)!r}"
 
     def log_text(self) -> str:
-        return self.server.log_path.read_text(errors="replace")
+        asked = self.server.run(["sh", "-c", f"cat {SUDO_LOG} || :"]).stdout.decode(errors="replace")
+        return self.server.log_path.read_text(errors="replace") + asked
 
 
 def password_admin(server: SshServer) -> Credential:

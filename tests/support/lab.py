@@ -15,7 +15,8 @@ from deploy.lab import PostgresServer, SshServer, postgres, sshd
 ASKING_ADMIN = ("asked", "Asked by sudo: 7 'times'")  # sudo wants this one's password
 CHPASSWD_ADMIN = ("narrow", "Only-chpasswd-91")  # sudo allows it chpasswd and nothing else
 ROOT = ("root", "Root in the lab only 5")
-SUDOERS = ("asked ALL=(ALL:ALL) ALL", "narrow ALL=(root) NOPASSWD: /usr/sbin/chpasswd")
+SUDO_LOG = "/home/sudo.log"  # in the lab: what sudo was asked, command lines included
+SUDOERS = (f"Defaults logfile={SUDO_LOG}", "asked ALL=(ALL:ALL) ALL", "narrow ALL=(root) NOPASSWD: /usr/sbin/chpasswd")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,141 @@
+"""Every exception of the drivers has a meaning of ours, and new ones do not slip in."""
+
+from __future__ import annotations
+
+import inspect
+import socket
+
+import paramiko
+import psycopg
+import pytest
+from paramiko import ssh_exception
+
+from connectors import postgresql_errors, ssh_errors
+from connectors.base import VerdictState
+from connectors.postgresql_errors import ServerRefusal, read_login_failure
+from pam_jobs.errors import (
+    AuthRejected,
+    ConnectionLost,
+    EffectUnknown,
+    Forbidden,
+    NotApplied,
+    PolicyRefused,
+    TimedOutAfterSend,
+    Unreachable,
+    Unsupported,
+)
+
+pytestmark = pytest.mark.unit
+
+
+def _psycopg_classes():
+    return [kind for kind in vars(psycopg.errors).values() if inspect.isclass(kind) and issubclass(kind, Exception)]
+
+
+def test_every_sqlstate_of_psycopg_is_mapped():
+    codes = {kind.sqlstate for kind in _psycopg_classes() if getattr(kind, "sqlstate", None)}
+    assert len(codes) > 200
+    unmapped = {code for code in codes if code[:2] not in postgresql_errors.BY_CLASS}
+    assert not unmapped, "psycopg knows classes of SQLSTATE that connectors/postgresql_errors.py does not"
+
+
+def test_every_plain_exception_of_psycopg_is_mapped():
+    plain = {
+        kind
+        for kind in _psycopg_classes()
+        if not getattr(kind, "sqlstate", None) and not kind.__name__.startswith("_") and issubclass(kind, psycopg.Error)
+    }
+    assert plain <= set(postgresql_errors.BY_DRIVER_TYPE)
+
+
+def test_every_exception_of_paramiko_is_mapped():
+    named = {
+        kind
+        for module in (ssh_exception, paramiko)
+        for kind in vars(module).values()
+        if inspect.isclass(kind) and issubclass(kind, Exception) and kind.__module__.startswith("paramiko")
+    }
+    named -= {paramiko.SFTPError} if hasattr(paramiko, "SFTPError") else set()
+    found = {kind for kind in named if kind.__name__ not in {"AuthFailure", "UnknownKeyType"}}
+    assert found <= set(ssh_errors.BY_DRIVER_TYPE), found - set(ssh_errors.BY_DRIVER_TYPE)
+
+
+def _made(kind: type[BaseException]) -> BaseException:
+    error = kind.__new__(kind)
+    Exception.__init__(error, "x")
+    return error
+
+
+@pytest.mark.parametrize("kind", list(ssh_errors.BY_DRIVER_TYPE))
+def test_ssh_failures_prove_nothing_once_the_change_was_sent(kind):
+    error = _made(kind)
+    assert isinstance(ssh_errors.map_error(error, sent=False), ssh_errors.BY_DRIVER_TYPE[kind][0])
+    assert isinstance(ssh_errors.map_error(error, sent=True), EffectUnknown)
+
+
+@pytest.mark.parametrize("kind", list(ssh_errors.BY_DRIVER_TYPE))
+def test_only_a_plain_refusal_of_ssh_refuses_a_credential(kind):
+    expected = VerdictState.REFUSED if kind is ssh_errors.LoginRefused else VerdictState.UNKNOWN
+    assert ssh_errors.verdict_of(_made(kind)).state is expected
+
+
+@pytest.mark.parametrize("kind", list(postgresql_errors.BY_DRIVER_TYPE))
+def test_psycopg_failures_prove_nothing_once_the_change_was_sent(kind):
+    error = _made(kind)
+    assert isinstance(postgresql_errors.map_error(error, sent=False), NotApplied)
+    assert isinstance(postgresql_errors.map_error(error, sent=True), EffectUnknown)
+    assert postgresql_errors.verdict_of(error).state is VerdictState.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("42501", Forbidden), ("22023", PolicyRefused), ("42704", Unsupported), ("25006", Unsupported),
+        ("28P01", AuthRejected), ("53300", Unreachable), ("57P03", Unreachable), ("55P03", NotApplied),
+        ("0A000", Unsupported), ("P0001", PolicyRefused), ("ZZ999", NotApplied),
+    ],
+)  # fmt: skip
+def test_an_error_of_the_server_means_nothing_was_changed(code, kind):
+    assert type(postgresql_errors.map_error(ServerRefusal(sqlstate=code, text="x"), sent=True)) is kind
+
+
+@pytest.mark.parametrize("code", ["57P01", "57P02", "XX000", None])
+def test_a_fatal_end_after_the_change_was_sent_proves_nothing(code):
+    error = postgresql_errors.map_error(ServerRefusal(sqlstate=code, severity="FATAL", text="x"), sent=True)
+    assert isinstance(error, ConnectionLost)
+
+
+def test_silence_after_the_change_was_sent_is_a_time_out():
+    assert isinstance(postgresql_errors.map_error(TimeoutError(), sent=True), TimedOutAfterSend)
+    assert isinstance(ssh_errors.map_error(TimeoutError(), sent=True), TimedOutAfterSend)
+    assert isinstance(ssh_errors.map_error(socket.gaierror(), sent=False), Unreachable)
+
+
+PREFIX = 'connection to server at "10.0.0.1", port 5432 failed: '
+
+
+@pytest.mark.parametrize(
+    ("message", "used", "state", "cause"),
+    [
+        (PREFIX + "FATAL:  28P01: Passwort-Authentifizierung für Benutzer »x« fehlgeschlagen\nLOCATION:  auth_failed, auth.c:334\n",
+         True, VerdictState.REFUSED, "wrong_password"),
+        (PREFIX + 'FATAL:  28P01: password authentication failed for user "x"\n'
+         + PREFIX + "FATAL:  53300: sorry\n", True, VerdictState.UNKNOWN, "too_many_connections"),
+        (PREFIX + "ВАЖНО:  57P03: система баз данных запускается\n", False, VerdictState.UNKNOWN, "starting_up"),
+        (PREFIX + 'FATAL:  28000: role "x" is not permitted to log in\nLOCATION:  InitializeSessionUserId, miscinit.c:786\n',
+         True, VerdictState.LOCKED, "no_login"),
+        (PREFIX + "FATAL:  28000: no pg_hba.conf entry\nLOCATION:  ClientAuthentication, auth.c:1\n",
+         False, VerdictState.UNKNOWN, "not_allowed_from_here"),
+        (PREFIX + "FATAL:  28000: LDAP authentication failed\nLOCATION:  auth_failed, auth.c:334\n",
+         True, VerdictState.UNKNOWN, "external_authentication"),
+        (PREFIX + 'FATAL:  3D000: database "x" does not exist\n', True, VerdictState.UNKNOWN, "no_database"),
+        (PREFIX + 'FATAL:  password authentication failed for user "x"\n', True, VerdictState.REFUSED, "wrong_password"),
+        (PREFIX + "FATAL:  the database system is starting up\n", False, VerdictState.UNKNOWN, "starting_up"),
+        (PREFIX + "Connection refused\n\tIs the server running?\n", False, VerdictState.UNKNOWN, "unreachable"),
+        (PREFIX + "server closed the connection unexpectedly\n", True, VerdictState.UNKNOWN, "cut_during_login"),
+        ("", False, VerdictState.UNKNOWN, "unreachable"),
+    ],
+)  # fmt: skip
+def test_failed_logins_are_told_apart_in_every_language(message, used, state, cause):
+    verdict = postgresql_errors.verdict_of(read_login_failure(message, used_password=used))
+    assert (verdict.state, verdict.cause) == (state, cause)

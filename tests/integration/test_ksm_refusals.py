@@ -117,10 +117,10 @@ def test_a_wrong_signature_is_refused(router: RunningRouter) -> None:
 
 
 @pytest.mark.parametrize("key_id", ["10", "7", "20", "999999"])
-def test_another_server_key_id_is_told_ours(router: RunningRouter, key_id: str) -> None:
-    raw = device(router)
+def test_another_server_key_id_is_told_ours(sqlite_router: RunningRouter, key_id: str) -> None:
+    raw = device(sqlite_router)
     raw.key_id = key_id
-    with nothing_changes_but_one_event(router, "key"):
+    with nothing_changes_but_one_event(sqlite_router, "key"):
         body = assert_error(raw.ask(), 400, "key")
     assert body["key_id"] == raw.config["serverPublicKeyId"]
 
@@ -140,14 +140,14 @@ def test_another_server_key_id_is_told_ours(router: RunningRouter, key_id: str) 
     ],
     ids=repr,
 )
-def test_a_damaged_request_is_never_answered_with_key(router: RunningRouter, wrong: dict[str, Any]) -> None:
-    raw = device(router)
+def test_a_damaged_request_is_never_answered_with_key(sqlite_router: RunningRouter, wrong: dict[str, Any]) -> None:
+    raw = device(sqlite_router)
     answer = raw.ask(**wrong)
     assert answer.status_code in {400, 403}
     assert answer.json()["error"] in {"bad_request", "access_denied"}
-    denied = router.events("app_client_access_denied")
+    denied = sqlite_router.events("app_client_access_denied")
     assert [event.fields["result_code"] for event in denied] == [answer.json()["error"]]
-    assert client(router, raw).public_key is None
+    assert client(sqlite_router, raw).public_key is None
 
 
 @pytest.mark.parametrize(
@@ -160,16 +160,16 @@ def test_a_damaged_request_is_never_answered_with_key(router: RunningRouter, wro
     ],
     ids=repr,
 )
-def test_a_wrong_payload_is_refused_without_an_echo(router: RunningRouter, payload: dict[str, Any]) -> None:
-    raw = device(router)
-    with nothing_changes_but_one_event(router, "bad_request"):
+def test_a_wrong_payload_is_refused_without_an_echo(sqlite_router: RunningRouter, payload: dict[str, Any]) -> None:
+    raw = device(sqlite_router)
+    with nothing_changes_but_one_event(sqlite_router, "bad_request"):
         assert_error(raw.ask(bind=False, **payload), 400, "bad_request")
 
 
-def test_an_unknown_client_version_is_refused(router: RunningRouter) -> None:
-    raw = device(router)
+def test_an_unknown_client_version_is_refused(sqlite_router: RunningRouter) -> None:
+    raw = device(sqlite_router)
     raw.version = "<script>"
-    with nothing_changes_but_one_event(router, "invalid_client_version"):
+    with nothing_changes_but_one_event(sqlite_router, "invalid_client_version"):
         assert_error(raw.ask(), 400, "invalid_client_version")
 
 
@@ -351,8 +351,8 @@ def test_a_file_larger_than_allowed_is_refused(database_url: str, tmp_path: Path
             assert_error(answer, 422, "invalid_input")
 
 
-def test_a_request_that_is_too_large_is_refused_before_it_is_read(router: RunningRouter) -> None:
-    with router.http() as http:
+def test_a_request_that_is_too_large_is_refused_before_it_is_read(sqlite_router: RunningRouter) -> None:
+    with sqlite_router.http() as http:
         answer = http.post("/api/rest/sm/v1/get_secret", content=b"x" * (9 * 2**20))
         assert answer.status_code == 413
         chunked = http.post("/api/rest/sm/v1/get_secret", content=(b"x" * 2**20 for _ in range(9)))

@@ -68,6 +68,8 @@ def load_public(point: bytes) -> ec.EllipticCurvePublicKey:
     Raises:
         VaultError: the bytes are no point on P-256.
     """
+    if len(point) != _POINT_BYTES:
+        raise VaultError("the public key is not a 65-byte point")
     try:
         return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
     except ValueError as error:

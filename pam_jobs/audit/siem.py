@@ -135,7 +135,7 @@ def resume(session: Session, clock: Clock, actor: Actor, uid: str) -> SiemSink:
     if sink.paused:
         sink.paused = False
         _record(session, clock, actor, "audit_sync_resumed", sink)
-    sink.next_try_at = None
+    _try_now(sink)
     return sink
 
 
@@ -148,8 +148,13 @@ def request_test(session: Session, clock: Clock, actor: Actor, uid: str) -> Audi
     sink = find(session, uid)
     if sink.paused:
         raise InvalidInput(f"audit sink {sink.name!r} is paused", remedy=f"resume it first: pam siem resume {uid}")
-    sink.next_try_at = None
+    _try_now(sink)
     return _record(session, clock, actor, "audit_sync_test", sink)
+
+
+def _try_now(sink: SiemSink) -> None:
+    if sink.failures:  # else the time may be the claim of a delivery that goes on right now
+        sink.next_try_at = None
 
 
 def _record(session: Session, clock: Clock, actor: Actor, event: str, sink: SiemSink) -> AuditEvent:

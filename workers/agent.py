@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import secrets
+import signal
 import socket
 import ssl
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -162,6 +165,8 @@ class Agent:
         return int(worker.exitcode or 0)
 
     def _ready(self, **_: Any) -> None:
+        with suppress(ValueError):  # of a thread that is not the main one
+            _take_signals()
         _log.info("gateway_ready", instance=self.instance, concurrency=self._settings.gateway_concurrency)
 
     def _work(self, job_uid: str) -> None:
@@ -282,6 +287,22 @@ def _installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _take_signals() -> None:
+    """Make a hang-up and the first Ctrl-C a warm stop with exit code 0, as SIGTERM is; a second Ctrl-C stops at once.
+
+    Celery would start the process anew on a hang-up, which is for its supervisor to do.
+    """
+    warm = signal.getsignal(signal.SIGTERM)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.getsignal(signal.SIGQUIT))
+        if callable(warm):
+            warm(number, frame)
+
+    signal.signal(signal.SIGHUP, warm)
+    signal.signal(signal.SIGINT, interrupt)
 
 
 def _keep_logging(**_: Any) -> None:

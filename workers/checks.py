@@ -92,7 +92,7 @@ def _set_current(work: Work, connector: Connector, logins: Logins, timings: Timi
         work.job.fence()
         work.lease.begin()
 
-    with connector.open(work.target, work.rotator(), work.deadline) as session:
+    with work.open(connector) as session:
         checked_preflight(session, work)
         lost: EffectUnknown | None = None
         try:
@@ -130,7 +130,7 @@ def plan(work: Work, timings: Timings) -> Outcome:
     def look(connector: Connector) -> Outcome:
         parts = parts_of(work.user.record, connector)
         with timings.of("open"):
-            session = connector.open(work.target, work.rotator(), work.deadline)
+            session = work.open(connector)
         with session, timings.of("preflight"):
             found = checked_preflight(session, work)
             new_value(parts, work.user.record, work.complexity, found)  # made to see that it can be, then dropped

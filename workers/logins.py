@@ -46,7 +46,7 @@ class Logins:
         else:
             breakers.worked(key)
         if verdict.state in {VerdictState.REFUSED, VerdictState.PARTIAL}:
-            self._spend()
+            self.spend()
         return verdict
 
     def _probe(self, value: Value, session: Session | None) -> Verdict:
@@ -63,7 +63,8 @@ class Logins:
         except NotApplied as error:
             return Verdict(state=VerdictState.UNKNOWN, cause=error.code, detail=error.message)
 
-    def _spend(self) -> None:
+    def spend(self) -> None:
+        """Count one refused login of the account, here and at the router."""
         self._left -= 1
         try:
             self._left = min(self._left, self._work.job.refusals(1))

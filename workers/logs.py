@@ -36,6 +36,7 @@ def configure(*, as_json: bool = True, level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    logging.captureWarnings(True)
     for name in (
         "httpx",
         "httpcore",

@@ -18,6 +18,7 @@ import structlog
 
 from connectors.base import Connector, Preflight, Session, Verdict, VerdictState
 from pam_jobs.errors import (
+    AuthRejected,
     Effect,
     EffectUnknown,
     EpochConflict,
@@ -169,7 +170,7 @@ class Rotation:
         parts = parts_of(work.user.record, connector)
         for turn in range(1, _MOST_CHANGES + 1):
             with self._timings.of("open"):
-                session = connector.open(work.target, work.rotator(self._own), work.deadline)
+                session = self._open(connector)
             with session:
                 with self._timings.of("preflight"):
                     limits = checked_preflight(session, work)
@@ -184,6 +185,14 @@ class Rotation:
                 message="the target confirmed the change twice, but the new value does not log in: look at the account",
             )
         )
+
+    def _open(self, connector: Connector) -> Session:
+        try:
+            return self._work.open(connector, self._own)
+        except AuthRejected:
+            if self._work.is_self:
+                self._logins.spend()  # it was a login of the account itself
+            raise
 
     def _set(self, session: Session, parts: Parts, limits: Preflight, *, is_last: bool) -> bool:
         """Change once and prove it; False asks for another turn with the same value."""

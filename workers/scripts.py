@@ -318,7 +318,7 @@ class Scripts:
             if Capability.RUN_SCRIPT not in connector.capabilities:
                 raise Unsupported(f"{connector.name} cannot run scripts on a machine")
             own = credentials.new.merged_over(credentials.old)
-            with connector.open(work.target, work.rotator(own), work.deadline) as session:
+            with work.open(connector, own) as session:
                 path = session.upload("", safe_name(prepared.name), prepared.content)
                 try:
                     limit = Deadline(min(work.ports.settings.script_seconds, work.deadline.remaining()))

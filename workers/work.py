@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from connectors.base import Account, Connector, Credential, Deadline, Target
+from connectors.base import Account, Connector, Credential, Deadline, Session, Target
 from pam_jobs.crypto import aes
-from pam_jobs.errors import InvalidInput, NotFound, StateError
+from pam_jobs.errors import AuthRejected, InvalidInput, NotFound, StateError
 from pam_jobs.jobs import wire
 from pam_jobs.records.complexity import Complexity
 from workers.chain import target_of
@@ -117,6 +117,34 @@ class Work:
             distinguished_name=record.field("text", "distinguishedName"),
             database=record.field("text", "connectDatabase"),
         )
+
+    def open(self, connector: Connector, own: Value | None = None) -> Session:
+        """Log in as the rotator; an admin whose own credential was rotated meanwhile gets a second try.
+
+        Args:
+            connector: speaks to the target.
+            own: as in ``rotator``.
+
+        Raises:
+            NotApplied: with the cause; nothing on the target changed.
+        """
+        try:
+            return connector.open(self.target, self.rotator(own), self.deadline)
+        except AuthRejected:
+            if not self._refresh_admin():
+                raise
+        return connector.open(self.target, self.rotator(own), self.deadline)
+
+    def _refresh_admin(self) -> bool:
+        """Read the admin's record anew; say whether its credential is another one now."""
+        if self.admin is None or self.is_self:
+            return False
+        before = Value.of_record(self.admin.record)
+        found = self.ports.vault.fetch([self.admin.uid]).get(self.admin.uid)
+        if found is None:
+            return False
+        self.admin = found
+        return not before.covers(Value.of_record(found.record))
 
     @property
     def current(self) -> Value:

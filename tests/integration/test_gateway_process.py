@@ -61,6 +61,20 @@ def test_jobs_come_by_the_queue_and_a_stop_is_clean(targets: Targets, broker: Re
     assert {"job", "epoch", "gateway", "status", "timings"} <= set(ended[0])
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stop_lets_the_running_job_end(targets: Targets, broker: RedisBroker, number: signal.Signals) -> None:
+    login, uid = targets.add_role()
+    slow = {"PAM_TEST_BOUNDARY": "after:change", "PAM_TEST_PAUSE_SECONDS": "2"}
+    with targets.site.process(broker.url, **slow) as process:
+        process.wait_for("gateway_ready")
+        job_uid = targets.site.submit("rotate", uid)
+        eventually(lambda: targets.site.vault.jobs.get(job_uid)["state"] == "running")
+        process.signal(number)
+        assert process.wait() == 0, process.log()
+    assert targets.site.vault.jobs.get(job_uid)["state"] == "succeeded"
+    assert targets.logs_in(login, targets.site.password(uid))
+
+
 def test_a_job_that_waited_runs_when_the_gateway_comes(targets: Targets, broker: RedisBroker) -> None:
     _, uid = targets.add_role()
     job_uid = targets.site.submit("rotate", uid)

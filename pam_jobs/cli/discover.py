@@ -56,6 +56,12 @@ def start(
     resource: Annotated[
         str | None, typer.Option("--resource", "-r", help="Only users of this machine or database.")
     ] = None,
+    credential: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--credential", "-cr", help="User record to log in with, on every host of the range that speaks; repeat."
+        ),
+    ] = None,
     skip_machines: Annotated[bool, typer.Option("--skip-machines", help="Leave machines out.")] = False,
     skip_databases: Annotated[bool, typer.Option("--skip-databases", help="Leave databases out.")] = False,
     machine_users: Annotated[
@@ -72,6 +78,7 @@ def start(
             "skip_machines": skip_machines,
             "skip_databases": skip_databases,
             "include_machine_dir_users": machine_users,
+            "credential_uids": [_credential(client, text) for text in credential or []],
         }
         job = client.discovery.start(found.uid, client.records.find(resource).uid if resource else None, parameters)
         if wait:
@@ -85,6 +92,15 @@ def start(
     if wait and value["status"] != "ok":
         raise typer.Exit(1)
     note(f"next: `pam action discover {'process' if wait else 'status'} -j {job['uid']}`")
+
+
+def _credential(client: VaultClient, text: str) -> str:
+    stored = client.records.find(text)
+    if stored.type != "pamUser" or not stored.record.login:
+        raise InvalidInput(
+            f"{stored.title} is a {stored.type} and cannot log in", remedy="name the record of a user with --credential"
+        )
+    return stored.uid
 
 
 def _counts(counts: dict[str, int]) -> str:

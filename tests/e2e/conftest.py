@@ -30,7 +30,7 @@ class Site:
     machine: str | None = None
     machine_admin: str | None = None
 
-    def database_user(self, password: str = "First-Password-canary-1", *, rotation: bool = True) -> tuple[str, str]:
+    def database_user(self, password: str, *, rotation: bool = True) -> tuple[str, str]:
         """Make a role and its record, and return login and record UID."""
         login = f"role{next(_numbers)}"
         with self.connect(self.postgres.admin_login, self.admin_password()) as connection:
@@ -41,7 +41,7 @@ class Site:
             self.system.pam("rotation", "edit", "-r", uid, "-rs", self.database, "-a", self.database_admin, "-od")
         return login, uid
 
-    def machine_user(self, password: str = "First-Password-canary-2") -> tuple[str, str]:
+    def machine_user(self, password: str) -> tuple[str, str]:
         """Make a Linux user and its record, and return login and record UID."""
         assert self.ssh is not None
         assert self.machine is not None
@@ -65,7 +65,8 @@ class Site:
         try:
             self.connect(login, password).close()
         except psycopg.OperationalError as error:
-            assert "password authentication failed" in str(error)
+            if "password authentication failed" not in str(error):
+                raise
             return False
         return True
 

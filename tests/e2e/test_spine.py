@@ -191,26 +191,26 @@ def test_a_job_submitted_by_curl_runs_like_any_other(site: Site) -> None:
 
 
 def test_what_is_found_becomes_linked_records_that_rotate(site: Site) -> None:
-    for name in ("Database", "Machine"):
-        if name == "Machine" and site.ssh is None:
-            continue
-    login, known = site.database_user("Known-canary-password")
+    _, known = site.database_user("Known-canary-password")
+    with site.connect(site.postgres.admin_login, site.admin_password()) as connection:
+        connection.execute("CREATE ROLE stranger LOGIN PASSWORD 'Stranger-canary-password'")
     site.system.pam("config", "edit", "Network", "--network-cidr", "127.0.0.1/32")
 
-    started = site.system.json("action", "discover", "start", "-c", "Network", "--wait")
-    status = site.system.json("action", "discover", "status", "-j", started["job"])
+    started = site.system.json("action", "discover", "start", "-c", "Network", "-cr", "Database admin", "--wait")
+    found = site.system.json("action", "discover", "status", "-j", started["job"])
     preview = site.system.json("action", "discover", "process", "-j", started["job"], "--preview")
     before = len(site.system.json("record", "list")["records"])
-    done = site.system.json("action", "discover", "process", "-j", started["job"], "--add-all", code=None)
+    done = site.system.json("action", "discover", "process", "-j", started["job"], "--add-all")
 
     assert started["status"] == "ok"
-    assert "coverage" in status
-    assert preview["preview"] is True
-    assert known in [row["record_uid"] for row in preview["existing"]], preview
+    assert all(row["what"] and row["cause"] for row in found["coverage"])
+    assert {site.database, site.database_admin, known} <= {row["record_uid"] for row in preview["existing"]}
+    assert [row.get("record_uid") for row in preview["added"]] == [None] * len(preview["added"])
     assert len(site.system.json("record", "list")["records"]) == before + len(done["added"])
-    roles = [row for row in done["added"] if row["record_type"] == "pamUser" and row["parent"] == "Database"]
-    assert all(row["title"] != login for row in roles)
-    assert site.system.refused("action", "discover", "process", "-j", started["job"], "--add-all")
+    [stranger] = [row["record_uid"] for row in done["added"] if "stranger" in row["title"]]
+    assert site.system.json("action", "rotate", "-r", stranger, "--wait")["status"] == "ok"
+    assert site.logs_in("stranger", site.system.secret_of(stranger))
+    assert "processed" in site.system.refused("action", "discover", "process", "-j", started["job"], "--add-all")
 
 
 def test_the_audit_log_tells_of_it_all_in_order(site: Site) -> None:

@@ -115,13 +115,19 @@ def start(
     stop(folder)
     user = unprivileged_user("postgres", "nobody")
     base = place(folder, user)
-    binaries = find_binaries(base, wheel_only=wheel_only)
-    password = new_password()
     data = base / "postgres"
-    _initialise(binaries, data, password, user)
-    options = {**_CHEAP, **({} if durable else _NO_SYNC), **(settings or {})}
     log_path = base / "postgres.log"
-    port, process = _run(binaries, data, log_path, options, user)
+    password = new_password()
+    options = {**_CHEAP, **({} if durable else _NO_SYNC), **(settings or {})}
+    try:
+        binaries = find_binaries(base, wheel_only=wheel_only)
+        _initialise(binaries, data, password, user)
+        port, process = _run(binaries, data, log_path, options, user)
+    except BaseException:
+        shutil.rmtree(data, ignore_errors=True)
+        if base != folder and not log_path.exists():  # a log is kept, since the error names it
+            shutil.rmtree(base, ignore_errors=True)
+        raise
     server = PostgresServer(
         host="127.0.0.1", port=port, admin_login="labadmin", admin_password=password, database="postgres",
         folder=folder, data=data, log_path=log_path, process=process,
@@ -190,7 +196,9 @@ def stop(folder: Path) -> None:
         (folder / _PROCESS).unlink(missing_ok=True)
     if (folder / _STATE).exists():
         data = Path(json.loads((folder / _STATE).read_text())["data"])
-        shutil.rmtree(data, ignore_errors=True)
+        for path in (data, data.parent / "binaries"):
+            shutil.rmtree(path, ignore_errors=True)
+        (data.parent / "postgres.log").unlink(missing_ok=True)
         if data.parent != folder.resolve():  # a folder that place() made
             shutil.rmtree(data.parent, ignore_errors=True)
         (folder / _STATE).unlink()

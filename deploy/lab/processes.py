@@ -153,7 +153,9 @@ def place(folder: Path, user: pwd.struct_passwd | None) -> Path:
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     if user is None or all(_may_pass(parent) for parent in (folder, *folder.parents)):
         return folder
-    return Path(tempfile.mkdtemp(prefix="pam-lab-"))
+    elsewhere = Path(tempfile.mkdtemp(prefix="pam-lab-"))
+    elsewhere.chmod(0o711)  # the user passes through and sees nothing
+    return elsewhere
 
 
 def _may_pass(folder: Path) -> bool:

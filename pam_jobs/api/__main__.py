@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import structlog
@@ -40,8 +41,16 @@ def _serve(settings: ControlSettings) -> None:
     publisher = Publisher(settings.broker_url, keys, clock, settings, notify=context.notify)
     context.after_commit = publisher.after_commit(database)
     log.info("router starts", address=f"{settings.listen_host}:{settings.listen_port}", public=settings.public_host)
+    server = make_server(create_app(context), tls, host=settings.listen_host, port=settings.listen_port)
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    # uvicorn raises the signal again when it has stopped; with the default handler that would end us right there.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
     try:
-        make_server(create_app(context), tls, host=settings.listen_host, port=settings.listen_port).run()
+        server.run()
     finally:
         publisher.close()
         if events is not None:

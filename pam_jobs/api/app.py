@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 from fastapi import FastAPI
 
 from pam_jobs import __version__
-from pam_jobs.api import auth, ksm, problems
+from pam_jobs.api import (
+    audit,
+    auth,
+    device,
+    discovery,
+    files,
+    health,
+    jobs,
+    ksm,
+    pam,
+    problems,
+    siem,
+    tokens,
+    users,
+    vault,
+)
 from pam_jobs.api.context import AppContext
 from pam_jobs.api.limits import AccessLog, BodyLimit
 
@@ -32,22 +45,8 @@ def create_app(context: AppContext) -> FastAPI:
     problems.install(app)
     auth.install(app)
     ksm.install(app, context)
-    for name in (
-        "health",
-        "users",
-        "tokens",
-        "vault",
-        "pam",
-        "jobs",
-        "discovery",
-        "audit",
-        "siem",
-        "device",
-        "ksm",
-        "files",
-    ):
-        if importlib.util.find_spec(f"pam_jobs.api.{name}") is not None:
-            app.include_router(importlib.import_module(f"pam_jobs.api.{name}").router)
+    for module in (health, users, tokens, vault, pam, jobs, discovery, audit, siem, device, ksm, files):
+        app.include_router(module.router)
     app.add_middleware(BodyLimit, file_bytes=context.settings.max_file_bytes)
     app.add_middleware(AccessLog)
     return app

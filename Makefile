@@ -47,9 +47,12 @@ check: .venv/.locked ## format, lint, types, who imports whom
 bench: lab-deps setup ## rotations a second, beside the bare driver
 	@$(BIN)/python -m tests.benchmarks
 
-lock: .venv/.locked ## requirements.lock anew from pyproject.toml
-	@$(BIN)/uv pip compile -q --no-config --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-	  --no-annotate --no-emit-index-url --no-emit-find-links --all-extras --group dev -o requirements.lock pyproject.toml
+LOCK = $(BIN)/uv pip compile -q --no-config --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+  --no-annotate --no-emit-index-url --no-emit-find-links
+
+lock: .venv/.locked ## both locks anew from pyproject.toml: everything here, and what the container image runs
+	@$(LOCK) --all-extras --group dev -o requirements.lock pyproject.toml
+	@$(LOCK) --extra targets --group build -c requirements.lock -o deploy/requirements.lock pyproject.toml
 
 clean: ## remove what make made
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .lab .demo build ./*.egg-info \

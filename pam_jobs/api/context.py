@@ -30,7 +30,7 @@ class AppContext:
     """Called after a commit with a worker or task event for Flower; never blocks and never raises."""
 
 
-def _context(request: Request) -> AppContext:
+async def _context(request: Request) -> AppContext:  # async: FastAPI sends a plain function through the thread pool
     context: AppContext = request.app.state.context
     return context
 

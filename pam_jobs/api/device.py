@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from pam_jobs.api.auth import Unauthenticated
 from pam_jobs.api.context import AppContext, Context, remote_address
@@ -89,7 +90,7 @@ class Desk:
         self.tell(event, fields)
 
 
-def _desk(request: Request, context: Context) -> Desk:
+async def _desk(request: Request, context: Context) -> Desk:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme != devices.SCHEME or not token:
         raise Unauthenticated("the call carries no device token", remedy="update the gateway")
@@ -97,10 +98,14 @@ def _desk(request: Request, context: Context) -> Desk:
     if not hasattr(state, "device_keys"):
         state.device_keys = DeviceKeys()
         state.job_policy = JobPolicy.of(context.settings)
-    try:
-        client_id = state.device_keys.check(context.database, token, context.clock.now())
-    except devices.NotProven as error:
-        raise Unauthenticated(error.message, remedy=error.remedy) from error
+    keys: DeviceKeys = state.device_keys
+    now = context.clock.now()
+    client_id = keys.seen(token, now)
+    if client_id is None:  # a thread for what asks the database; the event loop itself waits for nothing
+        try:
+            client_id = await run_in_threadpool(keys.check, context.database, token, now)
+        except devices.NotProven as error:
+            raise Unauthenticated(error.message, remedy=error.remedy) from error
     agent = request.headers.get("user-agent")
     caller = Caller(
         client_id=client_id, remote_address=remote_address(request), user_agent=agent[:64] if agent else None

@@ -60,11 +60,20 @@ class Device:
 
 
 class DeviceKeys:
-    """The public keys of devices, kept once read: a bound device's key never changes."""
+    """The public keys of devices and their tokens, kept once read or checked: a bound device's key never changes.
+
+    Only the signature is remembered; whether the device still has access is asked in every transaction.
+    """
 
     def __init__(self) -> None:
         self._keys: dict[str, EllipticCurvePublicKey] = {}
+        self._seen: dict[str, tuple[str, float, float]] = {}  # token → client id, valid from, valid until
         self._lock = threading.Lock()
+
+    def seen(self, token: str, now: datetime) -> str | None:
+        """Return the client id of a token that was checked before and is valid still; None: check it."""
+        known = self._seen.get(token)
+        return known[0] if known is not None and known[1] <= now.timestamp() <= known[2] else None
 
     def check(self, database: Database, token: str, now: datetime) -> str:
         """Return the client id of a token that its device signed, for us and for now.
@@ -93,6 +102,10 @@ class DeviceKeys:
             raise NotProven(
                 "the device's token is not valid at this time", remedy="compare the clocks of both machines"
             )
+        with self._lock:
+            if len(self._seen) >= _KEPT_KEYS:
+                self._seen.clear()
+            self._seen[token] = (client_id, issued - _LEEWAY_SECONDS, expires + _LEEWAY_SECONDS)
         return client_id
 
     def _key(self, database: Database, client_id: str) -> EllipticCurvePublicKey:

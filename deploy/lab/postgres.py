@@ -155,7 +155,7 @@ def _initialise(binaries: Path, data: Path, password: str, user: pwd.struct_pass
     argv = [str(binaries / "initdb"), "-D", str(data), "-U", "labadmin", f"--pwfile={password_file}"]
     argv += ["-A", "scram-sha-256", "--no-sync", "--no-locale", "-E", "UTF8"]
     try:
-        made = subprocess.run(argv, capture_output=True, text=True, check=False, cwd="/", **drop(user))  # type: ignore[call-overload]
+        made = subprocess.run(argv, capture_output=True, text=True, check=False, cwd="/", **drop(user))
     finally:
         password_file.unlink()
     if made.returncode != 0:

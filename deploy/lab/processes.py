@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "LabError",
@@ -127,7 +128,7 @@ def spawn(
     return Process(pid=child.pid, started=_stat(child.pid)[1])
 
 
-def drop(user: pwd.struct_passwd | None) -> dict[str, object]:
+def drop(user: pwd.struct_passwd | None) -> dict[str, Any]:
     """Return the arguments of ``subprocess`` that make a child run as the user."""
     if user is None:
         return {}

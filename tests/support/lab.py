@@ -54,7 +54,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     outcomes: dict[str, dict[str, str]] = defaultdict(dict)
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.getreports(outcome):
-            for name, value in report.user_properties:
+            for name, value in getattr(report, "user_properties", ()):
                 if name == "contract":
                     capability, target = value
                     outcomes[capability][target] = "ok" if outcome == "passed" else "FAILED"

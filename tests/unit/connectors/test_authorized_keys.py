@@ -13,8 +13,8 @@ from pam_jobs.records.keys import generate_key
 pytestmark = pytest.mark.unit
 
 MARK = "keeper-security-abc"
-ONE = generate_key("ssh-ed25519").public
-TWO = generate_key("ssh-ed25519").public
+ONE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIO+gtnWJLxJEX9H4FlmvblUBtRzwNWBunbWLhoceHLdi"
+TWO = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIF1jWWwX3QeSH+WFJhHzQlVc7zbbQMNcmb/8iu3tvuYk"
 LINE_ONE = f"{ONE} {MARK}\n".encode()
 LINE_TWO = f"{TWO} {MARK}\n".encode()
 THEIRS = b"# google keys\nssh-rsa AAAAB3Nza= provider\n\n  \tecdsa-sha2-nistp256 AAAA old key  \n"

@@ -8,13 +8,15 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from pam_jobs.cli.common import Format, FormatOption, emit, group, note, print_table, router, when
-from pam_jobs.client.http import RouterClient
 from pam_jobs.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from pam_jobs.client.http import RouterClient
 
 app = group("The audit log: who did what, and how it ended.")
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
 
 from pam_jobs.client.applications import Applications
-from pam_jobs.client.discovery import Discovery
 from pam_jobs.client.folders import Folders
 from pam_jobs.client.http import RouterClient
 from pam_jobs.client.jobs import Jobs
 from pam_jobs.client.pam import Pam
 from pam_jobs.client.records import Records
 from pam_jobs.client.session import Session
+
+if TYPE_CHECKING:
+    from pam_jobs.client.discovery import Discovery
 
 __all__ = ["VaultClient"]
 
@@ -33,7 +36,13 @@ class VaultClient:
         self.applications = Applications(router, session, self.folders)
         self.pam = Pam(router, self.records)
         self.jobs = Jobs(router, self.records)
-        self.discovery = Discovery(router, self.records, self.pam, self.folders)
+
+    @cached_property
+    def discovery(self) -> Discovery:
+        """Discovery jobs and their results; loaded when used, as it brings the record types and cron along."""
+        from pam_jobs.client.discovery import Discovery
+
+        return Discovery(self.router, self.records, self.pam, self.folders)
 
     def __enter__(self) -> Self:
         return self

@@ -44,6 +44,7 @@ def create_app(context: AppContext) -> FastAPI:
     app.state.context = context
     problems.install(app)
     auth.install(app)
+    users.install(app, context)
     ksm.install(app, context)
     for module in (health, users, tokens, vault, pam, jobs, discovery, audit, siem, device, ksm, files):
         app.include_router(module.router)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, status
+from fastapi import APIRouter, Depends, FastAPI, Request, status
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from pam_jobs.access import users
 from pam_jobs.access.users import NewPassphrase, NewUser
 from pam_jobs.api.auth import CurrentUser, Principal, Unauthenticated, anonymous, require
-from pam_jobs.api.context import Context
+from pam_jobs.api.context import AppContext, Context
+from pam_jobs.api.problems import problem
 from pam_jobs.crypto.blob import Blob
 from pam_jobs.crypto.passphrase import ITERATIONS
 from pam_jobs.vault.models import StrictModel
+from pam_jobs.vault.throttle import RequestWindow
 
-__all__ = ["router"]
+__all__ = ["install", "router"]
 
 router = APIRouter(prefix="/api/v1", tags=["users"])
 
@@ -24,6 +28,7 @@ _Admin = Annotated[Principal, Depends(require("users"))]
 _Name = Annotated[str, Field(min_length=1, max_length=254)]
 _Proof = Annotated[Blob, Field(min_length=32, max_length=32)]
 _SALT_BYTES = 16
+_ATTEMPTS, _ATTEMPTS_SECONDS = 100, 10.0
 
 
 class Username(StrictModel):
@@ -88,6 +93,16 @@ class UserList(BaseModel):
     users: list[UserView]
 
 
+def install(app: FastAPI, context: AppContext) -> None:
+    """Give the application its counter of sign-ins."""
+    app.state.sign_ins = RequestWindow(_ATTEMPTS, _ATTEMPTS_SECONDS, context.clock.monotonic)
+
+
+def _attempts(request: Request) -> RequestWindow:
+    window: RequestWindow = request.app.state.sign_ins
+    return window
+
+
 @router.post("/sign-in/parameters")
 def sign_in_parameters(body: Username, context: Context) -> SignInParameters:
     """Return salt and iterations of the user; an unknown name gets stable ones, so that names cannot be guessed."""
@@ -99,10 +114,15 @@ def sign_in_parameters(body: Username, context: Context) -> SignInParameters:
     return SignInParameters(salt=user.kdf_salt, iterations=user.kdf_iterations)
 
 
-@router.post("/sign-in")
-def sign_in(body: SignIn, request: Request, context: Context) -> SignedIn:
+@router.post("/sign-in", response_model=SignedIn)
+def sign_in(body: SignIn, request: Request, context: Context) -> SignedIn | JSONResponse:
     """Return the wrapped private key to whoever proves to know the passphrase."""
     actor = anonymous(request, body.username)
+    admission = _attempts(request).admit(actor.remote_address or "")
+    if admission.retry_after_seconds is not None:  # each attempt is written down: nobody may fill the log with them
+        answer = problem(429, "throttled", "too many sign-ins from this address", "wait some seconds and try again")
+        answer.headers["Retry-After"] = str(math.ceil(admission.retry_after_seconds))
+        return answer
     with context.database.transaction() as session:
         user = users.sign_in(session, context.clock, actor, body.username, body.proof)
     if user is None:

@@ -12,6 +12,8 @@ from keeper_secrets_manager_core.dto.dtos import KeeperFileUpload, Record, Recor
 from keeper_secrets_manager_core.dto.payload import CreateOptions, QueryOptions, UpdateOptions
 from keeper_secrets_manager_core.exceptions import KeeperError
 
+from pam_jobs.clock import SystemClock
+from pam_jobs.db.tables import VersionKind
 from pam_jobs.ids import unb64url
 from pam_jobs.vault import ledger
 from tests.support.router import RunningRouter
@@ -210,6 +212,28 @@ def test_an_operators_edit_meanwhile_is_not_overwritten_by_finalize(router: Runn
     assert states(router, uid) == ["staged", "current"]
     operator.vault.router.post(f"/api/v1/records/{uid}/rollback")
     assert states(router, uid) == ["abandoned", "current"]
+
+
+def test_while_a_rotation_is_unresolved_no_device_changes_the_secret(router: RunningRouter, connect: Connect) -> None:
+    operator = router.operator
+    folder = operator.folder()
+    uid = operator.record(folder, password="canary-old")
+    sdk = connect(operator.device(operator.application(folder)))
+    record = one(sdk, uid)
+    with router.database.transaction() as session:
+        ledger.stage(
+            session, SystemClock(), record_uid=uid, kind=VersionKind.CREDENTIAL, ciphertext=b"x", epoch=1,
+            staged_by="gateway",
+        )  # fmt: skip
+    record.set_standard_field_value("password", "canary-new")
+    for kind in (None, "general", "rotation"):
+        with pytest.raises(KeeperError, match="state"):
+            sdk.save(record, transaction_type=kind)
+    for rollback in (False, True):
+        with pytest.raises(KeeperError, match="state"):
+            sdk.complete_transaction(uid, rollback=rollback)
+    assert sdk.delete_secret([uid])[0]["responseCode"] == "state"
+    assert (password(one(sdk, uid)), states(router, uid)) == ("canary-old", ["staged"])
 
 
 def test_files_go_up_and_come_down_the_same(router: RunningRouter, connect: Connect) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +15,7 @@ from sqlalchemy import select
 from pam_jobs.access import users
 from pam_jobs.client.http import RouterClient
 from pam_jobs.client.session import TokenSource, sign_in
-from pam_jobs.clock import SystemClock
+from pam_jobs.clock import SystemClock, VirtualClock
 from pam_jobs.crypto import aes, p256
 from pam_jobs.crypto.blob import to_base64
 from pam_jobs.db.tables import CredentialVersion, StoredFile, StoredRecord, VersionKind
@@ -22,7 +24,7 @@ from pam_jobs.ids import new_uid
 from pam_jobs.records.record import Record
 from pam_jobs.secret import SecretValue
 from pam_jobs.vault import ledger
-from tests.support.router import Operator, RunningRouter
+from tests.support.router import Operator, RunningRouter, run_router
 
 pytestmark = pytest.mark.integration
 
@@ -197,6 +199,18 @@ def test_a_user_signs_in_by_a_proof_and_the_passphrase_stays_away(router: Runnin
     }
     assert [event.event for event in router.events("login", "login_failure")] == ["login", "login_failure"]
     assert b"canary" not in router.dump()
+
+
+def test_an_address_that_signs_in_too_often_is_told_to_wait(database_url: str, tmp_path: Path) -> None:
+    clock = VirtualClock(datetime.now(UTC))
+    body = {"username": "nobody", "proof": blob(32)}
+    with run_router(tmp_path, database_url, clock=clock) as router, router.http() as http:
+        answers = [http.post("/api/v1/sign-in", json=body) for _ in range(101)]
+        assert [answer.status_code for answer in answers] == [401] * 100 + [429]
+        assert answers[-1].headers["retry-after"] == "10"
+        assert len(router.events("login_failure")) == 100
+        clock.advance(timedelta(seconds=10))
+        assert http.post("/api/v1/sign-in", json=body).status_code == 401
 
 
 def test_nobody_gets_in_without_a_good_token(sqlite_router: RunningRouter) -> None:

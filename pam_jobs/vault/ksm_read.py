@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, Select, bindparam, select
 from sqlalchemy.orm import Session, aliased
 
 from pam_jobs.audit.log import record_event
@@ -69,10 +70,11 @@ def _answer(caller: Caller, folders: list[dict[str, Any]]) -> dict[str, Any]:
     return answer
 
 
-def _rows(session: Session, caller: Caller, payload: GetSecret) -> list[Row[Any]]:
-    """Return one row a record with its shared folder, and one without a record for a shared folder that is empty."""
+@cache
+def _read_statement() -> Select[str, bytes, bool, bytes, str, str, bytes, bytes, int]:
+    """Return the statement of every read, put together once: building it costs as much as running it."""
     root = aliased(Folder)
-    query = (
+    return (
         select(
             ApplicationShare.folder_uid.label("root_uid"),
             ApplicationShare.key_by_application,
@@ -87,14 +89,19 @@ def _rows(session: Session, caller: Caller, payload: GetSecret) -> list[Row[Any]
         .join(root, root.uid == ApplicationShare.folder_uid)
         .join(Folder, Folder.root_uid == ApplicationShare.folder_uid)
         .outerjoin(StoredRecord, StoredRecord.folder_uid == Folder.uid)
-        .where(ApplicationShare.application_uid == caller.application.uid)
+        .where(ApplicationShare.application_uid == bindparam("application_uid"))
         .order_by(ApplicationShare.created_at, ApplicationShare.folder_uid, StoredRecord.created_at, StoredRecord.uid)
     )
+
+
+def _rows(session: Session, caller: Caller, payload: GetSecret) -> list[Row[Any]]:
+    """Return one row a record with its shared folder, and one without a record for a shared folder that is empty."""
+    query = _read_statement()
     if payload.requestedRecords:
         query = query.where(StoredRecord.uid.in_(payload.requestedRecords))
     if payload.requestedFolders:
         query = query.where(Folder.uid.in_(payload.requestedFolders))
-    return list(session.execute(query))
+    return list(session.execute(query, {"application_uid": caller.application.uid}))
 
 
 def _record(row: Row[Any], files: list[dict[str, Any]], links: list[dict[str, Any]]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pam_jobs.db.tables import (
     VersionKind,
     VersionState,
 )
-from pam_jobs.errors import InvalidInput, StateError, VaultConflict
+from pam_jobs.errors import Conflict, InvalidInput, StateError, VaultConflict
 from pam_jobs.jobs import outcome, wire
 from pam_jobs.jobs.fence import Holder, hold
 from pam_jobs.jobs.outcome import Outcome
@@ -45,19 +45,22 @@ def stage(session: Session, clock: Clock, actor: Actor, holder: Holder, cipherte
     job = hold(session, clock, holder)
     record_uid = _record_of(job)
     _check_not_cancelled(job)
-    standing = ledger.unresolved(session, record_uid)
-    if standing is not None and standing.job_uid == job.uid and standing.ciphertext == ciphertext:
+    try:
+        row = ledger.stage(
+            session,
+            clock,
+            record_uid=record_uid,
+            kind=VersionKind.CREDENTIAL,
+            ciphertext=ciphertext,
+            epoch=holder.epoch,
+            staged_by=job.gateway_uid,
+            job_uid=job.uid,
+        )
+    except Conflict:
+        standing = ledger.unresolved(session, record_uid)
+        if standing is None or standing.job_uid != job.uid or standing.ciphertext != ciphertext:
+            raise
         return standing.seq
-    row = ledger.stage(
-        session,
-        clock,
-        record_uid=record_uid,
-        kind=VersionKind.CREDENTIAL,
-        ciphertext=ciphertext,
-        epoch=holder.epoch,
-        staged_by=job.gateway_uid,
-        job_uid=job.uid,
-    )
     job_event(session, clock, actor, "credential_staged", job, version_seq=row.seq, epoch=holder.epoch)
     return row.seq
 
@@ -107,28 +110,11 @@ def promote(
         if (again := _promoted_already(session, holder, promotion)) is None:
             raise
         return again
-    record_uid = _record_of(job)
-    now = clock.now()
-    evidence = {**promotion.evidence, "gateway": job.gateway_uid, "job": job.uid, "at": now.isoformat()}
-    ledger.promote(session, clock, record_uid, promotion.seq, epoch=holder.epoch, evidence=evidence)
-    revision = promotion.record_revision + 1
-    _write_record(session, record_uid, promotion, now_revision=revision, clock=clock)
-    probe = {
-        "verdict": promotion.evidence.get("login"),
-        "version_seq": promotion.seq,
-        "at": now.isoformat(),
-        "gateway": job.gateway_uid,
-    }
-    changed(
-        session,
-        update(RotationSettings)
-        .where(RotationSettings.record_uid == record_uid)
-        .values(last_rotated_at=now, last_probe=probe),
-    )
-    job_event(session, clock, actor, "credential_promoted", job, version_seq=promotion.seq, epoch=holder.epoch)
-    if promotion.report is None:
-        return revision, Outcome(state=JobState(job.state))
-    return revision, outcome.finish(session, clock, policy, actor, job, promotion.report)
+    with session.no_autoflush:  # both events go in one statement, at the commit
+        revision = _make_current(session, clock, actor, job, promotion)
+        if promotion.report is None:
+            return revision, Outcome(state=JobState(job.state))
+        return revision, outcome.finish(session, clock, policy, actor, job, promotion.report)
 
 
 def abandon(
@@ -169,19 +155,36 @@ def _check_not_cancelled(job: Job) -> None:
         raise _cancelled(job)
 
 
-def _write_record(
-    session: Session, record_uid: str, promotion: wire.Promotion, *, now_revision: int, clock: Clock
-) -> None:
+def _make_current(session: Session, clock: Clock, actor: Actor, job: Job, promotion: wire.Promotion) -> int:
+    """Move the ledger, write the record and the settings, and return the record's new revision."""
+    record_uid, now = _record_of(job), clock.now()
+    evidence = {**promotion.evidence, "gateway": job.gateway_uid, "job": job.uid, "at": now.isoformat()}
+    ledger.promote(session, clock, record_uid, promotion.seq, epoch=promotion.epoch, evidence=evidence)
+    revision = promotion.record_revision + 1
     written = changed(
         session,
         update(StoredRecord)
         .where(StoredRecord.uid == record_uid, StoredRecord.revision == promotion.record_revision)
-        .values(data=promotion.record_data, revision=now_revision, updated_at=clock.now()),
+        .values(data=promotion.record_data, revision=revision, updated_at=now),
     )
     if written != 1:
         raise VaultConflict(
             "the record was edited meanwhile", remedy="fetch it, merge the credential into it and promote again"
         )
+    probe = {
+        "verdict": promotion.evidence.get("login"),
+        "version_seq": promotion.seq,
+        "at": now.isoformat(),
+        "gateway": job.gateway_uid,
+    }
+    changed(
+        session,
+        update(RotationSettings)
+        .where(RotationSettings.record_uid == record_uid)
+        .values(last_rotated_at=now, last_probe=probe),
+    )
+    job_event(session, clock, actor, "credential_promoted", job, version_seq=promotion.seq, epoch=promotion.epoch)
+    return revision
 
 
 def _promoted_already(session: Session, holder: Holder, promotion: wire.Promotion) -> tuple[int, Outcome] | None:

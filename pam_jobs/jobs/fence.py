@@ -8,8 +8,9 @@ order.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from pam_jobs.clock import Clock
@@ -20,7 +21,13 @@ from pam_jobs.jobs.states import HELD
 
 __all__ = ["Holder", "free", "hold", "subject_of"]
 
-_subject = func.coalesce(Job.record_uid, Job.configuration_uid)
+_HELD: Final = (  # made once: it runs with every write of every attempt
+    select(Job, CredentialEpoch.epoch, CredentialEpoch.job_uid, CredentialEpoch.lease_until)
+    .join(CredentialEpoch, CredentialEpoch.record_uid == func.coalesce(Job.record_uid, Job.configuration_uid))
+    .where(Job.uid == bindparam("job_uid"))
+    .with_for_update(of=CredentialEpoch)
+    .execution_options(populate_existing=True)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +56,7 @@ def hold(session: Session, clock: Clock, holder: Holder) -> Job:
         EpochConflict: a newer attempt on the credential exists.
         LeaseLost: the lease has ended, or is another instance's.
     """
-    row = session.execute(
-        select(Job, CredentialEpoch.epoch, CredentialEpoch.job_uid, CredentialEpoch.lease_until)
-        .join(CredentialEpoch, CredentialEpoch.record_uid == _subject)
-        .where(Job.uid == holder.job_uid)
-        .with_for_update(of=CredentialEpoch)
-        .execution_options(populate_existing=True)
-    ).one_or_none()
+    row = session.execute(_HELD, {"job_uid": holder.job_uid}).one_or_none()
     if row is None:
         raise NotFound(f"job {holder.job_uid} does not exist or was never claimed")
     job, epoch, job_uid, lease_until = row

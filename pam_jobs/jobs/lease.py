@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from pam_jobs.audit.log import Actor
@@ -19,6 +19,7 @@ from pam_jobs.db.tables import (
     JobKind,
     JobState,
     JobStep,
+    LoginRefusal,
     ResourceLink,
     RotationSettings,
     StepState,
@@ -35,6 +36,32 @@ from pam_jobs.jobs.trail import job_event
 
 __all__ = ["Busy", "claim", "release", "renew"]
 
+_RESOURCE = func.coalesce(RotationSettings.resource_uid, Job.parameters["resource_uid"].as_string())
+_CLAIMED: Final = (  # made once: it runs with every claim
+    select(
+        Job,
+        GatewayInstance.instance,
+        RotationSettings,
+        ResourceLink.admin_uid,
+        select(func.count())
+        .where(
+            LoginRefusal.record_uid == Job.record_uid, LoginRefusal.at > bindparam("since", type_=LoginRefusal.at.type)
+        )
+        .correlate(Job)
+        .scalar_subquery()
+        .label("refused"),
+    )
+    .select_from(Job)
+    .outerjoin(
+        GatewayInstance,
+        (GatewayInstance.gateway_uid == bindparam("gateway_uid"))
+        & (GatewayInstance.instance == bindparam("instance"))
+        & GatewayInstance.stopped_at.is_(None),
+    )
+    .outerjoin(RotationSettings, RotationSettings.record_uid == Job.record_uid)
+    .outerjoin(ResourceLink, ResourceLink.resource_uid == _RESOURCE)
+    .where(Job.uid == bindparam("job_uid"))
+)
 _KEPT = (VersionState.STAGED, VersionState.APPLYING, VersionState.CURRENT, VersionState.PREVIOUS)
 
 
@@ -74,12 +101,14 @@ def claim(
         AccessDenied: the job is another gateway's.
         StateError: the job is held, ended, cancelled, not yet due, or the instance is not registered.
     """
-    row = session.execute(_claim_query(job_uid, gateway_uid, instance)).one_or_none()
+    now = clock.now()
+    until = now + timedelta(seconds=policy.lease_seconds)
+    asked = {"job_uid": job_uid, "gateway_uid": gateway_uid, "instance": instance, "since": refusals.since(now, policy)}
+    row = session.execute(_CLAIMED, asked).one_or_none()
     if row is None:
         raise NotFound(f"there is no job {job_uid}")
-    job, known, settings, admin_uid = row
-    _check_claimable(job, known=known, gateway_uid=gateway_uid, instance=instance, now=clock.now())
-    now, until = clock.now(), clock.now() + timedelta(seconds=policy.lease_seconds)
+    job, known, settings, admin_uid, refused = row
+    _check_claimable(job, known=known, gateway_uid=gateway_uid, instance=instance, now=now)
     epoch = _take_epoch(session, subject_of(job), job_uid, now, until)
     if epoch is None:
         return _make_wait(session, clock, policy, job)
@@ -120,25 +149,8 @@ def claim(
         lease_seconds=policy.lease_seconds,
         versions=_versions(session, job.record_uid),
         steps=earlier,
-        refusals_left=refusals.left(session, clock, policy, job.record_uid),
+        refusals_left=max(0, policy.refusal_limit - refused),
         attempts=job.attempts + 1,
-    )
-
-
-def _claim_query(job_uid: str, gateway_uid: str, instance: str) -> Select[Job, str, RotationSettings, str | None]:
-    resource = func.coalesce(RotationSettings.resource_uid, Job.parameters["resource_uid"].as_string())
-    return (
-        select(Job, GatewayInstance.instance, RotationSettings, ResourceLink.admin_uid)
-        .select_from(Job)
-        .outerjoin(
-            GatewayInstance,
-            (GatewayInstance.gateway_uid == gateway_uid)
-            & (GatewayInstance.instance == instance)
-            & GatewayInstance.stopped_at.is_(None),
-        )
-        .outerjoin(RotationSettings, RotationSettings.record_uid == Job.record_uid)
-        .outerjoin(ResourceLink, ResourceLink.resource_uid == resource)
-        .where(Job.uid == job_uid)
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -11,15 +11,21 @@ from pam_jobs.clock import Clock
 from pam_jobs.db.tables import LoginRefusal
 from pam_jobs.jobs.policy import JobPolicy
 
-__all__ = ["add", "left"]
+__all__ = ["add", "left", "since"]
+
+
+def since(now: datetime, policy: JobPolicy) -> datetime:
+    """Return where the budget's window begins."""
+    return now - timedelta(seconds=policy.refusal_window_seconds)
 
 
 def left(session: Session, clock: Clock, policy: JobPolicy, record_uid: str | None) -> int:
     """Return how many logins as the account may still be refused within the window; shared by all gateways."""
     if record_uid is None:
         return policy.refusal_limit
-    since = clock.now() - timedelta(seconds=policy.refusal_window_seconds)
-    used = session.scalar(select(func.count()).where(LoginRefusal.record_uid == record_uid, LoginRefusal.at > since))
+    used = session.scalar(
+        select(func.count()).where(LoginRefusal.record_uid == record_uid, LoginRefusal.at > since(clock.now(), policy))
+    )
     return max(0, policy.refusal_limit - (used or 0))
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import CursorResult, Delete, Insert, Update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-__all__ = ["changed", "insert_ignoring"]
+__all__ = ["changed", "insert_ignoring", "locking_insert"]
 
 
 def changed(session: Session, statement: Update | Delete) -> int:
@@ -26,3 +26,11 @@ def insert_ignoring(session: Session, table: Any, values: Mapping[str, Any]) -> 
     if session.get_bind().dialect.name == "sqlite":
         return sqlite.insert(table).values(**values).on_conflict_do_nothing()
     return postgresql.insert(table).values(**values).on_conflict_do_nothing()
+
+
+def locking_insert(session: Session, table: Any, values: Mapping[str, Any], key: str) -> Insert:
+    """Return an INSERT that locks the row with the same key where there is one, and changes nothing of it."""
+    if session.get_bind().dialect.name == "sqlite":
+        return sqlite.insert(table).values(**values).on_conflict_do_nothing()  # the transaction holds the one lock
+    insert = postgresql.insert(table).values(**values)
+    return insert.on_conflict_do_update(index_elements=[key], set_={key: insert.excluded[key]})

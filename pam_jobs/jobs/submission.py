@@ -16,7 +16,7 @@ from pam_jobs.clock import Clock
 from pam_jobs.db.tables import CredentialEpoch, Job, JobKind, JobState, OutboxMessage
 from pam_jobs.errors import Conflict, InvalidInput
 from pam_jobs.ids import new_uid
-from pam_jobs.jobs.sql import changed, insert_ignoring
+from pam_jobs.jobs.sql import changed, insert_ignoring, locking_insert
 from pam_jobs.jobs.states import OPEN, WAITING
 from pam_jobs.jobs.trail import job_event
 
@@ -107,11 +107,13 @@ def submit(  # noqa: PLR0913 - each argument is a column of the job
         attempts=0,
         timings={},
     )
-    if not _insert(session, job):
+    inserted = _insert(session, job)
+    if inserted is None:
         return _standing(session, job), False
+    job = inserted
     enqueue(session, clock, job.uid, gateway_uid)
     job_event(session, clock, requested_by, "pam_job_created", job, trigger=trigger, schedule_uid=schedule_uid)
-    return session.get_one(Job, job.uid), True
+    return job, True
 
 
 def enqueue(session: Session, clock: Clock, job_uid: str, gateway_uid: str) -> None:
@@ -131,10 +133,7 @@ def _scoped(actor: Actor, key: str | None) -> str | None:
 
 def serialise(session: Session, record_uid: str) -> None:
     """Let two requests for one record (or configuration) follow each other: the second finds the first one's job."""
-    session.execute(insert_ignoring(session, CredentialEpoch, {"record_uid": record_uid, "epoch": 0}))
-    session.execute(
-        select(CredentialEpoch.record_uid).where(CredentialEpoch.record_uid == record_uid).with_for_update()
-    )
+    session.execute(locking_insert(session, CredentialEpoch, {"record_uid": record_uid, "epoch": 0}, "record_uid"))
 
 
 def _check_same(
@@ -181,11 +180,10 @@ def _join(
     return job
 
 
-def _insert(session: Session, job: Job) -> bool:
+def _insert(session: Session, job: Job) -> Job | None:
     names = [attribute.key for attribute in Job.__mapper__.column_attrs]
     values = {name: getattr(job, name) for name in names}
-    done = session.execute(insert_ignoring(session, Job, values).returning(Job.uid))
-    return done.scalar() is not None
+    return session.scalars(insert_ignoring(session, Job, values).returning(Job)).one_or_none()
 
 
 def _standing(session: Session, job: Job) -> Job:

@@ -6,9 +6,10 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from pam_jobs import __version__
 from pam_jobs.cli import (
@@ -35,8 +36,23 @@ from pam_jobs.errors import PamJobsError
 
 __all__ = ["app", "main"]
 
+_PANELS = ("This machine", "Vault", "Rotation", "Audit", "Access", "Single processes")
+
+
+class _ByPanel(TyperGroup):
+    """Shows the panels of ``--help`` in the order in which a new user needs them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the commands, panel by panel."""
+        return sorted(super().list_commands(ctx), key=lambda name: _PANELS.index(self._panel(name)))
+
+    def _panel(self, name: str) -> str:
+        return str(getattr(self.commands[name], "rich_help_panel", None) or _PANELS[-1])
+
+
 app = typer.Typer(
     name="pam",
+    cls=_ByPanel,
     help="Rotate privileged credentials and discover infrastructure on your own machines.\n\n"
     "Begin with [bold]pam up[/bold]; it starts everything on this machine.",
     no_args_is_help=True,

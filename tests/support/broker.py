@@ -1,4 +1,4 @@
-"""A real Redis (or Valkey) server on a unix socket of its own, and RabbitMQ's address where one is given."""
+"""A real Redis (or Valkey) server on a unix socket of its own, as embedded mode has it."""
 
 from __future__ import annotations
 

@@ -46,7 +46,8 @@ def create_app(context: AppContext) -> FastAPI:
     auth.install(app)
     users.install(app, context)
     ksm.install(app, context)
-    for module in (health, users, tokens, vault, pam, jobs, discovery, audit, siem, device, ksm, files):
+    # Routes are tried one after the other: what every rotation calls several times comes first.
+    for module in (device, ksm, files, jobs, health, users, tokens, vault, pam, discovery, audit, siem):
         app.include_router(module.router)
     app.add_middleware(BodyLimit, file_bytes=context.settings.max_file_bytes)
     app.add_middleware(AccessLog)

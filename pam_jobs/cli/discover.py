@@ -59,7 +59,9 @@ def start(
     credential: Annotated[
         list[str] | None,
         typer.Option(
-            "--credential", "-cr", help="User record to log in with, on every host of the range that speaks; repeat."
+            "--credential",
+            "-cr",
+            help="User record to log in with, on every host of the range that speaks; repeat. None: known admins.",
         ),
     ] = None,
     skip_machines: Annotated[bool, typer.Option("--skip-machines", help="Leave machines out.")] = False,
@@ -78,7 +80,7 @@ def start(
             "skip_machines": skip_machines,
             "skip_databases": skip_databases,
             "include_machine_dir_users": machine_users,
-            "credential_uids": [_credential(client, text) for text in credential or []],
+            "credential_uids": [_credential(client, text) for text in credential or []] or _known_admins(client, found),
         }
         job = client.discovery.start(found.uid, client.records.find(resource).uid if resource else None, parameters)
         if wait:
@@ -92,6 +94,12 @@ def start(
     if wait and value["status"] != "ok":
         raise typer.Exit(1)
     note(f"next: `pam action discover {'process' if wait else 'status'} -j {job['uid']}`")
+
+
+def _known_admins(client: VaultClient, configuration: Configuration) -> list[str]:
+    """Return the admins of the configuration's resources: what a discovery may log in with when nothing is named."""
+    links = (link for link in client.pam.resources() if link["configuration_uid"] == configuration.uid)
+    return sorted({link["admin_uid"] for link in links if link["admin_uid"]})
 
 
 def _credential(client: VaultClient, text: str) -> str:

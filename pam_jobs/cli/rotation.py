@@ -33,40 +33,53 @@ app.add_typer(rotation_script.app, name="script")
 _STATUS = {"ONLINE": "RRS_ONLINE", "OFFLINE": "RRS_CONTROLLER_DOWN", None: "RRS_NO_CONTROLLER"}
 
 
+_Record = Annotated[str | None, typer.Option("--record", "-r", help="UID or title of a pamUser.")]
+_Folder = Annotated[str | None, typer.Option("--folder", "-fd", help="All pamUser records of this folder.")]
+_Config = Annotated[str | None, typer.Option("--config", "-c", help="UID or title of the configuration.")]
+_Resource = Annotated[
+    str | None, typer.Option("--resource", "-rs", help="UID or title of the machine, database or directory.")
+]
+_Admin = Annotated[
+    str | None, typer.Option("--admin-user", "-a", help="UID or title of the user that administers the resource.")
+]
+_Profile = Annotated[str | None, typer.Option("--rotation-profile", "-rp", help="general or scripts_only.")]
+_Cron = Annotated[
+    list[str] | None, typer.Option("--schedulecron", "-sc", help="Cron of five fields, or Quartz; repeat.")
+]
+_Zone = Annotated[str, typer.Option("--timezone", help="IANA time zone of the cron.")]
+_Json = Annotated[
+    list[str] | None, typer.Option("--schedulejson", "-sj", help='Such as {"type":"DAILY","time":"02:30:00"}; repeat.')
+]
+_OnDemand = Annotated[bool, typer.Option("--on-demand", "-od", help="Only when asked for.")]
+_Inherit = Annotated[bool, typer.Option("--schedule-config", "-sf", help="By the configuration's default schedule.")]
+_ScheduleOnly = Annotated[bool, typer.Option("--schedule-only", "-so", help="Change the schedule and nothing else.")]
+_Complexity = Annotated[
+    str | None, typer.Option("--complexity", "-x", help="LENGTH,UPPER,LOWER,DIGITS,SYMBOLS[,SPECIALS].")
+]
+_Enable = Annotated[bool, typer.Option("--enable", "-e", help="Rotate again.")]
+_Disable = Annotated[bool, typer.Option("--disable", "-d", help="Keep the settings but do not rotate.")]
+_Force = Annotated[bool, typer.Option("--force", "-f", help="Do not ask.")]
+
+
 @app.command("edit")
 @app.command("new", hidden=True)
 def edit(
-    record: Annotated[str | None, typer.Option("--record", "-r", help="UID or title of a pamUser.")] = None,
-    folder: Annotated[str | None, typer.Option("--folder", "-fd", help="All pamUser records of this folder.")] = None,
-    config: Annotated[str | None, typer.Option("--config", "-c", help="UID or title of the configuration.")] = None,
-    resource: Annotated[
-        str | None, typer.Option("--resource", "-rs", help="UID or title of the machine, database or directory.")
-    ] = None,
-    admin: Annotated[
-        str | None, typer.Option("--admin-user", "-a", help="UID or title of the user that administers the resource.")
-    ] = None,
-    profile: Annotated[str | None, typer.Option("--rotation-profile", "-rp", help="general or scripts_only.")] = None,
-    cron: Annotated[
-        list[str] | None, typer.Option("--schedulecron", "-sc", help="Cron of five fields, or Quartz; repeat.")
-    ] = None,
-    timezone: Annotated[str, typer.Option("--timezone", help="IANA time zone of the cron.")] = "Etc/UTC",
-    schedule_json: Annotated[
-        list[str] | None,
-        typer.Option("--schedulejson", "-sj", help='Such as {"type":"DAILY","time":"02:30:00"}; repeat.'),
-    ] = None,
-    on_demand: Annotated[bool, typer.Option("--on-demand", "-od", help="Only when asked for.")] = False,
-    inherit: Annotated[
-        bool, typer.Option("--schedule-config", "-sf", help="By the configuration's default schedule.")
-    ] = False,
-    schedule_only: Annotated[
-        bool, typer.Option("--schedule-only", "-so", help="Change the schedule and nothing else.")
-    ] = False,
-    complexity: Annotated[
-        str | None, typer.Option("--complexity", "-x", help="LENGTH,UPPER,LOWER,DIGITS,SYMBOLS[,SPECIALS].")
-    ] = None,
-    enable: Annotated[bool, typer.Option("--enable", "-e", help="Rotate again.")] = False,
-    disable: Annotated[bool, typer.Option("--disable", "-d", help="Keep the settings but do not rotate.")] = False,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Do not ask.")] = False,
+    record: _Record = None,
+    folder: _Folder = None,
+    config: _Config = None,
+    resource: _Resource = None,
+    admin: _Admin = None,
+    profile: _Profile = None,
+    cron: _Cron = None,
+    timezone: _Zone = "Etc/UTC",
+    schedule_json: _Json = None,
+    on_demand: _OnDemand = False,
+    inherit: _Inherit = False,
+    schedule_only: _ScheduleOnly = False,
+    complexity: _Complexity = None,
+    enable: _Enable = False,
+    disable: _Disable = False,
+    force: _Force = False,
     style: FormatOption = Format.TABLE,
 ) -> None:
     """Set how, where and when users are rotated; what is not given stays."""

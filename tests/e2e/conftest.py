@@ -38,7 +38,9 @@ class Site:
             connection.execute(statement.format(sql.Identifier(login), sql.Literal(password)))
         uid = self.system.add_record("pamUser", login, f"login={login}", "connectDatabase=postgres", secret=password)
         if rotation:
-            self.system.pam("rotation", "edit", "-r", uid, "-rs", self.database, "-a", self.database_admin, "-od")
+            self.system.pam(
+                "rotation", "edit", "-r", uid, "-rs", self.database, "-a", self.database_admin, "-c", "Network", "-od"
+            )
         return login, uid
 
     def machine_user(self, password: str) -> tuple[str, str]:
@@ -49,7 +51,9 @@ class Site:
         login = f"user{next(_numbers)}"
         self.ssh.add_user(login, password)
         uid = self.system.add_record("pamUser", login, f"login={login}", secret=password)
-        self.system.pam("rotation", "edit", "-r", uid, "-rs", self.machine, "-a", self.machine_admin, "-od")
+        self.system.pam(
+            "rotation", "edit", "-r", uid, "-rs", self.machine, "-a", self.machine_admin, "-c", "Network", "-od"
+        )
         return login, uid
 
     def admin_password(self) -> str:

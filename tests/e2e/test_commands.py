@@ -1,0 +1,158 @@
+"""The rest of the command line's contract, against a running system."""
+
+from __future__ import annotations
+
+import base64
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from keeper_secrets_manager_core import SecretsManager
+from keeper_secrets_manager_core.storage import InMemoryKeyValueStorage
+
+from tests.e2e.conftest import Site
+from tests.support.embedded import PAM, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+
+def test_a_device_reads_with_the_printed_configuration_alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, uid = site.database_user("Device-canary-password", rotation=False)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", site.system.status()["ca"])
+
+    printed = site.system.pam("app", "client", "add", "Embedded", "--name", "reader", "--config-init", "b64").stdout
+    manager = SecretsManager(config=InMemoryKeyValueStorage(printed.strip()))
+
+    [record] = manager.get_secrets([uid])
+    assert record.get_standard_field_value("password", single=True) == "Device-canary-password"
+    plain = json.loads(site.system.pam("app", "client", "add", "Embedded", "--name", "other").stdout)
+    assert set(plain) == {"hostname", "clientKey", "serverPublicKey", "serverPublicKeyId"}
+    assert json.loads(base64.b64decode(printed)).keys() == plain.keys()
+    site.system.pam("app", "client", "remove", "Embedded", "reader")
+    names = [row["name"] for row in site.system.json("app", "client", "list", "Embedded")["clients"]]
+    assert names.count("reader") == 0
+    assert names.count("other") == 1
+
+
+def test_users_have_roles_passphrases_and_tokens(site: Site, tmp_path: Path) -> None:
+    system = site.system
+    system.pam("user", "add", "auditor@example.com", "--role", "auditor", PAM_NEW_PASSPHRASE="first-long-passphrase")
+    assert "fewer than" in system.pam("user", "add", "x", code=1, PAM_NEW_PASSPHRASE="short").stderr
+
+    status = system.status()
+    other = {"PAM_DATA_DIR": str(tmp_path), "PAM_ROUTER": status["router"], "PAM_CA": status["ca"]}
+    login = ("login", "auditor@example.com", "--router", status["router"], "--ca", status["ca"])
+    system.pam(*login, PAM_PASSPHRASE="first-long-passphrase", **other)
+    assert system.pam("audit", "list", **other).returncode == 0
+    assert "auditor" in system.pam("user", "list", code=1, **other).stderr
+    change = {"PAM_PASSPHRASE": "first-long-passphrase", "PAM_NEW_PASSPHRASE": "second-long-passphrase"}
+    system.pam("passphrase", "change", **other, **change)
+    system.pam(*login, code=1, PAM_PASSPHRASE="first-long-passphrase", **other)
+    system.pam(*login, PAM_PASSPHRASE="second-long-passphrase", **other)
+
+    made = system.json("token", "new", "short-lived", "-s", "jobs:read")
+    with system.api(made["token"]) as api:
+        assert api.get("/api/v1/jobs").status_code == 200
+        assert api.post("/api/v1/jobs", json={"kind": "rotate", "record_uid": "A" * 22}).status_code == 403
+        system.pam("token", "remove", made["uid"])
+        assert api.get("/api/v1/jobs").status_code == 401
+
+
+def test_a_gateway_of_its_own_comes_and_goes_and_its_jobs_wait_for_it(site: Site, tmp_path: Path) -> None:
+    system = site.system
+    config = tmp_path / "gateway-config.json"
+    printed = system.pam("gateway", "new", "-n", "branch", "-a", "Embedded", "--config-init", "json").stdout
+    config.write_text(printed)
+    config.chmod(0o600)
+    assert _status(site, "branch") == "OFFLINE"
+    system.pam(
+        "config", "new", "-t", "Branch", "-sf", "Office", "-g", "branch", "-pm", f"{site.postgres.port}=postgresql"
+    )
+    database = system.add_record(
+        "pamDatabase", "Branch database", f"host={site.postgres.host}", f"port={site.postgres.port}"
+    )
+    login, uid = site.database_user("Branch-canary-password", rotation=False)
+    system.pam("rotation", "edit", "-r", uid, "-rs", database, "-a", site.database_admin, "-c", "Branch", "-od")
+
+    job = system.json("action", "rotate", "-r", uid)["job"]
+    reasons = system.json("job", "explain", job)["reasons"]
+    assert any("branch" in reason for reason in reasons), reasons
+    cancelled = system.json("action", "job-cancel", job)
+    assert cancelled["state"] == "cancelled"
+
+    state = system.status()
+    process = subprocess.Popen(
+        [PAM, "gateway", "start", "--config", str(config)],
+        env=system.variables() | {"PAM_BROKER_URL": state["broker"], "PAM_CA_FILE": state["ca"]},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        eventually(lambda: _status(site, "branch") == "ONLINE", "the gateway is online")
+        assert system.json("action", "rotate", "-r", uid, "--wait")["status"] == "ok"
+        assert site.logs_in(login, system.secret_of(uid))
+        assert "branch" in system.pam("action", "gateway-info", "-g", "branch").stdout
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+    eventually(lambda: _status(site, "branch") == "OFFLINE", "the gateway is offline")
+    system.pam("rotation", "remove", "-r", uid, "--force")
+    system.pam("gateway", "edit", "-g", "branch", "-n", "branch two")
+    system.pam("gateway", "set-max-instances", "-g", "branch two", "-m", "3")
+    [row] = [row for row in system.json("gateway", "list")["gateways"] if row["gateway_name"] == "branch two"]
+    assert row["max_instances"] == 3
+
+
+def _status(site: Site, name: str) -> str:
+    rows = site.system.json("gateway", "list")["gateways"]
+    return str(next(row["status"] for row in rows if row["gateway_name"] == name))
+
+
+def test_all_users_of_a_folder_rotate_at_once(site: Site) -> None:
+    system = site.system
+    users = [site.database_user(f"Folder-canary-{number}") for number in range(2)]
+
+    assert "--force" in system.refused("action", "rotate", "--folder", "Office", "--wait")
+    results = system.json("action", "rotate", "--folder", "Office", "--wait", "--force", "--timeout", "60", code=None)
+
+    done = {row["record"]: row["status"] for row in results["results"]}
+    assert all(done[uid] == "ok" for _, uid in users)
+    assert all(site.logs_in(login, system.secret_of(uid)) for login, uid in users)
+    proofs = {row["record"]: row["proven"] for row in system.json("prove", "--all", code=None)["proofs"]}
+    assert all(proofs[uid] for _, uid in users)
+
+
+def test_settings_are_shown_and_taken_away(site: Site) -> None:
+    system = site.system
+    _, uid = site.database_user("Settings-canary-password")
+    system.pam("rotation", "edit", "-r", uid, "-sj", '{"type":"DAILY","time":"02:30:00","tz":"Europe/Paris"}',
+               "-x", "32,2,2,2,2")  # fmt: skip
+
+    info = system.json("rotation", "info", "-r", uid)
+    listed = {row["record_uid"]: row for row in system.json("rotation", "list")["rotation"]}
+    runs = system.json("schedule", "preview", "--days", "3")["runs"]
+
+    assert (info["status"], info["ready_to_rotate"], info["blockers"]) == ("RRS_ONLINE", True, [])
+    assert info["password_complexity"].startswith("32,2,2,2,2")
+    assert "02:30" in listed[uid]["schedule"]
+    assert len([run for run in runs if run.get("record_uid") == uid]) == 3
+    assert system.json("action", "rotate", "-r", uid, "--wait")["status"] == "ok"
+    assert len(system.secret_of(uid)) == 32
+
+    system.pam("rotation", "edit", "-r", uid, "--disable")
+    assert "disabled" in system.refused("action", "rotate", "-r", uid)
+    system.pam("rotation", "edit", "-r", uid, "--enable", "-od")
+    system.pam("rotation", "remove", "-r", uid, "--force")
+    assert system.json("rotation", "info", "-r", uid)["status"] == "RRS_NO_ROTATION"
+    system.pam("record", "delete", uid, "--force")
+
+
+def test_a_job_is_watched_to_its_end(site: Site) -> None:
+    _, uid = site.database_user("Watched-canary-password")
+    job = site.system.json("action", "rotate", "-r", uid)["job"]
+
+    lines = site.system.pam("job", "watch", job).stdout.splitlines()
+
+    assert "succeeded" in lines[-1]
+    assert site.system.pam("job", "list", "-r", uid).stdout.count(job) == 1

@@ -19,6 +19,7 @@ from pam_jobs.api.context import AppContext, Context, remote_address
 from pam_jobs.app import queue_name
 from pam_jobs.clock import Clock
 from pam_jobs.db.tables import JobState
+from pam_jobs.errors import AccessDenied
 from pam_jobs.jobs import (
     candidates,
     devices,
@@ -118,7 +119,16 @@ AtDesk = Annotated[Desk, Depends(_desk)]
 
 @router.post("/hello")
 def hello(said: wire.Hello, desk: AtDesk) -> wire.HelloAnswer:
-    """Register the instance."""
+    """Register the instance; a device that has no access any more is told so, and the audit log as well."""
+    try:
+        return _greet(said, desk)
+    except AccessDenied as error:
+        with desk.context.database.transaction() as session:
+            devices.record_refusal(session, desk.context.clock, desk.caller, error.code)
+        raise
+
+
+def _greet(said: wire.Hello, desk: Desk) -> wire.HelloAnswer:
     with desk.work() as work:
         is_first = presence.hello(work.session, work.clock, work.policy, work.device, said)
         waiting = presence.waiting_jobs(work.session, work.clock, work.device.gateway_uid) if is_first else []

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from pam_jobs.audit.log import Actor
+from pam_jobs.audit.log import Actor, record_event
 from pam_jobs.clock import Clock
 from pam_jobs.crypto import p256
 from pam_jobs.db.engine import Database
@@ -21,7 +21,7 @@ from pam_jobs.errors import AccessDenied, VaultError
 from pam_jobs.jobs.trail import gateway_actor
 from pam_jobs.jobs.wire import AUDIENCE
 
-__all__ = ["SCHEME", "Caller", "Device", "DeviceKeys", "NotProven", "admit"]
+__all__ = ["SCHEME", "Caller", "Device", "DeviceKeys", "NotProven", "admit", "record_refusal"]
 
 SCHEME: Final = "KeeperDevice"
 _LIFETIME_SECONDS = 300
@@ -166,4 +166,24 @@ def admit(session: Session, clock: Clock, caller: Caller) -> Device:
         max_instances=row.max_instances,
         remote_address=caller.remote_address,
         user_agent=caller.user_agent,
+    )
+
+
+def record_refusal(session: Session, clock: Clock, caller: Caller, code: str) -> None:
+    """Tell the audit log of a device that was refused at its start."""
+    client = session.get(Client, caller.client_id)
+    if client is None:
+        return
+    actor = Actor(
+        username=f"client:{client.name}", remote_address=caller.remote_address, client_version=caller.user_agent
+    )
+    record_event(
+        session,
+        clock,
+        actor,
+        "app_client_access_denied",
+        app_uid=client.application_uid,
+        device_name=client.name,
+        gateway_uid=client.gateway_uid,
+        result_code=code,
     )

@@ -315,6 +315,8 @@ def test_a_device_without_access_is_refused(api: PamApi, columns: dict[str, Any]
     if "access_expires_at" in columns:
         columns = {"access_expires_at": api.fleet.clock.now()}
     add_device(api, **columns).refused("/hello", 403, "access_denied", instance="i1", version="1")
+    [event] = api.fleet.events("app_client_access_denied")
+    assert (event.username, event.fields["result_code"]) == ("client:device", "access_denied")
 
 
 def test_a_removed_gateway_and_one_too_many_instances_are_refused(api: PamApi, device: DeviceCaller):

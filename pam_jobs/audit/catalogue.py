@@ -34,8 +34,6 @@ _CATALOGUE: dict[str, dict[str, str]] = {
     "security": {
         "create_user": "User ${username} created user ${to_username} with role ${role}",
         "change_master_password": "User ${username} changed the own passphrase",
-        "delete_user": "User ${username} removed user ${to_username}",
-        "role_enforcement_changed": "User ${username} changed enforcement ${enforcement}",
         "api_token_created": "User ${username} created API token ${token_uid} with scopes ${scopes}",
         "api_token_removed": "User ${username} removed API token ${token_uid}",
     },
@@ -43,7 +41,6 @@ _CATALOGUE: dict[str, dict[str, str]] = {
         "record_add": "User ${username} added record UID ${record_uid}",
         "record_update": "User ${username} updated record UID ${record_uid}",
         "record_delete": "User ${username} deleted record UID ${record_uid}",
-        "record_restored": "User ${username} restored record UID ${record_uid}",
         "record_password_change": "User ${username} changed the password of record UID ${record_uid}",
         "open_record": "User ${username} opened record UID ${record_uid}",
         "file_attachment_uploaded": "User ${username} added file ${attachment_id} to record UID ${record_uid}",
@@ -52,8 +49,6 @@ _CATALOGUE: dict[str, dict[str, str]] = {
         "folder_add": "User ${username} added folder UID ${folder_uid}",
         "folder_delete": "User ${username} deleted folder UID ${folder_uid}",
         "folder_add_record": "User ${username} put record UID ${record_uid} into folder UID ${folder_uid}",
-        "folder_remove_record": "User ${username} took record UID ${record_uid} out of folder UID ${folder_uid}",
-        "folder_change_record": "User ${username} changed record UID ${record_uid} in folder UID ${folder_uid}",
     },
     "secrets_manager": {
         "app_created": "User ${username} created application ${app_uid}",
@@ -75,9 +70,6 @@ _CATALOGUE: dict[str, dict[str, str]] = {
         ),
     },
     "share": {
-        "app_record_shared": "User ${username} shared record UID ${secret_uid} with KSM application ${app_uid}",
-        "app_record_removed": "User ${username} took record UID ${secret_uid} from KSM application ${app_uid}",
-        "app_record_share_changed": "User ${username} changed the share of ${secret_uid} with KSM application ${app_uid}",
         "app_folder_shared": "User ${username} shared folder UID ${shared_folder_uid} with KSM application ${app_uid}",
         "app_folder_removed": "User ${username} took folder UID ${shared_folder_uid} from KSM application ${app_uid}",
         "app_folder_share_changed": (

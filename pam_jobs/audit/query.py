@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from pam_jobs.db.tables import AuditEvent
@@ -40,13 +40,7 @@ class EventFilter:
         if self.event is not None:
             query = query.where(AuditEvent.event == self.event)
         if self.record_uid is not None:
-            fields = AuditEvent.fields
-            query = query.where(
-                or_(
-                    fields["record_uid"].as_string() == self.record_uid,
-                    fields["secret_uid"].as_string() == self.record_uid,  # how shares of an application name a record
-                )
-            )
+            query = query.where(AuditEvent.fields["record_uid"].as_string() == self.record_uid)
         if self.username is not None:
             query = query.where(AuditEvent.username == self.username)
         if self.created_from is not None:

@@ -24,6 +24,18 @@ def test_every_event_that_code_writes_is_in_the_catalogue() -> None:
     assert unknown == []
 
 
+def test_the_catalogue_promises_no_event_that_nothing_writes() -> None:
+    sources = [
+        path.read_text()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "catalogue.py"
+    ]
+    computed = {f"record_rotation_{trigger}_{end}" for trigger in ("on_demand", "scheduled") for end in ("ok", "fail")}
+    unused = [name for name in EVENTS if not any(f'"{name}"' in source for source in sources)]
+    assert set(unused) <= computed
+
+
 def test_the_scan_sees_the_events_of_this_package() -> None:
     names = {name for name, _ in emitted(ROOT, PACKAGES)}
     assert {"audit_sync_failed", "audit_sync_restored", "audit_sync_setup", "audit_sync_test"} <= names

@@ -101,7 +101,7 @@ def test_filters_narrow_the_page(database: Database, clock: VirtualClock) -> Non
     first = write_sealed(database, clock, 2)
     clock.advance(timedelta(hours=1))
     with database.transaction() as session:
-        record_event(session, clock, ALICE, "app_record_shared", secret_uid=first[0], app_uid="A")
+        record_event(session, clock, ALICE, "open_record", record_uid=first[0])
     seal_once(database, clock)
 
     def positions(**wanted: object) -> list[int | None]:
@@ -109,7 +109,7 @@ def test_filters_narrow_the_page(database: Database, clock: VirtualClock) -> Non
             return [row.position for row in read_page(session, EventFilter(**wanted)).events]
 
     assert positions(record_uid=first[0]) == [1, 3]
-    assert positions(event="app_record_shared") == [3]
+    assert positions(event="open_record") == [3]
     assert positions(username="bob") == []
     assert positions(created_from=START + timedelta(minutes=1)) == [3]
     assert positions(created_to=START + timedelta(minutes=1)) == [1, 2]

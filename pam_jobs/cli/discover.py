@@ -76,7 +76,7 @@ def start(
     """Start a discovery; one runs at a time for each configuration."""
     with vault() as client:
         found = _configuration(client, configuration, gateway)
-        parameters = {
+        parameters: dict[str, Any] = {
             "skip_machines": skip_machines,
             "skip_databases": skip_databases,
             "include_machine_dir_users": machine_users,

@@ -112,22 +112,7 @@ def claim(
     epoch = _take_epoch(session, subject_of(job), job_uid, now, until)
     if epoch is None:
         return _make_wait(session, clock, policy, job)
-    taken = changed(
-        session,
-        update(Job)
-        .where(Job.uid == job_uid, _claimable(now))
-        .values(
-            state=JobState.LEASED,
-            epoch=epoch,
-            lease_instance=instance,
-            lease_until=until,
-            attempts=Job.attempts + 1,
-            started_at=func.coalesce(Job.started_at, now),
-            not_before=None,
-        ),
-    )
-    if taken != 1:
-        raise StateError(f"job {job_uid} was taken or ended meanwhile")
+    _take_job(session, job_uid, epoch, instance, now, until)
     if job.kind == JobKind.DISCOVER and job.attempts == 0:
         actor = Actor(username=job.requested_by)
         job_event(session, clock, actor, "discovery_job_started", job)
@@ -197,6 +182,25 @@ def _take_epoch(session: Session, subject: str, job_uid: str, now: datetime, unt
     return session.execute(
         insert_ignoring(session, CredentialEpoch, first).returning(CredentialEpoch.epoch)
     ).scalar_one_or_none()
+
+
+def _take_job(session: Session, job_uid: str, epoch: int, instance: str, now: datetime, until: datetime) -> None:
+    taken = changed(
+        session,
+        update(Job)
+        .where(Job.uid == job_uid, _claimable(now))
+        .values(
+            state=JobState.LEASED,
+            epoch=epoch,
+            lease_instance=instance,
+            lease_until=until,
+            attempts=Job.attempts + 1,
+            started_at=func.coalesce(Job.started_at, now),
+            not_before=None,
+        ),
+    )
+    if taken != 1:
+        raise StateError(f"job {job_uid} was taken or ended meanwhile")
 
 
 def _make_wait(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> Busy:

@@ -78,17 +78,8 @@ def submit(  # noqa: PLR0913 - each argument is a column of the job
     """
     if trigger not in {ON_DEMAND, SCHEDULED}:
         raise InvalidInput(f"{trigger!r} is not a trigger", remedy=f"use {ON_DEMAND} or {SCHEDULED}")
-    wanted = dict(parameters or {})
-    key = _scoped(requested_by, idempotency_key)
-    if trigger == ON_DEMAND and record_uid is not None:
-        serialise(session, record_uid)
-    if key is not None and (known := session.scalar(select(Job).where(Job.idempotency_key == key))) is not None:
-        _check_same(known, kind, record_uid, configuration_uid, wanted)
-        return known, False
-    if trigger == ON_DEMAND and (joined := _join(session, clock, kind, record_uid, key, wanted)) is not None:
-        return joined, False
     now = clock.now()
-    job = Job(
+    wanted = Job(
         uid=job_uid or new_uid(),
         kind=kind,
         state=JobState.CREATED,
@@ -96,24 +87,19 @@ def submit(  # noqa: PLR0913 - each argument is a column of the job
         gateway_uid=gateway_uid,
         configuration_uid=configuration_uid,
         record_uid=record_uid,
-        parameters=wanted,
+        parameters=dict(parameters or {}),
         schedule_uid=schedule_uid,
         due_at=due_at,
         requested_by=requested_by.username,
-        idempotency_key=key,
+        idempotency_key=_scoped(requested_by, idempotency_key),
         created_at=now,
         expires_at=now + expires_after,
         epoch=0,
         attempts=0,
         timings={},
     )
-    inserted = _insert(session, job)
-    if inserted is None:
-        return _standing(session, job), False
-    job = inserted
-    enqueue(session, clock, job.uid, gateway_uid)
-    job_event(session, clock, requested_by, "pam_job_created", job, trigger=trigger, schedule_uid=schedule_uid)
-    return job, True
+    known = _known(session, clock, wanted)
+    return (known, False) if known is not None else _add(session, clock, requested_by, wanted)
 
 
 def enqueue(session: Session, clock: Clock, job_uid: str, gateway_uid: str) -> None:
@@ -136,38 +122,58 @@ def serialise(session: Session, record_uid: str) -> None:
     session.execute(locking_insert(session, CredentialEpoch, {"record_uid": record_uid, "epoch": 0}, "record_uid"))
 
 
-def _check_same(
-    known: Job, kind: JobKind, record_uid: str | None, configuration_uid: str, parameters: Mapping[str, Any]
-) -> None:
-    standing = (known.kind, known.record_uid, known.configuration_uid, dict(known.parameters))
-    if standing != (kind, record_uid, configuration_uid, dict(parameters)):
+def _known(session: Session, clock: Clock, wanted: Job) -> Job | None:
+    """Return the job that does already what is asked, by its key or, on demand, because it is open."""
+    if wanted.trigger == ON_DEMAND and wanted.record_uid is not None:
+        serialise(session, wanted.record_uid)
+    if wanted.idempotency_key is not None:
+        known = session.scalar(select(Job).where(Job.idempotency_key == wanted.idempotency_key))
+        if known is not None:
+            _check_same(known, wanted)
+            return known
+    return _join(session, clock, wanted) if wanted.trigger == ON_DEMAND else None
+
+
+def _add(session: Session, clock: Clock, actor: Actor, wanted: Job) -> tuple[Job, bool]:
+    job = _insert(session, wanted)
+    if job is None:
+        return _standing(session, wanted), False
+    enqueue(session, clock, job.uid, job.gateway_uid)
+    job_event(session, clock, actor, "pam_job_created", job, trigger=job.trigger, schedule_uid=job.schedule_uid)
+    return job, True
+
+
+def _request_of(job: Job) -> tuple[object, ...]:
+    return job.kind, job.record_uid, job.configuration_uid, dict(job.parameters)
+
+
+def _check_same(known: Job, wanted: Job) -> None:
+    if _request_of(known) != _request_of(wanted):
         raise Conflict(
             f"this idempotency key belongs to the different request that made job {known.uid}",
             remedy="send a new key with a new request",
         )
 
 
-def _join(
-    session: Session,
-    clock: Clock,
-    kind: JobKind,
-    record_uid: str | None,
-    key: str | None,
-    parameters: Mapping[str, Any],
-) -> Job | None:
-    if record_uid is None:
+def _join(session: Session, clock: Clock, wanted: Job) -> Job | None:
+    if wanted.record_uid is None:
         return None
     job = session.scalar(
         select(Job)
-        .where(Job.record_uid == record_uid, Job.kind == kind, Job.state.in_(OPEN), Job.cancel_requested_at.is_(None))
+        .where(
+            Job.record_uid == wanted.record_uid,
+            Job.kind == wanted.kind,
+            Job.state.in_(OPEN),
+            Job.cancel_requested_at.is_(None),
+        )
         .order_by(Job.created_at)
         .limit(1)
     )
     if job is None:
         return None
     changes: dict[str, Any] = {}
-    if key is not None and job.idempotency_key is None and dict(job.parameters) == dict(parameters):
-        changes["idempotency_key"] = key
+    if wanted.idempotency_key is not None and job.idempotency_key is None and _request_of(job) == _request_of(wanted):
+        changes["idempotency_key"] = wanted.idempotency_key
     waits = job.not_before is not None and job.not_before > clock.now()
     if job.state == JobState.UNKNOWN or (job.state in WAITING and waits):
         # Somebody asks now: the back-off ends. The lockout budget still bounds what reaches the target.
@@ -195,7 +201,7 @@ def _standing(session: Session, job: Job) -> Job:
         found = session.scalar(select(Job).where(*conditions).limit(1))
         if found is not None:
             if job.idempotency_key is not None and found.idempotency_key == job.idempotency_key:
-                _check_same(found, job.kind, job.record_uid, job.configuration_uid, job.parameters)
+                _check_same(found, job)
             return found
     raise Conflict("a job like this one ended at the very moment it was submitted", remedy="submit it again")
 

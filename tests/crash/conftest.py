@@ -1,0 +1,57 @@
+"""The system under test: one for all tests of a worker, since a round leaves everything in order or fails."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from deploy.lab import PostgresServer, SshServer
+from tests.crash import table
+from tests.crash.targets import Linux, Postgresql, Target
+from tests.crash.world import World
+
+MUTANT = os.environ.get("PAM_CRASH_MUTANT", "-")
+
+
+@pytest.fixture(scope="session")
+def crash_targets(target_postgres: PostgresServer, sshd_server: SshServer) -> Iterator[Sequence[Target]]:
+    targets: list[Target] = [Postgresql(target_postgres), Linux(sshd_server)]
+    yield targets
+    for target in targets:
+        target.close()
+
+
+def new_world(targets: Sequence[Target], kind: str = "postgresql") -> Iterator[World]:
+    with tempfile.TemporaryDirectory(prefix="pam-crash-", ignore_cleanup_errors=True) as folder:
+        world = World(Path(folder), targets, kind=kind, mutant=MUTANT)
+        try:
+            world.start()
+            yield world
+        finally:
+            world.stop()
+
+
+@pytest.fixture(scope="session")
+def world(crash_targets: Sequence[Target]) -> Iterator[World]:
+    """A system on PostgreSQL."""
+    yield from new_world(crash_targets)
+
+
+@pytest.fixture(autouse=True)
+def tidy(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave no note of a test that failed."""
+    yield
+    if "world" in request.fixturenames:
+        request.getfixturevalue("world").orders.clear()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what was tried and what came of it."""
+    if table.rows() and "PYTEST_XDIST_WORKER" not in os.environ:
+        terminalreporter.section("crash suite")
+        for line in table.markdown().splitlines():
+            terminalreporter.write_line(line)

@@ -1,0 +1,64 @@
+"""Deliberate breaks of the protocol, applied inside a process of a test: the suite must fail with each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+def stage_after_change() -> None:
+    """The target hears of the value before the ledger does, as in engines that store what they have set."""
+    from workers.parts import Parts, new_value
+    from workers.rotation import Rotation
+    from workers.work import Version
+
+    whole = Rotation._change
+
+    def change(self: Rotation, session, parts: Parts, limits) -> None:
+        if self._version is not None:
+            whole(self, session, parts, limits)
+            return
+        work = self._work
+        value = new_value(parts, work.user.record, work.complexity, limits)
+        work.reach("before:change")
+        session.change(work.account, value.candidate(work.account), work.job.fence)
+        work.reach("after:change")
+        work.reach("before:stage")
+        seq = work.job.stage(value.seal(work.user.key))
+        work.reach("after:stage")
+        self._version = Version(seq=seq, state="staged", value=value)
+        self._fence()
+
+    Rotation._change = change  # type: ignore[method-assign]
+
+
+def promote_without_probe() -> None:
+    """What was sent is believed to have arrived."""
+    from connectors.base import Verdict, VerdictState
+    from workers.rotation import Rotation
+
+    def login(self: Rotation, value, session=None) -> Verdict:
+        self._work.reach("before:probe")
+        self._work.reach("after:probe")
+        return Verdict(state=VerdictState.ACCEPTED)
+
+    Rotation._login = login  # type: ignore[method-assign]
+
+
+def drop_epoch_check() -> None:
+    """Whoever once held a lease may write for ever."""
+    from pam_jobs.jobs import fence
+
+    def hold(session, clock, holder):
+        return session.execute(_HELD, {"job_uid": holder.job_uid}).one()[0]  # noqa: F821 - runs as fence.hold
+
+    fence.hold.__code__ = hold.__code__  # other modules hold the function itself
+
+
+MUTANTS: dict[str, Callable[[], None]] = {
+    each.__name__: each for each in (stage_after_change, promote_without_probe, drop_epoch_check)
+}
+
+
+def apply(name: str) -> None:
+    """Break the protocol in this process."""
+    MUTANTS[name]()

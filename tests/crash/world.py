@@ -1,0 +1,376 @@
+"""One whole system as separate processes, each of which a test can kill, stop and start again on its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from connectors.faults import FaultProxy
+from deploy.lab import postgres
+from deploy.lab.processes import Process, free_port, port_is_open, spawn, unprivileged_user
+from pam_jobs.access import users
+from pam_jobs.audit.log import Actor
+from pam_jobs.client.http import RouterClient
+from pam_jobs.client.session import Session, TokenSource
+from pam_jobs.client.vault import VaultClient
+from pam_jobs.clock import SystemClock
+from pam_jobs.crypto.keystore import KeyStore
+from pam_jobs.crypto.tls import TlsFiles
+from pam_jobs.db.engine import Database
+from tests.crash.orders import Orders
+from tests.crash.targets import FIRST, Target
+from tests.support.broker import RedisBroker
+from tests.support.database import dump
+from tests.support.gateway_site import GatewaySite
+from tests.support.router import Operator, plain_user
+
+LEASE_SECONDS = 8
+START_SECONDS = 60.0
+_ROOT = str(Path(__file__).resolve().parents[2])
+_POLICY = {
+    "PAM_LEASE_SECONDS": str(LEASE_SECONDS), "PAM_REPUBLISH_SECONDS": "1", "PAM_RECONCILE_SECONDS": "0.3",
+    "PAM_OFFLINE_SECONDS": "5", "PAM_EVENTS": "false", "PAM_MINIMUM_INTERVAL_SECONDS": "0",
+    "PAM_BACKOFF_SECONDS": "0.5", "PAM_BACKOFF_CAP_SECONDS": "2", "PAM_BUSY_SECONDS": "0.3",
+    "PAM_OFFLINE_REPUBLISH_SECONDS": "60", "PAM_REFUSAL_LIMIT": "6", "PAM_REFUSAL_WINDOW_SECONDS": "5",
+    "PAM_KSM_REQUESTS_PER_10S": "100000", "PAM_SINK_SECONDS": "5",
+}  # fmt: skip
+CONTROL = ("database", "broker", "router", "control", "beat")
+PROCESSES = ("gateway", *CONTROL)
+
+
+def eventually(is_so: Callable[[], Any], what: Callable[[], str] | str, seconds: float = 60.0) -> Any:
+    """Return the first true answer; the failure says what did not happen."""
+    end = time.monotonic() + seconds
+    while not (answer := is_so()):
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds:.0f} s: {what if isinstance(what, str) else what()}")
+        time.sleep(0.05)
+    return answer
+
+
+@dataclass(kw_only=True)
+class Account:
+    """An account on a target with its record, and what the judge knows of both."""
+
+    target: Target
+    login: str
+    uid: str
+    key: bytes = field(repr=False)
+    runs_path: Path
+
+    def runs(self) -> int:
+        """Return how often the record's script ran so far."""
+        return len(self.runs_path.read_text().split()) if self.runs_path.exists() else 0
+
+
+class Gateway:
+    """A gateway process."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self._world = world
+        self.name = name
+        self.log_path = world.folder / "logs" / f"{name}.log"
+        self.process: Process | None = None
+
+    def start(self) -> None:
+        """Start and wait until it takes jobs."""
+        self._from = self.log_path.stat().st_size if self.log_path.exists() else 0
+        self.begin()
+        eventually(lambda: self.has_said("gateway_ready"), lambda: f"{self.name} is ready: {self.tail()}")
+
+    def begin(self) -> None:
+        """Start without waiting."""
+        world = self._world
+        self._from = self.log_path.stat().st_size if self.log_path.exists() else 0
+        arguments = ["--config", str(world.site.config_path)]
+        environment = {
+            "PAM_BROKER_URL": world.broker.url, "PAM_CA_FILE": str(world.tls.ca), "PAM_HEARTBEAT_SECONDS": "1",
+            "PAM_GATEWAY_CONCURRENCY": "64", "HOME": str(world.folder), "PAM_JOB_SECONDS": str(world.job_seconds),
+        }  # fmt: skip
+        self.process = world.spawn("gateway", self.log_path, environment, arguments)
+
+    def has_said(self, event: str, **members: Any) -> bool:
+        """Say whether the log has such a line since the last start."""
+        return any(line.get("event") == event and members.items() <= line.items() for line in self.lines())
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        if not self.log_path.exists():
+            return
+        with self.log_path.open("rb") as log:
+            log.seek(self._from)
+            for line in log:
+                with suppress(ValueError):
+                    yield json.loads(line)
+
+    def tail(self) -> str:
+        return self.log_path.read_text()[-3000:] if self.log_path.exists() else ""
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self.send(signal.SIGKILL)
+        eventually(lambda: self.process is None or not self.process.is_running, f"{self.name} is dead", 10)
+
+    def pause(self) -> None:
+        """Stop every thread of it, as a suspended virtual machine."""
+        self.send(signal.SIGSTOP)
+        assert self.process is not None
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", f"{self.name} is stopped", 10)
+
+    def resume(self) -> None:
+        self.send(signal.SIGCONT)
+
+    def send(self, number: signal.Signals) -> None:
+        if self.process is not None and self.process.is_running:
+            os.kill(self.process.pid, number)
+
+
+class World:
+    """Database, broker, router, control, beat and gateway, with the targets' records."""
+
+    def __init__(
+        self, folder: Path, targets: Sequence[Target], *, kind: str = "postgresql", mutant: str = "-",
+        job_seconds: int = 120,
+    ) -> None:  # fmt: skip
+        self.folder = folder
+        self.targets = targets
+        self.kind = kind
+        self.mutant = mutant
+        self.job_seconds = job_seconds
+        self.secrets: set[str] = {FIRST}
+        for name in ("logs", "runs", "keys"):
+            (folder / name).mkdir(parents=True, mode=0o700)
+        self.orders = Orders(folder / "orders")
+        self._broker_folder = Path(tempfile.mkdtemp(prefix="pamb-"))
+        self.broker = RedisBroker(self._broker_folder)
+        self._postgres_folder = Path(tempfile.mkdtemp(prefix="pam-crash-"))
+        self._postgres_folder.chmod(0o755)
+        self._processes: dict[str, Process] = {}
+        self._router_port = free_port()
+        self.router_proxy = FaultProxy("127.0.0.1", self._router_port)
+        self.url = f"https://localhost:{self._router_port}"
+        self.pool: list[Account] = []
+
+    # life
+
+    def start(self) -> None:
+        """Bring everything up and make the records."""
+        self.router_proxy.__enter__()
+        self._start_database()
+        self.broker.start()
+        self.start_one("router")
+        self._sign_in()
+        self.start_one("control")
+        self.start_one("beat")
+        mapping = "\n".join(f"{target.proxy.port}={target.protocol}" for target in self.targets)
+        site_folder = self.folder / "gateway"
+        site_folder.mkdir()
+        self.site = GatewaySite(self, site_folder, port_mapping=mapping)  # type: ignore[arg-type]
+        for target in self.targets:
+            target.join(self.site)
+            self.secrets.add(target.admin_password)  # type: ignore[attr-defined]
+        self.gateway = Gateway(self, "gateway")
+        self.gateway.start()
+
+    def stop(self) -> None:
+        """End everything that was started here."""
+        with suppress(AttributeError):
+            self.gateway.resume()
+            self.gateway.kill()
+        for process in self._processes.values():
+            process.stop()
+        self.broker.stop(kill=True)
+        if hasattr(self, "database"):
+            self.database.dispose()
+        postgres.stop(self._postgres_folder)
+        self.router_proxy.close()
+        for each in (self._broker_folder, self._postgres_folder):
+            shutil.rmtree(each, ignore_errors=True)
+
+    def kill(self, name: str) -> None:
+        """End one process by SIGKILL and wait until it is gone."""
+        if name == "gateway":
+            self.gateway.kill()
+        elif name == "broker":
+            self.broker.stop(kill=True)
+        elif name == "database":
+            self._kill_database()
+        else:
+            process = self._processes[name]
+            os.kill(process.pid, signal.SIGKILL)
+            eventually(lambda: not process.is_running, f"{name} is dead", 10)
+
+    def start_one(self, name: str) -> None:
+        """Start one process and wait until it serves."""
+        if name == "gateway":
+            self.orders.release()
+            self.gateway.start()
+        elif name == "broker":
+            self.broker.start()
+        elif name == "database":
+            self._start_database()
+        else:
+            log = self.folder / "logs" / f"{name}.log"
+            self._processes[name] = self.spawn(name, log, self.environment())
+            if name == "router":
+                eventually(self._router_serves, lambda: f"the router serves: {log.read_text()[-2000:]}")
+
+    def spawn(self, what: str, log: Path, environment: dict[str, str], arguments: Sequence[str] = ()) -> Process:
+        modules = {"control": "pam_jobs.jobs", "beat": "scheduler"}
+        command = [sys.executable, "-m", modules[what]] if what in modules else [
+            sys.executable, "-m", "tests.crash.launch", what, str(self.orders.folder), self.mutant, *arguments,
+        ]  # fmt: skip
+        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        return spawn(command, log, environment={**kept, "PYTHONPATH": _ROOT, **environment})
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "PAM_DATABASE_URL": self.database_url, "PAM_BROKER_URL": self.broker.url,
+            "PAM_KEYS_DIR": str(self.folder / "keys"), "PAM_PUBLIC_HOST": f"localhost:{self.router_proxy.port}",
+            "PAM_LISTEN_PORT": str(self._router_port), "HOME": str(self.folder), **_POLICY,
+        }  # fmt: skip
+
+    @contextmanager
+    def second_gateway(self, name: str = "second") -> Iterator[Gateway]:
+        """Run another instance of the gateway."""
+        gateway = Gateway(self, name)
+        gateway.start()
+        try:
+            yield gateway
+        finally:
+            gateway.kill()
+
+    # what the operator does
+
+    @property
+    def vault(self) -> VaultClient:
+        return self.operator.vault
+
+    def accounts(self, target: Target, count: int) -> list[Account]:
+        """Return accounts that no other test of this moment uses, made when there are not enough."""
+        free = [account for account in self.pool if account.target is target]
+        while len(free) < count:
+            free.append(self._new_account(target))
+        taken = free[:count]
+        self.pool = [account for account in self.pool if account not in taken]
+        return taken
+
+    def give_back(self, accounts: Sequence[Account]) -> None:
+        """Let later tests use them; only accounts that were found in order come back."""
+        self.pool += accounts
+
+    def submit(self, account: Account, kind: str = "rotate", **parameters: Any) -> str:
+        return self.site.submit(kind, account.uid, **parameters)
+
+    def _new_account(self, target: Target) -> Account:
+        login = target.new_login()
+        target.add(login, FIRST)
+        uid = self.site.add_user(login, FIRST)
+        self.site.rotate_by(uid, target.resource)
+        runs = self.folder / "runs" / uid
+        self.site.attach(uid, "count.sh", f"#!/bin/sh\necho run >> {runs}\n".encode())
+        return Account(target=target, login=login, uid=uid, key=self.vault.records.get(uid).key, runs_path=runs)
+
+    def _sign_in(self) -> None:
+        new, key = plain_user("operator@example.test")
+        with self.database.transaction() as session:
+            users.register(session, SystemClock(), Actor(username="tests"), new)
+        signed_in = Session(username="operator@example.test", private_key=key)
+        client = RouterClient(self.url, ca=self.tls.ca, token=TokenSource(signed_in))
+        self.operator = Operator(VaultClient(client, signed_in), self)  # type: ignore[arg-type]
+
+    @property
+    def tls(self) -> TlsFiles:
+        folder = self.folder / "keys" / "tls"
+        return TlsFiles(ca=folder / "ca.pem", certificate=folder / "router.pem", key=folder / "router.key")
+
+    @property
+    def keys(self) -> KeyStore:
+        return KeyStore(self.folder / "keys")
+
+    # the control plane's database
+
+    def dump(self) -> bytes:
+        """Return everything that control plane, broker and logs hold."""
+        logs = [path.read_bytes() for path in (self.folder / "logs").iterdir()]
+        broker = [path.read_bytes() for path in self._broker_folder.rglob("*") if path.is_file()]
+        return b"\n".join([dump(self.database_url), *logs, *broker])
+
+    def _start_database(self) -> None:
+        if self.kind == "sqlite":
+            self.database_url = f"sqlite:///{self.folder}/control.db"
+        elif not hasattr(self, "_cluster"):
+            # a crash of the process loses nothing that was handed to the kernel; a lazy commit is handed over later
+            self._cluster = postgres.start(self._postgres_folder, settings={"synchronous_commit": "on"})
+            base = f"{self._cluster.admin_login}:{self._cluster.admin_password}"
+            self.database_url = f"postgresql://{base}@127.0.0.1:{self._cluster.port}/postgres"
+            self.secrets.add(self._cluster.admin_password)
+        else:
+            self._restart_cluster()
+        if not hasattr(self, "database"):
+            self.database = Database(self.database_url)
+
+    def _kill_database(self) -> None:
+        assert self.kind == "postgresql", "SQLite has no process of its own"
+        process = Process.load(self._postgres_folder / "postgres.pid.json")
+        assert process is not None
+        os.kill(process.pid, signal.SIGKILL)
+        eventually(lambda: not process.is_running, "the database is dead", 10)
+
+    def _restart_cluster(self) -> None:
+        """Start PostgreSQL again over what the killed one left, once its last child is gone."""
+        cluster = self._cluster
+        argv = [str(postgres.find_binaries(cluster.data.parent) / "postgres"), "-D", str(cluster.data)]
+        argv += ["-h", "127.0.0.1", "-p", str(cluster.port), "-k", "", "-c", "fsync=off", "-c", "max_connections=60"]
+        argv += ["-c", "shared_buffers=16MB"]
+
+        def starts() -> bool:
+            process = spawn(argv, cluster.log_path, user=unprivileged_user("postgres", "nobody"))
+            process.save(self._postgres_folder / "postgres.pid.json")
+            while process.is_running:
+                if port_is_open("127.0.0.1", cluster.port) and self._database_answers():
+                    return True
+                time.sleep(0.05)
+            return False
+
+        eventually(starts, "the database starts again")
+
+    def _database_answers(self) -> bool:
+        import psycopg
+
+        try:
+            psycopg.connect(self.database_url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _router_serves(self) -> bool:
+        import httpx
+
+        if not self._processes["router"].is_running:
+            raise AssertionError(f"the router ended: {(self.folder / 'logs' / 'router.log').read_text()[-2000:]}")
+        if not self.tls.ca.exists():
+            return False
+        import ssl
+
+        try:
+            context = ssl.create_default_context(cafile=str(self.tls.ca))
+            return httpx.get(f"{self.url}/readyz", verify=context, trust_env=False, timeout=5).status_code == 200
+        except (httpx.HTTPError, ssl.SSLError, OSError):
+            return False
+
+
+def canary() -> str:
+    """Return a secret that is nowhere else."""
+    return f"Canary-{secrets.token_urlsafe(12)}"

@@ -47,7 +47,9 @@ def create_app(context: AppContext) -> FastAPI:
     users.install(app, context)
     ksm.install(app, context)
     # Routes are tried one after the other: what every rotation calls several times comes first.
-    for module in (device, ksm, files, jobs, health, users, tokens, vault, pam, discovery, audit, siem):
+    app.add_route(f"{device.calls.prefix}/{{call:path}}", device.calls.serve, methods=["POST"], include_in_schema=False)
+    app.add_route(ksm.PATH, ksm.serve, methods=["POST"], include_in_schema=False)
+    for module in (files, jobs, health, users, tokens, vault, pam, discovery, audit, siem):
         app.include_router(module.router)
     app.add_middleware(BodyLimit, file_bytes=context.settings.max_file_bytes)
     app.add_middleware(AccessLog)

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Request
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from pam_jobs.api.auth import Unauthenticated
-from pam_jobs.api.context import AppContext, Context, remote_address
+from pam_jobs.api.calls import Calls
+from pam_jobs.api.context import AppContext, remote_address
 from pam_jobs.app import queue_name
 from pam_jobs.clock import Clock
 from pam_jobs.db.tables import JobState
@@ -37,11 +38,7 @@ from pam_jobs.jobs.fence import Holder, hold
 from pam_jobs.jobs.outcome import Outcome
 from pam_jobs.jobs.policy import JobPolicy
 
-__all__ = ["router"]
-
-router = APIRouter(prefix="/api/device", include_in_schema=False)
-
-_NO_CONTENT = 204
+__all__ = ["calls"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +88,12 @@ class Desk:
         self.tell(event, fields)
 
 
-async def _desk(request: Request, context: Context) -> Desk:
+async def _desk(request: Request) -> Desk:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme != devices.SCHEME or not token:
         raise Unauthenticated("the call carries no device token", remedy="update the gateway")
     state: Any = request.app.state
+    context: AppContext = state.context
     if not hasattr(state, "device_keys"):
         state.device_keys = DeviceKeys()
         state.job_policy = JobPolicy.of(context.settings)
@@ -114,11 +112,11 @@ async def _desk(request: Request, context: Context) -> Desk:
     return Desk(context=context, policy=state.job_policy, caller=caller)
 
 
-AtDesk = Annotated[Desk, Depends(_desk)]
+calls: Calls[Desk] = Calls("/api/device", _desk)
 
 
-@router.post("/hello")
-def hello(said: wire.Hello, desk: AtDesk) -> wire.HelloAnswer:
+@calls.post("/hello")
+def hello(said: wire.Hello, desk: Desk) -> wire.HelloAnswer:
     """Register the instance; a device that has no access any more is told so, and the audit log as well."""
     try:
         return _greet(said, desk)
@@ -146,8 +144,8 @@ def _greet(said: wire.Hello, desk: Desk) -> wire.HelloAnswer:
     )
 
 
-@router.post("/heartbeat")
-def heartbeat(said: wire.Heartbeat, desk: AtDesk) -> wire.HeartbeatAnswer:
+@calls.post("/heartbeat")
+def heartbeat(said: wire.Heartbeat, desk: Desk) -> wire.HeartbeatAnswer:
     """Note that the instance lives."""
     with desk.work() as work:
         cancelled = presence.heartbeat(work.session, work.clock, work.policy, work.device, said)
@@ -156,17 +154,16 @@ def heartbeat(said: wire.Heartbeat, desk: AtDesk) -> wire.HeartbeatAnswer:
     return wire.HeartbeatAnswer(cancelled=cancelled)
 
 
-@router.post("/goodbye", status_code=_NO_CONTENT)
-def goodbye(said: wire.Goodbye, desk: AtDesk) -> Response:
+@calls.post("/goodbye")
+def goodbye(said: wire.Goodbye, desk: Desk) -> None:
     """Note that the instance stopped."""
     with desk.work() as work:
         presence.goodbye(work.session, work.clock, work.policy, work.device, said.instance)
     desk.tell(*flower_events.worker("worker-offline", work.device.gateway_name, said.instance))
-    return Response(status_code=_NO_CONTENT)
 
 
-@router.post("/jobs/{uid}/claim")
-def claim(uid: str, said: wire.ClaimRequest, desk: AtDesk) -> wire.Claim:
+@calls.post("/jobs/{uid}/claim")
+def claim(uid: str, said: wire.ClaimRequest, desk: Desk) -> wire.Claim:
     """Take a job's lease."""
     with desk.work() as work:
         taken = lease.claim(
@@ -184,40 +181,37 @@ def claim(uid: str, said: wire.ClaimRequest, desk: AtDesk) -> wire.Claim:
     return taken
 
 
-@router.post("/jobs/{uid}/renew", status_code=_NO_CONTENT)
-def renew(uid: str, said: wire.Fenced, desk: AtDesk) -> Response:
+@calls.post("/jobs/{uid}/renew")
+def renew(uid: str, said: wire.Fenced, desk: Desk) -> None:
     """Prolong the lease."""
     with desk.work() as work:
         lease.renew(work.session, work.clock, work.policy, work.holder(uid, said))
-    return Response(status_code=_NO_CONTENT)
 
 
-@router.post("/jobs/{uid}/fence", status_code=_NO_CONTENT)
-def fence(uid: str, said: wire.Fenced, desk: AtDesk) -> Response:
+@calls.post("/jobs/{uid}/fence")
+def fence(uid: str, said: wire.Fenced, desk: Desk) -> None:
     """Check the lease, immediately before the first irreversible byte."""
     with desk.work() as work:
         hold(work.session, work.clock, work.holder(uid, said))
-    return Response(status_code=_NO_CONTENT)
 
 
-@router.post("/jobs/{uid}/stage")
-def stage(uid: str, said: wire.Stage, desk: AtDesk) -> wire.StageAnswer:
+@calls.post("/jobs/{uid}/stage")
+def stage(uid: str, said: wire.Stage, desk: Desk) -> wire.StageAnswer:
     """Add a staged version."""
     with desk.work() as work:
         seq = candidates.stage(work.session, work.clock, work.device.actor(), work.holder(uid, said), said.ciphertext)
     return wire.StageAnswer(seq=seq)
 
 
-@router.post("/jobs/{uid}/intend", status_code=_NO_CONTENT)
-def intend(uid: str, said: wire.Declaration, desk: AtDesk) -> Response:
+@calls.post("/jobs/{uid}/intend")
+def intend(uid: str, said: wire.Declaration, desk: Desk) -> None:
     """Declare a version applying."""
     with desk.work() as work:
         candidates.intend(work.session, work.clock, work.holder(uid, said), said.seq)
-    return Response(status_code=_NO_CONTENT)
 
 
-@router.post("/jobs/{uid}/promote")
-def promote(uid: str, said: wire.Promotion, desk: AtDesk) -> wire.PromotionAnswer:
+@calls.post("/jobs/{uid}/promote")
+def promote(uid: str, said: wire.Promotion, desk: Desk) -> wire.PromotionAnswer:
     """Make a version current, write the record and perhaps end the job."""
     with desk.work() as work:
         revision, came = candidates.promote(
@@ -228,8 +222,8 @@ def promote(uid: str, said: wire.Promotion, desk: AtDesk) -> wire.PromotionAnswe
     return wire.PromotionAnswer(revision=revision, state=came.state)
 
 
-@router.post("/jobs/{uid}/abandon", status_code=_NO_CONTENT)
-def abandon(uid: str, said: wire.Abandonment, desk: AtDesk) -> Response:
+@calls.post("/jobs/{uid}/abandon")
+def abandon(uid: str, said: wire.Abandonment, desk: Desk) -> None:
     """Give a version up."""
     with desk.work() as work:
         candidates.abandon(
@@ -241,11 +235,10 @@ def abandon(uid: str, said: wire.Abandonment, desk: AtDesk) -> Response:
             reason=said.reason,
             evidence=said.evidence,
         )
-    return Response(status_code=_NO_CONTENT)
 
 
-@router.post("/jobs/{uid}/refusals")
-def refused(uid: str, said: wire.Refusals, desk: AtDesk) -> wire.RefusalsAnswer:
+@calls.post("/jobs/{uid}/refusals")
+def refused(uid: str, said: wire.Refusals, desk: Desk) -> wire.RefusalsAnswer:
     """Count refused logins."""
     with desk.work() as work:
         job = hold(work.session, work.clock, work.holder(uid, said))
@@ -260,32 +253,30 @@ def refused(uid: str, said: wire.Refusals, desk: AtDesk) -> wire.RefusalsAnswer:
     return wire.RefusalsAnswer(refusals_left=left)
 
 
-@router.post("/jobs/{uid}/steps")
-def declare_steps(uid: str, said: wire.StepDeclaration, desk: AtDesk) -> wire.StepDeclaration:
+@calls.post("/jobs/{uid}/steps")
+def declare_steps(uid: str, said: wire.StepDeclaration, desk: Desk) -> wire.StepDeclaration:
     """Declare the post-rotation steps and return them as they stand."""
     with desk.work() as work:
         rows = steps.declare(work.session, work.clock, work.holder(uid, said), said.steps)
     return wire.StepDeclaration(epoch=said.epoch, instance=said.instance, steps=rows)
 
 
-@router.post("/jobs/{uid}/steps/start", status_code=_NO_CONTENT)
-def start_step(uid: str, said: wire.StepStart, desk: AtDesk) -> Response:
+@calls.post("/jobs/{uid}/steps/start")
+def start_step(uid: str, said: wire.StepStart, desk: Desk) -> None:
     """Move a step to running."""
     with desk.work() as work:
         steps.start(work.session, work.clock, work.holder(uid, said), said.key)
-    return Response(status_code=_NO_CONTENT)
 
 
-@router.post("/jobs/{uid}/steps/finish", status_code=_NO_CONTENT)
-def finish_step(uid: str, said: wire.StepFinish, desk: AtDesk) -> Response:
+@calls.post("/jobs/{uid}/steps/finish")
+def finish_step(uid: str, said: wire.StepFinish, desk: Desk) -> None:
     """Store how a step ended."""
     with desk.work() as work:
         steps.finish(work.session, work.clock, work.holder(uid, said), said)
-    return Response(status_code=_NO_CONTENT)
 
 
-@router.post("/jobs/{uid}/report")
-def report(uid: str, said: wire.Report, desk: AtDesk) -> wire.ReportAnswer:
+@calls.post("/jobs/{uid}/report")
+def report(uid: str, said: wire.Report, desk: Desk) -> wire.ReportAnswer:
     """End the attempt."""
     with desk.work() as work:
         came = outcome.report(work.session, work.clock, work.policy, work.device.actor(), work.holder(uid, said), said)
@@ -293,19 +284,17 @@ def report(uid: str, said: wire.Report, desk: AtDesk) -> wire.ReportAnswer:
     return wire.ReportAnswer(state=came.state)
 
 
-@router.post("/jobs/{uid}/release", status_code=_NO_CONTENT)
-def release(uid: str, said: wire.Release, desk: AtDesk) -> Response:
+@calls.post("/jobs/{uid}/release")
+def release(uid: str, said: wire.Release, desk: Desk) -> None:
     """Give the job back."""
     with desk.work() as work:
         state = lease.release(work.session, work.clock, work.device.actor(), work.holder(uid, said), said.reason)
     publish = (uid,) if state == JobState.QUEUED else ()
     desk.ended(work.device, said.instance, uid, Outcome(state=state, publish=publish))
-    return Response(status_code=_NO_CONTENT)
 
 
-@router.post("/jobs/{uid}/discovery", status_code=_NO_CONTENT)
-def upload_discovery(uid: str, said: wire.DiscoveryUpload, desk: AtDesk) -> Response:
+@calls.post("/jobs/{uid}/discovery")
+def upload_discovery(uid: str, said: wire.DiscoveryUpload, desk: Desk) -> None:
     """Store the sealed result of a discovery."""
     with desk.work() as work:
         outcome.store_discovery(work.session, work.clock, work.holder(uid, said), said)
-    return Response(status_code=_NO_CONTENT)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
-from pam_jobs.api.context import AppContext, Context, remote_address
+from pam_jobs.api.context import AppContext, remote_address
 from pam_jobs.api.problems import status_of
 from pam_jobs.audit.log import Actor, record_event
 from pam_jobs.clock import Clock
@@ -23,10 +24,9 @@ from pam_jobs.vault.ksm_access import Caller
 from pam_jobs.vault.ksm_envelope import BadRequest, Expired, InvalidClientVersion, Opened, Throttled, WrongKey
 from pam_jobs.vault.throttle import RequestWindow
 
-__all__ = ["Limits", "install", "limits_of", "refused", "router"]
+__all__ = ["PATH", "Limits", "install", "limits_of", "refused", "serve"]
 
-router = APIRouter(tags=["ksm"])
-
+PATH = "/api/rest/sm/v1/{endpoint}"
 _WINDOW_SECONDS = 10.0
 _BAD_REQUEST, _FORBIDDEN = 400, 403
 _Action = Callable[[AppContext, Session, Caller, Any], dict[str, Any] | None]
@@ -95,10 +95,6 @@ class _Exchange:
         admission = self.limits.requests.admit(f"{self.endpoint} {client_id}")
         if admission.retry_after_seconds is not None:
             raise Throttled(admission.retry_after_seconds, is_first=admission.is_first_refusal)
-
-
-async def _read_body(request: Request) -> bytes:
-    return await request.body()
 
 
 def limits_of(request: Request) -> Limits:
@@ -196,11 +192,14 @@ _ENDPOINTS: dict[str, tuple[type[p.ClientPayload], _Action]] = {
 }
 
 
-@router.post("/api/rest/sm/v1/{endpoint}", response_class=Response)
-def exchange(
-    endpoint: str, request: Request, context: Context, body: Annotated[bytes, Depends(_read_body)]
-) -> Response:
+async def serve(request: Request) -> Response:
     """Answer a device: the request and its answer are sealed with the key that the request brings."""
+    body = await request.body()
+    return await run_in_threadpool(_exchange, request.path_params["endpoint"], request, body)
+
+
+def _exchange(endpoint: str, request: Request, body: bytes) -> Response:
+    context: AppContext = request.app.state.context
     if endpoint not in _ENDPOINTS:
         raise NotFound("there is no such endpoint", remedy="use one of the vendor's SDKs")
     kind, action = _ENDPOINTS[endpoint]

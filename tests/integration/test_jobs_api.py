@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pam_jobs.api.device import router as device_api
+from pam_jobs.api.device import calls as device_calls
 from pam_jobs.app import queue_name
 from pam_jobs.crypto import p256
 from pam_jobs.crypto.blob import from_base64, to_base64
@@ -228,9 +228,7 @@ def test_a_stale_epoch_is_refused_at_every_endpoint(api: PamApi, device: DeviceC
         "steps/finish": {"key": "a", "state": "succeeded"}, "report": {"status": "failed"},
         "release": {"reason": "shutdown"}, "discovery": {"content": SEALED, "counts": {}},
     }  # fmt: skip
-    paths = {
-        route.path.removeprefix("/api/device/jobs/{uid}/") for route in device_api.routes if "/jobs/" in route.path
-    }
+    paths = {path.removeprefix("/jobs/{uid}/") for path in device_calls.paths if "/jobs/" in path}
     assert paths == {*bodies, "claim"}  # every endpoint there is stands in this test
     for what, body in bodies.items():
         device.refused(f"/jobs/{job}/{what}", 409, "epoch_conflict", instance="i1", epoch=old, **body)

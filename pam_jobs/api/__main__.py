@@ -40,6 +40,7 @@ def _serve(settings: ControlSettings) -> None:
         context.notify = events.notify
     publisher = Publisher(settings.broker_url, keys, clock, settings, notify=context.notify)
     context.after_commit = publisher.after_commit(database)
+    context.declare_queues = publisher.declare_queues
     log.info("router starts", address=f"{settings.listen_host}:{settings.listen_port}", public=settings.public_host)
     server = make_server(create_app(context), tls, host=settings.listen_host, port=settings.listen_port)
 

@@ -28,6 +28,8 @@ class AppContext:
     """Called with job uids after the commit that created them; publishes at once, and never raises."""
     notify: Callable[[str, dict[str, object]], None] = field(default=lambda _kind, _fields: None)
     """Called after a commit with a worker or task event for Flower; never blocks and never raises."""
+    declare_queues: Callable[[list[str]], None] = field(default=lambda _gateway_uids: None)
+    """Called before a gateway is told its queue, which on RabbitMQ it may not declare itself; never raises."""
 
 
 async def _context(request: Request) -> AppContext:  # async: FastAPI sends a plain function through the thread pool

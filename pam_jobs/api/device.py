@@ -130,6 +130,7 @@ def _greet(said: wire.Hello, desk: Desk) -> wire.HelloAnswer:
     with desk.work() as work:
         is_first = presence.hello(work.session, work.clock, work.policy, work.device, said)
         waiting = presence.waiting_jobs(work.session, work.clock, work.device.gateway_uid) if is_first else []
+    desk.context.declare_queues([work.device.gateway_uid])
     desk.context.after_commit(waiting)
     desk.tell(*flower_events.worker("worker-online", work.device.gateway_name, said.instance))
     keys = desk.context.keys

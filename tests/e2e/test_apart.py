@@ -80,12 +80,6 @@ class Apart:
         command = self._python(self.service(name)["command"])
         self._running[name] = spawn(command, log, environment=self.environment(name))
 
-    def keep(self) -> None:
-        """Start again what ended, as the services' restart policy has it."""
-        for name, process in list(self._running.items()):
-            if not process.is_running and self.service(name)["restart"] == "unless-stopped":
-                self.start(name)
-
     def is_healthy(self, name: str) -> bool:
         return self.run(name, self.service(name)["healthcheck"]["test"][1:]).returncode == 0
 
@@ -218,7 +212,6 @@ def _start_gateway(apart: Apart, operator: Embedded) -> None:
     eventually(lambda: apart.is_healthy("gateway"), "the gateway is healthy")
 
     def is_online() -> bool:
-        apart.keep()  # on RabbitMQ a gateway ends while control has not made its queue yet
         return operator.json("gateway", "list")["gateways"][0]["status"] == "ONLINE"
 
     eventually(is_online, "the gateway is online")

@@ -1,14 +1,17 @@
-"""A guard for Celery workers on Redis: a broker that goes away must not end the process.
+"""A guard for Celery workers on Redis: neither a broker that goes away nor what stands in a queue ends the process.
 
 With kombu 5.7.0, a worker that holds an unacknowledged message dies when Redis goes away: the closed channel is asked
 to put the message back, and has no connection to do it with. Here that is answered by doing nothing. The message stays
 among the unacknowledged ones and comes back by the visibility timeout; long before that, the reconciler has published
 the job again.
+
+The transport also trusts that what it takes from a queue is a message. What is none is dropped here with a line in the
+log, else whoever can write to the queue stops the worker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -32,6 +35,9 @@ def install() -> None:
     qos.restore_unacked = _swallowing(qos.restore_unacked, lost)
     channel.basic_ack = _unless_closed(channel.basic_ack, lost)
     channel.basic_reject = _unless_closed(channel.basic_reject, lost)
+    module: Any = transport
+    module.loads = _tolerant(module.loads)
+    module.Transport._deliver = _dropping_garbage(module.Transport._deliver)  # noqa: SLF001 - kombu has no hook
     setattr(qos, _MARK, True)
 
 
@@ -58,3 +64,36 @@ def _unless_closed(original: Callable[..., Any], lost: tuple[type[Exception], ..
             raise
 
     return acknowledge
+
+
+def _tolerant(original: Callable[[str], Any]) -> Callable[[str], Any]:
+    def loads(text: str) -> Any:
+        try:
+            return original(text)
+        except ValueError:
+            return None
+
+    return loads
+
+
+def _dropping_garbage(original: Callable[..., Any]) -> Callable[..., Any]:
+    def deliver(self: Any, message: Any, queue: Any) -> Any:
+        if not _is_message(self, message):
+            _log.warning("message_refused", reason="malformed", message_id="", task="")
+            return None
+        return original(self, message, queue)
+
+    return deliver
+
+
+def _is_message(transport: Any, raw: Any) -> bool:
+    """Say whether kombu can make a message of it and remember it until it is acknowledged."""
+    try:
+        channel = transport.channels[0]
+        message = channel.Message(raw, channel=channel)
+        place = message.delivery_info
+        return isinstance(message.delivery_tag, str) and isinstance(place, Mapping) and {
+            "exchange", "routing_key",
+        } <= place.keys()  # fmt: skip
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return False

@@ -49,9 +49,14 @@ def tidy(request: pytest.FixtureRequest) -> Iterator[None]:
         request.getfixturevalue("world").orders.clear()
 
 
+def pytest_sessionfinish() -> None:
+    """Keep what was tried and what came of it in ``.crash/table.md``."""
+    table.save()
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what was tried and what came of it."""
-    if table.rows() and "PYTEST_XDIST_WORKER" not in os.environ:
+    if table.rows():
         terminalreporter.section("crash suite")
         for line in table.markdown().splitlines():
             terminalreporter.write_line(line)

@@ -113,7 +113,7 @@ def check_story(world: World, accounts: Sequence[Account]) -> None:
             if row.seq == min(each.seq for each in rows[account.uid]):
                 continue  # the operator's own value
             assert told.get(("credential_staged", account.uid, row.seq)) == 1, f"staging of {row.seq} in the log"
-            was_current = row.state in {"current", "previous"}
+            was_current = row.state in {"current", "previous", "retired"}
             count = told.get(("credential_promoted", account.uid, row.seq), 0)
             assert count == int(was_current), f"version {row.seq} is {row.state} and was promoted {count} times"
 
@@ -158,3 +158,13 @@ def ended(world: World, uids: Sequence[str], seconds: float = 90) -> dict[str, J
 def _each(check: Any, accounts: Sequence[Account]) -> None:
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(check, accounts))
+
+
+def snapshot(world: World, accounts: Iterable[Account]) -> dict[str, list[tuple[int, str, int]]]:
+    """Return number, state and epoch of every version: what a zombie must not touch."""
+    query = select(CredentialVersion).where(CredentialVersion.record_uid.in_([account.uid for account in accounts]))
+    found: dict[str, list[tuple[int, str, int]]] = {account.uid: [] for account in accounts}
+    with world.database.transaction(read_only=True) as session:
+        for row in session.scalars(query.order_by(CredentialVersion.seq)):
+            found[row.record_uid].append((row.seq, str(row.state), row.epoch))
+    return found

@@ -29,7 +29,7 @@ _CUT_SCRIPT: Final = ("running:step:1", "after:step:1")  # killed there, nobody 
 MOST_ATTEMPTS: Final = 4
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Case:
     """One account, stopped at one boundary."""
 
@@ -81,8 +81,8 @@ def every_boundary(targets: Sequence[Target], *, is_brief: bool = False) -> list
 def run_round(world: World, cases: Sequence[Case], fault: Fault, seconds: float = 90) -> None:
     """Let the fault strike once while each case stands at its boundary, and judge."""
     began = time.monotonic()
-    _submit(world, cases)
-    _await_boundaries(world, cases)
+    submit(world, cases)
+    await_boundaries(world, cases)
     accounts = [case.account for case in cases]
     if fault.hides_ledger:
         judge.check_nothing_lost(world, accounts)
@@ -101,7 +101,8 @@ def run_round(world: World, cases: Sequence[Case], fault: Fault, seconds: float 
     world.give_back(accounts)
 
 
-def _submit(world: World, cases: Sequence[Case]) -> None:
+def submit(world: World, cases: Sequence[Case]) -> None:
+    """Give each case an account and a job that will stop at its boundary."""
     for target in {case.target for case in cases}:
         mine = [case for case in cases if case.target is target]
         for case, account in zip(mine, world.accounts(target, len(mine)), strict=True):
@@ -112,7 +113,8 @@ def _submit(world: World, cases: Sequence[Case]) -> None:
         case.job_uid = world.submit(case.account)
 
 
-def _await_boundaries(world: World, cases: Sequence[Case]) -> None:
+def await_boundaries(world: World, cases: Sequence[Case]) -> None:
+    """Wait until each job stands at its boundary; one that never comes there is a test that tests nothing."""
     wanted = {case.account.uid for case in cases}
 
     def what() -> str:

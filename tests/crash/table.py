@@ -24,21 +24,20 @@ def note_seconds(seconds: float) -> None:
     _write({"seconds": round(seconds, 1)})
 
 
+def _run() -> str:
+    """Return the name of this run, the same in every process of it."""
+    return os.environ.get("PAM_CRASH_RUN") or os.environ.get("PYTEST_XDIST_TESTRUNUID") or f"pid{os.getpid()}"
+
+
 def _write(row: dict[str, Any]) -> None:
     FOLDER.mkdir(exist_ok=True)
-    with (FOLDER / f"rows-{os.getpid()}.jsonl").open("a") as out:
+    with (FOLDER / f"{_run()}.{os.getpid()}.jsonl").open("a") as out:
         out.write(json.dumps(row) + "\n")
 
 
-def clear() -> None:
-    """Forget earlier runs."""
-    for path in FOLDER.glob("rows-*.jsonl"):
-        path.unlink()
-
-
 def rows() -> list[dict[str, Any]]:
-    """Return what was noted since the last ``clear``."""
-    found = [json.loads(line) for path in sorted(FOLDER.glob("rows-*.jsonl")) for line in path.open()]
+    """Return what this run noted."""
+    found = [json.loads(line) for path in sorted(FOLDER.glob(f"{_run()}.*.jsonl")) for line in path.open()]
     return [row for row in found if "fault" in row]
 
 
@@ -66,6 +65,12 @@ def markdown() -> str:
     return "\n".join(lines)
 
 
+def save() -> None:
+    """Write the table to a file beside the notes."""
+    if rows():
+        (FOLDER / "table.md").write_text(markdown() + "\n")
+
+
 def update_readme() -> None:
     """Put the table between the README's marks."""
     before, _, rest = README.read_text().partition(BEGIN)
@@ -74,4 +79,4 @@ def update_readme() -> None:
 
 
 if __name__ == "__main__":
-    {"clear": clear, "update": update_readme, "show": lambda: print(markdown())}[sys.argv[1]]()
+    {"update": update_readme, "show": lambda: print(markdown())}[sys.argv[1]]()

@@ -61,6 +61,10 @@ class Target(ABC):
     def demote_admin(self, *, is_demoted: bool) -> None:
         """Take the admin's rights, or give them back."""
 
+    @abstractmethod
+    def fingerprint(self, login: str) -> str:
+        """Return what the server stores of the password: another one after each change, even to the same value."""
+
     def new_login(self) -> str:
         return f"c{secrets.token_hex(5)}"
 
@@ -108,6 +112,12 @@ class Postgresql(Target):
         words = "NOSUPERUSER NOCREATEROLE" if is_demoted else "SUPERUSER"
         with self._connect(self._server.admin_login, self._server.admin_password) as connection:
             connection.execute(sql.SQL("ALTER ROLE {} " + words).format(sql.Identifier(self.admin_login)))
+
+    def fingerprint(self, login: str) -> str:
+        with self._connect(self._server.admin_login, self._server.admin_password) as connection:
+            row = connection.execute("SELECT rolpassword FROM pg_authid WHERE rolname = %s", [login]).fetchone()
+        assert row is not None
+        return str(row[0])
 
     def changes_of(self, login: str) -> int:
         """Return how often the server was told to change the role."""
@@ -172,3 +182,7 @@ class Linux(Target):
         rule = "" if is_demoted else f"{self.admin_login} ALL=(ALL:ALL) NOPASSWD: ALL\n"
         self._server.run(["tee", self._rule], rule.encode())
         self._server.run(["chmod", "440", self._rule])
+
+    def fingerprint(self, login: str) -> str:
+        lines = self._server.run(["cat", "/etc/shadow"]).stdout.decode().splitlines()
+        return next(line for line in lines if line.startswith(f"{login}:"))

@@ -235,6 +235,8 @@ class _Attempt:
         """Run the scripts; whatever becomes of them, the rotation itself is done."""
         work.lease.begin()
         self._is_promoted = True
+        # A target that hung may have used up the job's time, and steps that are declared must still run.
+        work.deadline = Deadline(self._ports.settings.job_seconds)
         with self._timings.of("scripts"):
             post = self._guarded(scripts, credentials)
         cause = None if post in {PostStatus.OK, PostStatus.NONE} else f"scripts_{post.value}"

@@ -162,9 +162,12 @@ def _each(check: Any, accounts: Sequence[Account]) -> None:
 
 def snapshot(world: World, accounts: Iterable[Account]) -> dict[str, list[tuple[int, str, int]]]:
     """Return number, state and epoch of every version: what a zombie must not touch."""
-    query = select(CredentialVersion).where(CredentialVersion.record_uid.in_([account.uid for account in accounts]))
-    found: dict[str, list[tuple[int, str, int]]] = {account.uid: [] for account in accounts}
+    return {account.uid: snapshot_of(world, account.uid) for account in accounts}
+
+
+def snapshot_of(world: World, record_uid: str) -> list[tuple[int, str, int]]:
+    """Return number, state and epoch of the versions of one record, the oldest first."""
+    query = select(CredentialVersion).where(CredentialVersion.record_uid == record_uid)
     with world.database.transaction(read_only=True) as session:
-        for row in session.scalars(query.order_by(CredentialVersion.seq)):
-            found[row.record_uid].append((row.seq, str(row.state), row.epoch))
-    return found
+        rows = session.scalars(query.order_by(CredentialVersion.seq))
+        return [(row.seq, str(row.state), row.epoch) for row in rows]

@@ -101,13 +101,21 @@ def run_round(world: World, cases: Sequence[Case], fault: Fault, seconds: float 
     world.give_back(accounts)
 
 
-def submit(world: World, cases: Sequence[Case]) -> None:
-    """Give each case an account and a job that will stop at its boundary."""
+def submit(world: World, cases: Sequence[Case], resource_of: Callable[[Case], str] | None = None) -> None:
+    """Give each case an account and a job that will stop at its boundary.
+
+    Args:
+        world: the system.
+        cases: all of the round.
+        resource_of: gives the record by which the target is reached, where it is not the usual one.
+    """
     for target in {case.target for case in cases}:
         mine = [case for case in cases if case.target is target]
         for case, account in zip(mine, world.accounts(target, len(mine)), strict=True):
             case.account = account
             case.runs = account.runs()
+            if resource_of is not None:
+                world.site.rotate_by(account.uid, resource_of(case))
             world.orders.stop_at(account.uid, case.boundary)
     for case in cases:
         case.job_uid = world.submit(case.account)

@@ -9,6 +9,8 @@ import base64
 import secrets
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 import paramiko
@@ -20,6 +22,7 @@ from deploy.lab import PostgresServer, SshServer
 from tests.support.gateway_site import GatewaySite
 
 FIRST = "First-Secret-1"
+PROXIES = 26  # the first is everybody's, each other one is for a case of its own
 
 
 class Target(ABC):
@@ -27,19 +30,35 @@ class Target(ABC):
 
     name: ClassVar[str]
     protocol: ClassVar[str]
-    change_bytes: ClassVar[bytes | None]  # what the change looks like on the wire; None: it is encrypted
+    record_type: ClassVar[str]
     locks_accounts: ClassVar[bool]  # one attempt waits on the target for another one's end
     is_slow: ClassVar[bool] = False  # a login costs so much that short runs have fewer of them
-    admin: str
-    resource: str
+    admin_login: str
+    admin_password: str
+    admin: str  # uid of the admin's record
+    resource: str  # uid of the server's
 
     def __init__(self, host: str, port: int) -> None:
-        self.proxy = FaultProxy(host, port)
-        self.proxy.__enter__()
+        # Their ports are known before the configuration is made: it maps each to the protocol.
+        self.proxies = [FaultProxy(host, port).__enter__() for _ in range(PROXIES)]
+        self._resources: dict[int, str] = {}
 
-    @abstractmethod
     def join(self, site: GatewaySite) -> None:
         """Make the records of the server and its admin."""
+        self.admin = site.add_user(self.admin_login, self.admin_password)
+        self.resource = self.resource_at(site, self.proxies[0])
+
+    def resource_at(self, site: GatewaySite, proxy: FaultProxy) -> str:
+        """Return the record of the server as it is reached through the proxy."""
+        if proxy.port not in self._resources:
+            uid = site.add_resource(self.record_type, proxy.host, proxy.port, self.admin)
+            self._resources[proxy.port] = uid
+        return self._resources[proxy.port]
+
+    @property
+    def port_mapping(self) -> str:
+        """The lines of the configuration's port mapping."""
+        return "\n".join(f"{proxy.port}={self.protocol}" for proxy in self.proxies)
 
     @abstractmethod
     def add(self, login: str, password: str) -> None:
@@ -68,14 +87,19 @@ class Target(ABC):
     def new_login(self) -> str:
         return f"c{secrets.token_hex(5)}"
 
+    def forget_records(self) -> None:
+        """Forget the records of a system that is gone."""
+        self._resources.clear()
+
     def close(self) -> None:
-        self.proxy.close()
+        for proxy in self.proxies:
+            proxy.close()
 
 
 class Postgresql(Target):
     name = "postgresql"
     protocol = "postgresql"
-    change_bytes = b"ALTER ROLE"
+    record_type = "pamDatabase"
     locks_accounts = True
 
     def __init__(self, server: PostgresServer) -> None:
@@ -84,10 +108,6 @@ class Postgresql(Target):
         self.admin_login, self.admin_password = f"admin{secrets.token_hex(4)}", secrets.token_urlsafe(18)
         statement = sql.SQL("CREATE ROLE {} LOGIN SUPERUSER PASSWORD {}")
         self._execute(statement, self.admin_login, self.admin_password)
-
-    def join(self, site: GatewaySite) -> None:
-        self.admin = site.add_user(self.admin_login, self.admin_password)
-        self.resource = site.add_resource("pamDatabase", self.proxy.host, self.proxy.port, self.admin)
 
     def add(self, login: str, password: str) -> None:
         self._execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}"), login, password)
@@ -137,7 +157,7 @@ class Postgresql(Target):
 class Linux(Target):
     name = "linux"
     protocol = "ssh"
-    change_bytes = None
+    record_type = "pamMachine"
     locks_accounts = False
     is_slow = True
 
@@ -150,10 +170,6 @@ class Linux(Target):
         self._rule = f"/etc/sudoers.d/{self.admin_login}"
         server.add_user(self.admin_login, self.admin_password)
         self.demote_admin(is_demoted=False)
-
-    def join(self, site: GatewaySite) -> None:
-        self.admin = site.add_user(self.admin_login, self.admin_password)
-        self.resource = site.add_resource("pamMachine", self.proxy.host, self.proxy.port, self.admin)
 
     def add(self, login: str, password: str) -> None:
         self._server.add_user(login, password)
@@ -186,3 +202,19 @@ class Linux(Target):
     def fingerprint(self, login: str) -> str:
         lines = self._server.run(["cat", "/etc/shadow"]).stdout.decode().splitlines()
         return next(line for line in lines if line.startswith(f"{login}:"))
+
+    @contextmanager
+    def refusing_every_second(self) -> Iterator[None]:
+        """Let PAM refuse every second new password, beginning with the first."""
+        service, rule = "/etc/pam.d/chpasswd", "/etc/pam-every-second"
+        before = self._server.run(["cat", service]).stdout
+        script = (
+            f"#!/bin/sh\ncat >/dev/null\n[ -e {rule}.seen ] && rm {rule}.seen && exit 0\ntouch {rule}.seen\nexit 1\n"
+        )
+        self._server.run(["tee", rule], script.encode())
+        self._server.run(["chmod", "755", rule])
+        self._server.run(["tee", service], f"password requisite pam_exec.so quiet {rule}\n".encode() + before)
+        try:
+            yield
+        finally:
+            self._server.run(["tee", service], before)

@@ -173,13 +173,14 @@ class World:
         self._sign_in()
         self.start_one("control")
         self.start_one("beat")
-        mapping = "\n".join(f"{target.proxy.port}={target.protocol}" for target in self.targets)
+        mapping = "\n".join(target.port_mapping for target in self.targets)
         site_folder = self.folder / "gateway"
         site_folder.mkdir()
         self.site = GatewaySite(self, site_folder, port_mapping=mapping)  # type: ignore[arg-type]
         for target in self.targets:
+            target.forget_records()
             target.join(self.site)
-            self.secrets.add(target.admin_password)  # type: ignore[attr-defined]
+            self.secrets.add(target.admin_password)
         self.gateway = Gateway(self, "gateway")
         self.gateway.start()
 
@@ -269,6 +270,19 @@ class World:
     def give_back(self, accounts: Sequence[Account]) -> None:
         """Let later tests use them; only accounts that were found in order come back."""
         self.pool += accounts
+
+    @contextmanager
+    def short_jobs(self, seconds: int) -> Iterator[None]:
+        """Let the gateway give a job no more time than this."""
+        usual, self.job_seconds = self.job_seconds, seconds
+        self.gateway.kill()
+        self.gateway.start()
+        try:
+            yield
+        finally:
+            self.job_seconds = usual
+            self.gateway.kill()
+            self.start_one("gateway")
 
     def submit(self, account: Account, kind: str = "rotate", **parameters: Any) -> str:
         return self.site.submit(kind, account.uid, **parameters)

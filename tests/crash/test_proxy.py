@@ -1,0 +1,135 @@
+"""The line breaks: between gateway and target at the change and at the login, between gateway and router at each call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from connectors.faults import Action, FaultProxy, When
+from connectors.faults import Fault as LineFault
+from tests.crash import judge, table
+from tests.crash.rounds import IS_FULL, Case, Fault, await_boundaries, run_round, submit
+from tests.crash.targets import Target
+from tests.crash.world import World, eventually
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
+
+_JOB_SECONDS = 20  # how long a target that hangs is waited for
+_PLACES = {"after:intend": "change", "before:probe": "login"}
+_LINES = [
+    (action, when)
+    for when in (When.REQUEST_SENT, When.ANSWER_RECEIVED)
+    for action in Action
+    if not (action is Action.DROP_BEFORE and when is When.ANSWER_RECEIVED)
+]
+_SOME_LINES = [
+    (Action.CUT, When.REQUEST_SENT),
+    (Action.DROP_BEFORE, When.REQUEST_SENT),
+    (Action.HANG, When.ANSWER_RECEIVED),
+]
+
+
+@dataclass(kw_only=True, eq=False)
+class LineCase(Case):
+    """A case with a line of its own."""
+
+    action: Action
+    when: When
+    proxy: FaultProxy
+
+
+def _line_cases(target: Target) -> list[LineCase]:
+    lines = _SOME_LINES if target.is_slow and not IS_FULL else _LINES
+    places = [place for place in _PLACES if not (target.is_slow and not IS_FULL and place == "before:probe")]
+    wanted = [(place, action, when) for place in places for action, when in lines]
+    return [
+        LineCase(target=target, boundary=place, action=action, when=when, proxy=proxy)
+        for (place, action, when), proxy in zip(wanted, target.proxies[1:], strict=False)
+    ]
+
+
+def test_the_line_to_the_target_breaks(world: World, crash_targets: Sequence[Target]) -> None:
+    cases = [case for target in crash_targets for case in _line_cases(target)]
+    with world.short_jobs(_JOB_SECONDS):
+        submit(world, cases, lambda case: case.target.resource_at(world.site, case.proxy))  # type: ignore[attr-defined]
+        await_boundaries(world, cases)
+        for case in cases:
+            case.proxy.arm(LineFault(action=case.action, when=case.when, seconds=1.0))
+        world.orders.release()
+        ends = judge.ended(world, [case.job_uid for case in cases])
+        accounts = [case.account for case in cases]
+        judge.check_current(world, accounts)
+        for case in cases:
+            case.proxy.disarm()
+            end, runs = ends[case.job_uid], case.account.runs() - case.runs
+            assert (end.state, runs) == ("succeeded", 1), f"{case.action} {case.when} {case.boundary}: {end}"
+            assert end.attempts <= 4, end
+            fault = f"line to target: {case.action} when {case.when}".replace("_", " ")
+            table.add(fault, case.target.name, "rotated", where=_PLACES[case.boundary], attempts=end.attempts)
+            world.site.rotate_by(case.account.uid, case.target.resource)
+        judge.check_story(world, accounts)
+    world.give_back(accounts)
+
+
+_CALLS = (
+    "after:claim", "before:stage", "before:intend", "before:declare", "before:promote", "before:step:1",
+    "after:step:1", "before:report",
+)  # fmt: skip
+_ROUTER_LINES = [
+    (action, when) for action, when in _LINES if IS_FULL or (action, when) in {
+        (Action.CUT, When.REQUEST_SENT), (Action.DROP_BEFORE, When.REQUEST_SENT), (Action.RESET, When.ANSWER_RECEIVED),
+        (Action.DELAY, When.REQUEST_SENT),
+    }
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("action", "when"), _ROUTER_LINES)
+def test_the_line_to_the_router_breaks_at_every_call(
+    world: World, crash_targets: Sequence[Target], action: Action, when: When
+) -> None:
+    """Every call of every job is broken until each had to connect anew; then the line is whole again."""
+    targets = crash_targets if IS_FULL else [target for target in crash_targets if not target.is_slow]
+    cases = [Case(target=target, boundary=call) for target in targets for call in _CALLS]
+    proxy = world.router_proxy
+    broken = 0
+
+    def arm(_world: World) -> None:
+        nonlocal broken
+        broken = proxy.connections
+        always = None if action is not Action.DELAY else len(cases)
+        proxy.arm(LineFault(action=action, when=when, seconds=1.0, times=always))
+
+    def mend(_world: World) -> None:
+        try:
+            if action is not Action.DELAY:
+                wanted = broken + len(cases)
+                eventually(lambda: proxy.connections >= wanted, "every call meets the broken line", 60)
+        finally:
+            proxy.disarm()
+
+    name = f"line to router: {action} when {when}".replace("_", " ")
+    run_round(world, cases, Fault(name=name, strike=arm, heal=mend))
+
+
+def test_the_line_to_the_router_breaks_while_jobs_are_claimed(world: World, crash_targets: Sequence[Target]) -> None:
+    accounts = world.accounts(crash_targets[0], 5)
+    runs = [account.runs() for account in accounts]
+    proxy = world.router_proxy
+    broken = proxy.connections
+    proxy.arm(LineFault(action=Action.CUT, when=When.ANSWER_RECEIVED, times=None))
+    began = time.monotonic()
+    jobs = [world.submit(account) for account in accounts]
+    eventually(lambda: proxy.connections >= broken + 10 and time.monotonic() > began + 1, "claims are cut")
+    judge.check_nothing_lost(world, accounts)
+    proxy.disarm()
+    ends = judge.ended(world, jobs)
+    judge.check_current(world, accounts)
+    assert [account.runs() for account in accounts] == [count + 1 for count in runs]
+    for end in ends.values():
+        assert end.state == "succeeded", end
+        table.add("line to router: cut while claiming", crash_targets[0].name, "rotated", attempts=end.attempts)
+    judge.check_story(world, accounts)
+    world.give_back(accounts)

@@ -110,12 +110,18 @@ class Rotation:
 
     def _decide(self, value: Value, seen: Verdict | None, session: Session | None = None) -> Decision:
         work = self._work
+        may_reconcile = not work.is_self and (work.claim.kind == "reconcile" or work.switch("reconcile"))
+        older = work.older
+        if may_reconcile:
+            # One login is kept to prove what the admin sets; else every attempt would spend its budget on old values.
+            needed = 2 if seen is not None else 3
+            older = older[: max(0, self._logins.left - needed)]
         return decide(
             lambda tried: self._login(tried, session),
             value,
             work.current,
-            work.older,
-            may_reconcile=not work.is_self and (work.claim.kind == "reconcile" or work.switch("reconcile")),
+            older,
+            may_reconcile=may_reconcile,
             seen=seen,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 from connectors.authorized_keys import with_key
 from connectors.base import (
@@ -34,6 +35,7 @@ from connectors.linux_shell import (
     command,
     metadata_of,
     read_entries,
+    read_expiry,
     read_status,
 )
 from connectors.ssh import Output, SshLink
@@ -145,7 +147,7 @@ class LinuxSession(Session):
         ]
         if not parts:
             return Verdict(state=VerdictState.UNKNOWN, cause="no_credential", detail="there is nothing to log in with")
-        verdicts = [self._try(part) for part in parts]
+        verdicts = [self._why_cut(account, self._try(part)) for part in parts]
         states = {verdict.state for verdict in verdicts}
         for decisive in (VerdictState.UNKNOWN, VerdictState.LOCKED):
             if decisive in states:
@@ -293,6 +295,17 @@ class LinuxSession(Session):
             return False  # the login itself was accepted
         said = output.said.lower()
         return output.exit_code != 0 and ("password change required" in said or "password has expired" in said)
+
+    def _why_cut(self, account: Account, verdict: Verdict) -> Verdict:
+        """Look whether the account is over: sshd then ends the connection once the right password has come."""
+        if verdict.state is not VerdictState.UNKNOWN or verdict.cause != "unreachable" or self._link is None:
+            return verdict
+        with contextlib.suppress(TargetError, *FAILURES):
+            aging = _text(self._rights.as_root(["chage", "-l", account.login]))
+            expiry = read_expiry(aging)
+            if expiry is not None and expiry <= datetime.now(UTC):
+                return Verdict(state=VerdictState.LOCKED, cause="expired", detail="the account has expired")
+        return verdict
 
     def _why_refused(self, account: Account, verdict: Verdict) -> Verdict:
         """Look whether the account is locked or expired: sshd refuses the right password too, in the same words."""

@@ -2,6 +2,7 @@
 #   PYTHON=…        which Python makes .venv (3.11 or newer)
 #   PAM_NO_APT=1    never install Debian packages; what is missing is named instead
 #   PYTEST_ARGS=…   replaces pytest's arguments of `make test`
+#   SEED=… MINUTES=…   of the random walk of `make crash`
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,10 +14,10 @@ PYTHON ?=
 BIN := .venv/bin
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: help setup js demo-deps lab-deps demo test check bench lock clean
+.PHONY: help setup js demo-deps lab-deps demo test crash crash-mutants check bench lock clean
 
 help: ## what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/.locked js ## .venv with the locked dependencies and `pam` in .venv/bin
 
@@ -38,6 +39,16 @@ demo: .venv/.locked demo-deps ## real targets, real rotations, on a schedule and
 test: lab-deps setup ## all tests against real servers
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# Without a seed the table in the README is made anew; with one it is a repetition, and the table stays.
+crash: lab-deps setup ## processes killed, lines cut, messages lost: the long form; SEED= MINUTES= of its random walk
+	@export PAM_CRASH_FULL=1 PAM_CRASH_SEED='$(SEED)' PAM_CRASH_MINUTES='$(or $(MINUTES),10)' \
+	  PAM_CRASH_RUN="run$$(date +%s)" && \
+	  $(BIN)/python -m pytest -s -p no:cacheprovider tests/crash/$(if $(SEED),test_walk.py) && \
+	  $(if $(SEED),true,$(BIN)/python -m tests.crash.table update)
+
+crash-mutants: lab-deps setup ## the protocol broken on purpose: the crash suite has to notice
+	@$(BIN)/python -m tests.crash.prove_mutants
+
 check: .venv/.locked ## format, lint, types, who imports whom
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -55,6 +66,6 @@ lock: .venv/.locked ## both locks anew from pyproject.toml: everything here, and
 	@$(LOCK) --extra targets --group build -c requirements.lock -o deploy/requirements.lock pyproject.toml
 
 clean: ## remove what make made
-	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .lab .demo build ./*.egg-info \
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .lab .demo .crash build ./*.egg-info \
 	  tests/integration/js/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -209,11 +209,12 @@ class Linux(Target):
         service, rule = "/etc/pam.d/chpasswd", "/etc/pam-every-second"
         before = self._server.run(["cat", service]).stdout
         script = (
-            f"#!/bin/sh\ncat >/dev/null\n[ -e {rule}.seen ] && rm {rule}.seen && exit 0\ntouch {rule}.seen\nexit 1\n"
+            f"#!/bin/sh\ncat >/dev/null\n[ -e {rule}.seen ] && rm {rule}.seen && exit 0\ntouch {rule}.seen\n"
+            "echo 'BAD PASSWORD: it is based on a rule of this machine'\nexit 1\n"
         )
         self._server.run(["tee", rule], script.encode())
         self._server.run(["chmod", "755", rule])
-        self._server.run(["tee", service], f"password requisite pam_exec.so quiet {rule}\n".encode() + before)
+        self._server.run(["tee", service], f"password requisite pam_exec.so quiet stdout {rule}\n".encode() + before)
         try:
             yield
         finally:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pam_jobs.cli.common import Format, FormatOption, emit, group, is_interactive, note, print_pairs, router
+from pam_jobs.cli.common import Format, FormatOption, done, emit, group, is_interactive, print_pairs, router
 from pam_jobs.errors import AccessDenied, ConfigurationError, InvalidInput
 from pam_jobs.secret import SecretValue
 
@@ -60,6 +60,7 @@ def login(
     username: Annotated[str | None, typer.Argument(help="User name; else that of the profile.")] = None,
     router_url: Annotated[str | None, typer.Option("--router", help="https://HOST:PORT of the router.")] = None,
     ca: Annotated[Path | None, typer.Option("--ca", help="CA file of the router's certificate.")] = None,
+    style: FormatOption = Format.TABLE,
 ) -> None:
     """Sign in; the passphrase comes from PAM_PASSPHRASE or is asked for, and never leaves this machine."""
     from pam_jobs.client.http import RouterClient
@@ -81,15 +82,15 @@ def login(
         session = sign_in(client, profile.username, ask_passphrase(f"Passphrase of {profile.username}"))
     profile.save()
     session.save(profile)
-    note(f"{profile.username} is signed in at {address}")
+    done({"username": profile.username, "router": address}, f"{profile.username} is signed in at {address}", style)
 
 
-def logout() -> None:
+def logout(style: FormatOption = Format.TABLE) -> None:
     """Forget the signed-in user's key on this machine."""
     from pam_jobs.client.profile import Profile
 
     Profile.load().session_file.unlink(missing_ok=True)
-    note("signed out")
+    done({}, "signed out", style)
 
 
 def whoami(style: FormatOption = Format.TABLE) -> None:
@@ -101,7 +102,7 @@ def whoami(style: FormatOption = Format.TABLE) -> None:
 
 
 @passphrase_app.command("change")
-def change() -> None:
+def change(style: FormatOption = Format.TABLE) -> None:
     """Change your passphrase: PAM_PASSPHRASE or the prompt gives the present one, PAM_NEW_PASSPHRASE the new one."""
     from pam_jobs.client.http import RouterClient
     from pam_jobs.client.passphrase import change_passphrase
@@ -114,4 +115,4 @@ def change() -> None:
     with RouterClient(profile.require_router(), ca=profile.ca) as client:
         session = change_passphrase(client, username, old, new)
     session.save(profile)
-    note(f"the passphrase of {username} is changed")
+    done({"username": username}, f"the passphrase of {username} is changed", style)

@@ -23,14 +23,17 @@ from pam_jobs.cli.common import (
     when,
 )
 from pam_jobs.cli.gateway import default_gateway, status_text
-from pam_jobs.cli.job import duration_text, print_job
+from pam_jobs.cli.job import duration_text, is_ok, print_job
 from pam_jobs.errors import InvalidInput, PamJobsError
 
 if TYPE_CHECKING:
     from pam_jobs.client.records import VaultRecord
     from pam_jobs.client.vault import VaultClient
 
-app = group("Do something now: rotate, verify, reconcile, discover.")
+app = group(
+    "Do something now: rotate, verify, reconcile, discover.",
+    short={"r": "rotate", "ji": "job-info", "jc": "job-cancel", "i": "gateway-info", "d": "discover"},
+)
 app.add_typer(discover.app, name="discover")
 
 RecordOption = Annotated[str | None, typer.Option("--record-uid", "-r", help="UID or title of a pamUser.")]
@@ -104,7 +107,7 @@ def _run(
         emit(style, results[0], lambda: _print_one(results[0], waited=wait))
     else:
         emit(style, {"results": results}, lambda: _print_many(results))
-    if any(result.get("error") for result in results) or (wait and any(entry["status"] != "ok" for entry in results)):
+    if any(result.get("error") for result in results) or (wait and not all(is_ok(entry) for entry in results)):
         raise typer.Exit(1)
 
 

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pam_jobs.cli.common import Format, FormatOption, confirm, created, emit, group, note, print_table, vault, when
+from pam_jobs.cli.common import (
+    Format,
+    FormatOption,
+    confirm,
+    created,
+    done,
+    emit,
+    group,
+    print_table,
+    vault,
+    when,
+)
 from pam_jobs.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -87,19 +98,25 @@ def share(
     application: Annotated[str, typer.Argument(metavar="APP", help="UID or title.")],
     folder: Annotated[str, typer.Argument(help="UID or name of a top folder.")],
     can_edit: Annotated[bool, typer.Option("--can-edit", help="Let it change records, as rotation does.")] = False,
+    style: FormatOption = Format.TABLE,
 ) -> None:
     """Share a folder with an application."""
     with vault() as client:
         entry = client.applications.find(application)
         found = client.folders.find(folder)
         client.applications.share(entry, found, can_edit=can_edit)
-    note(f"shared {found.name} with {entry.title}{', which can edit it' if can_edit else ' for reading'}")
+    done(
+        {"uid": entry.uid, "folder_uid": found.uid, "can_edit": can_edit},
+        f"shared {found.name} with {entry.title}{', which can edit it' if can_edit else ' for reading'}",
+        style,
+    )
 
 
 @app.command("unshare")
 def unshare(
     application: Annotated[str, typer.Argument(metavar="APP", help="UID or title.")],
     folder: Annotated[str, typer.Argument(help="UID or name of a top folder.")],
+    style: FormatOption = Format.TABLE,
 ) -> None:
     """Take a folder away from an application."""
     with vault() as client:
@@ -108,20 +125,21 @@ def unshare(
         if entry.can_edit(found.uid) is None:
             raise NotFound(f"{found.name} is not shared with {entry.title}", remedy="look at `pam app list`")
         client.applications.unshare(entry, found.uid)
-    note(f"{found.name} is no longer shared with {entry.title}")
+    done({"uid": entry.uid, "folder_uid": found.uid}, f"{found.name} is no longer shared with {entry.title}", style)
 
 
 @app.command("remove")
 def remove(
     application: Annotated[str, typer.Argument(metavar="APP", help="UID or title.")],
     force: Annotated[bool, typer.Option("--force", "-f", help="Do not ask.")] = False,
+    style: FormatOption = Format.TABLE,
 ) -> None:
     """Delete an application with its shares and devices."""
     with vault() as client:
         entry = client.applications.find(application)
         confirm(f"Remove {entry.title} and its {len(entry.clients)} devices?", force=force or not entry.clients)
         client.applications.remove(entry)
-    note(f"removed the application {entry.title}")
+    done({"uid": entry.uid}, f"removed the application {entry.title}", style)
 
 
 @client_app.command("add")
@@ -140,6 +158,7 @@ def client_add(
     unlock_ip: Annotated[
         bool, typer.Option("--unlock-ip", help="Allow connections from more than the first address.")
     ] = False,
+    style: FormatOption = Format.TABLE,  # noqa: ARG001 - the configuration stands alone either way
 ) -> None:
     """Add a device; prints its configuration, with a one-time token, and nothing else."""
     from pam_jobs.client.applications import new_client
@@ -190,6 +209,7 @@ def client_list(
 def client_remove(
     application: Annotated[str, typer.Argument(metavar="APP", help="UID or title.")],
     device: Annotated[str, typer.Argument(metavar="CLIENT", help="Client ID, its beginning, or the name.")],
+    style: FormatOption = Format.TABLE,
 ) -> None:
     """Take a device's access away."""
     with vault() as client:
@@ -201,4 +221,4 @@ def client_remove(
         if len(found) > 1:
             raise InvalidInput(f"{len(found)} devices fit {device!r}", remedy="give more of the client ID")
         client.applications.remove_client(found[0]["client_id"])
-    note(f"removed the device {found[0].get('name') or device}")
+    done({"client_id": found[0]["client_id"]}, f"removed the device {found[0].get('name') or device}", style)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from pam_jobs.cli.common import Format, FormatOption, emit, group, note, print_table, router, when
+from pam_jobs.cli.common import Format, FormatOption, done, emit, group, print_table, router, when
 from pam_jobs.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def export(
     created_from: FromOption = None,
     created_to: ToOption = None,
     after_position: Annotated[int, typer.Option("--after-position", min=0, help="Leave out up to this one.")] = 0,
+    style: FormatOption = Format.TABLE,
 ) -> None:
     """Write every event that matches as JSON lines, in the log's order.
 
@@ -104,7 +105,7 @@ def export(
         count = _to_file(output, events)
     except OSError as error:
         raise InvalidInput(f"{output} cannot be written: {error.strerror}", remedy="name another file") from error
-    note(f"{count} events written to {output}")
+    done({"events": count, "path": str(output)}, f"{count} events written to {output}", style)
 
 
 def _all(client: RouterClient, filters: dict[str, Any], position: int) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperGroup
 
 from pam_jobs.errors import InvalidInput
 
@@ -27,6 +28,7 @@ __all__ = [
     "age",
     "confirm",
     "created",
+    "done",
     "emit",
     "group",
     "is_interactive",
@@ -61,13 +63,32 @@ _BAD = {"OFFLINE", "failed", "refused", "dead", "abandoned"}
 _WARN = {"unknown", "waiting_human", "cancelled", "applying", "staged", "disabled", "skipped"}
 
 
-def group(text: str) -> typer.Typer:
+def group(text: str, *, short: Mapping[str, str] | None = None, alone: str | None = None) -> typer.Typer:
     """Return an empty command group.
 
     Args:
         text: what ``--help`` says of it.
+        short: short names of its commands, such as ``{"l": "list"}``.
+        alone: the command that runs when the group is typed alone; None shows the help.
     """
-    return typer.Typer(help=text, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    names = dict(short or {})
+
+    class Group(TyperGroup):
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:
+            return super().get_command(ctx, names.get(cmd_name, cmd_name))
+
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            return super().parse_args(ctx, [alone] if alone and not args else args)
+
+    told = [f"{name} = {command}" for name, command in names.items()] + ([f"alone: {alone}"] if alone else [])
+    return typer.Typer(
+        help=text,
+        cls=Group,
+        epilog=f"Short: {', '.join(told)}" if told else None,
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+    )
 
 
 def _out() -> Console:
@@ -163,6 +184,13 @@ def created(value: Mapping[str, Any], sentence: str, style: Format = Format.JSON
     """Print what was made as JSON on standard output, and say so to the person on standard error."""
     note(sentence)
     sys.stdout.write(json.dumps(value, indent=2 if style is Format.JSON else None) + "\n")
+
+
+def done(value: Mapping[str, Any], sentence: str, style: Format) -> None:
+    """Say to the person what was done; a program is given it as JSON on standard output."""
+    note(sentence)
+    if style is Format.JSON:
+        print_json(value)
 
 
 def is_interactive() -> bool:

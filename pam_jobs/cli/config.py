@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pam_jobs.cli.common import Format, FormatOption, confirm, created, emit, group, note, print_table, vault
+from pam_jobs.cli.common import Format, FormatOption, confirm, created, done, emit, group, print_table, vault
 from pam_jobs.cli.gateway import default_gateway
 from pam_jobs.errors import InvalidInput
 
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
     from pam_jobs.client.vault import VaultClient
     from pam_jobs.records.record import Record
 
-app = group("PAM configurations: which gateway serves which folder, and how.")
+app = group(
+    "PAM configurations: which gateway serves which folder, and how.",
+    short={"l": "list", "n": "new", "e": "edit", "rm": "remove"},
+    alone="list",
+)
 
 
 class Environment(StrEnum):
@@ -79,6 +84,7 @@ def new(
             f"the environment {environment.value} is not served by this release",
             remedy="use --environment local; machines and databases in any cloud are reached over the network",
         )
+    _check_title(title)
     record = new_record("pamNetworkConfiguration", title, complete=False)
     record = _with_fields(record, port_mapping, network_id, network_cidr)
     plan = _cron(schedule, timezone)
@@ -97,6 +103,33 @@ def new(
             rotation_enabled=rotation is not Switch.OFF,
         )
     created({"uid": uid}, f"created the configuration {title}, served by the gateway {row['name']}", style)
+
+
+def _check_title(title: str | None) -> None:
+    if title is not None and not title.strip():
+        raise InvalidInput("the configuration has no title", remedy="give a title that is not blank")
+
+
+def _check_ports(client: VaultClient, old: Record, new: Record, resource_uids: Iterable[str]) -> None:
+    """Refuse a port mapping that takes away the protocol of a resource that is rotated through it."""
+    from pam_jobs.records.portmap import PortMapping, protocol_for
+
+    before, after = (PortMapping.parse(record.field("multiline", "portMapping")) for record in (old, new))
+    if before.to_text() == after.to_text():
+        return
+    records = {entry.uid: entry for entry in client.records.list()}
+    for stored in (records[uid] for uid in resource_uids if uid in records):
+        resource, kind = stored.record, stored.record.field("databaseType")
+        try:
+            protocol_for(resource.port, before, resource.type, kind)
+        except InvalidInput:
+            continue  # it was not served before either
+        try:
+            protocol_for(resource.port, after, resource.type, kind)
+        except InvalidInput as error:
+            raise InvalidInput(
+                f"{stored.title} could not be rotated any more: {error.message}", remedy=error.remedy
+            ) from None
 
 
 def _check_bound(client: VaultClient, gateway: dict[str, Any], folder: Folder) -> None:
@@ -218,6 +251,7 @@ def edit(
     remove_resource: Annotated[
         list[str] | None, typer.Option("--remove-resource-record", "-rrr", help="UID or title of a resource; repeat.")
     ] = None,
+    style: FormatOption = Format.TABLE,
 ) -> None:
     """Change a configuration; what is not given stays."""
     with vault() as client:
@@ -246,23 +280,26 @@ def edit(
                 edited = edited.with_resources(replace(edited.resources(), controller_uid=changes["gateway_uid"]))
             return edited
 
-        _ = change(stored.record)  # refuses what is wrong before anything is written
+        _check_title(title)
+        edited = change(stored.record)  # refuses what is wrong before anything is written
+        _check_ports(client, stored.record, edited, set(found.resource_uids) - set(removed))
         if changes:
             client.pam.edit_configuration(found.uid, **changes)
         client.records.update(found.uid, change)
         for uid in removed:
             client.pam.unlink_resource(uid)
-    note(f"changed the configuration {title or found.title}")
+    done({"uid": found.uid}, f"changed the configuration {title or found.title}", style)
 
 
 @app.command("remove")
 def remove(
     config: Annotated[str, typer.Argument(help="UID or title.")],
     force: Annotated[bool, typer.Option("--force", "-f", help="Do not ask.")] = False,
+    style: FormatOption = Format.TABLE,
 ) -> None:
     """Remove a configuration that no resource and no user uses."""
     with vault() as client:
         found = client.pam.find_configuration(config)
         confirm(f"Remove the configuration {found.title}?", force=force)
         client.pam.remove_configuration(found.uid)
-    note(f"removed the configuration {found.title}")
+    done({"uid": found.uid}, f"removed the configuration {found.title}", style)

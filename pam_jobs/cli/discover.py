@@ -11,6 +11,7 @@ from pam_jobs.cli.common import (
     Format,
     FormatOption,
     ResultFormatOption,
+    done,
     emit,
     group,
     is_interactive,
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
     from pam_jobs.client.pam import Configuration
     from pam_jobs.client.vault import VaultClient
 
-app = group("Discovery: find machines, databases and users, and turn them into records.")
+app = group(
+    "Discovery: find machines, databases and users, and turn them into records.",
+    short={"s": "start", "st": "status", "p": "process", "r": "remove"},
+    alone="status",
+)
 
 ConfigurationOption = Annotated[
     str | None, typer.Option("--configuration-uid", "-c", help="UID or title of the configuration.")
@@ -76,6 +81,11 @@ def start(
     """Start a discovery; one runs at a time for each configuration."""
     with vault() as client:
         found = _configuration(client, configuration, gateway)
+        if resource is None and not found.require_record().record.field("text", "networkCIDR"):
+            raise InvalidInput(
+                f"the configuration {found.title} names no network to look at",
+                remedy=f"run `pam config edit {found.uid} --network-cidr 192.0.2.0/24`, or give --resource",
+            )
         parameters: dict[str, Any] = {
             "skip_machines": skip_machines,
             "skip_databases": skip_databases,
@@ -211,9 +221,9 @@ def process(
         def decide(proposal: Proposal) -> Answer:
             return Answer(choice=Choice.ADD) if add_all or preview else _ask(client, proposal)
 
-        done = client.discovery.process(job, decide, folder=place, preview=preview)
-    emit(style, _processed(done), lambda: _print_processed(done))
-    if done.warnings:
+        processed = client.discovery.process(job, decide, folder=place, preview=preview)
+    emit(style, _processed(processed), lambda: _print_processed(processed))
+    if processed.warnings:
         raise typer.Exit(1)
 
 
@@ -272,8 +282,8 @@ def _print_processed(done: Processed) -> None:
 
 
 @app.command("remove")
-def remove(job: JobOption) -> None:
+def remove(job: JobOption, style: FormatOption = Format.TABLE) -> None:
     """Cancel a running discovery, or forget a finished one with its result."""
     with vault() as client:
         client.discovery.remove(job)
-    note("the discovery is removed")
+    done({"job": job}, "the discovery is removed", style)

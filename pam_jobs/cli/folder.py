@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pam_jobs.cli.common import Format, FormatOption, created, emit, group, note, print_table, vault
+from pam_jobs.cli.common import Format, FormatOption, created, done, emit, group, print_table, vault
 
 app = group("Folders of records. A top folder is what is shared with applications.")
 
@@ -50,9 +50,11 @@ def list_(style: FormatOption = Format.TABLE) -> None:
 
 
 @app.command("remove")
-def remove(folder: Annotated[str, typer.Argument(help="UID, name or path.")]) -> None:
+def remove(
+    folder: Annotated[str, typer.Argument(help="UID, name or path.")], style: FormatOption = Format.TABLE
+) -> None:
     """Delete an empty folder."""
     with vault() as client:
         found = client.folders.find(folder)
         client.folders.remove(found)
-    note(f"removed the folder {found.name}")
+    done({"uid": found.uid}, f"removed the folder {found.name}", style)

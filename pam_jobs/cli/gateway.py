@@ -14,6 +14,7 @@ from pam_jobs.cli.common import (
     age,
     confirm,
     created,
+    done,
     emit,
     group,
     note,
@@ -26,7 +27,11 @@ from pam_jobs.errors import InvalidInput
 if TYPE_CHECKING:
     from pam_jobs.client.vault import VaultClient
 
-app = group("Gateways: they reach the targets.")
+app = group(
+    "Gateways: they reach the targets.",
+    short={"l": "list", "n": "new", "e": "edit", "rm": "remove", "smi": "set-max-instances"},
+    alone="list",
+)
 
 GatewayOption = Annotated[str, typer.Option("--gateway", "-g", help="UID or exact name.")]
 _SECONDS_A_MINUTE = 60
@@ -125,36 +130,47 @@ def new(
 
 
 @app.command("edit")
-def edit(gateway: GatewayOption, name: Annotated[str, typer.Option("--name", "-n", help="New name.")]) -> None:
+def edit(
+    gateway: GatewayOption,
+    name: Annotated[str, typer.Option("--name", "-n", help="New name.")],
+    style: FormatOption = Format.TABLE,
+) -> None:
     """Rename a gateway."""
     with vault() as client:
         row = client.pam.find_gateway(gateway)
         client.pam.edit_gateway(row["uid"], name=name)
-    note(f"renamed {row['name']} to {name}")
+    done({"uid": row["uid"], "name": name}, f"renamed {row['name']} to {name}", style)
 
 
 @app.command("remove")
 def remove(
-    gateway: GatewayOption, force: Annotated[bool, typer.Option("--force", "-f", help="Do not ask.")] = False
+    gateway: GatewayOption,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Do not ask.")] = False,
+    style: FormatOption = Format.TABLE,
 ) -> None:
     """Remove a gateway that no configuration uses."""
     with vault() as client:
         row = client.pam.find_gateway(gateway)
         confirm(f"Remove the gateway {row['name']}?", force=force)
         client.pam.remove_gateway(row["uid"])
-    note(f"removed the gateway {row['name']}")
+    done({"uid": row["uid"]}, f"removed the gateway {row['name']}", style)
 
 
 @app.command("set-max-instances")
 def set_max_instances(
     gateway: GatewayOption,
     count: Annotated[int, typer.Option("--max-instances", "-m", min=1, help="How many may be online at once.")],
+    style: FormatOption = Format.TABLE,
 ) -> None:
     """Set how many instances of a gateway may run."""
     with vault() as client:
         row = client.pam.find_gateway(gateway)
         client.pam.edit_gateway(row["uid"], max_instances=count)
-    note(f"{row['name']} may have {count} instances")
+    done(
+        {"uid": row["uid"], "max_instances": count},
+        f"{row['name']} may have {count} {'instance' if count == 1 else 'instances'}",
+        style,
+    )
 
 
 @app.command("start")

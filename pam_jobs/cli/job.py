@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -91,7 +92,7 @@ def watch(
             _watch_all(client, style)
         else:
             final = client.jobs.wait(job, progress=lambda now: _line(now, {}, style))
-            if final.get("status") != "ok":
+            if not is_ok(final):
                 raise typer.Exit(1)
 
 
@@ -126,6 +127,10 @@ def explain(job: JobArgument, style: FormatOption = Format.TABLE) -> None:
     """Say why a job waits, failed, or was not done."""
     with vault() as client:
         answer = client.jobs.explain(job)
+        detail = client.jobs.opened(client.jobs.get(job)).get("detail")
+        message = detail.get("message") if isinstance(detail, dict) else detail
+        if message:  # sealed: the router that gives the other reasons cannot read it
+            answer = {**answer, "reasons": [*answer["reasons"], f"the gateway says: {message}"]}
 
     def table() -> None:
         print_pairs({"State": answer["state"]})
@@ -170,6 +175,12 @@ def _flat(value: Any) -> str:
     import json
 
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def is_ok(job: Mapping[str, Any]) -> bool:
+    """Say whether a job did all it was for: the rotation and every script; with NOOP the rotation is ``skipped``, without a cause."""
+    skipped = job.get("status") == "skipped" and job.get("cause") is None
+    return job.get("state") == "succeeded" and (job.get("status") == "ok" or skipped)
 
 
 def duration_text(job: dict[str, Any]) -> str | None:

@@ -36,11 +36,16 @@ from pam_jobs.errors import PamJobsError
 
 __all__ = ["app", "main"]
 
+_SHORT = {"g": "gateway", "c": "config", "r": "rotation", "a": "action"}
 _PANELS = ("This machine", "Vault", "Rotation", "Audit", "Access", "Single processes")
 
 
 class _ByPanel(TyperGroup):
     """Shows the panels of ``--help`` in the order in which a new user needs them."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return the command of that name or short name."""
+        return super().get_command(ctx, _SHORT.get(cmd_name, cmd_name))
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the commands, panel by panel."""

@@ -15,6 +15,7 @@ from pam_jobs.cli.common import (
     ResultFormatOption,
     confirm,
     created,
+    done,
     emit,
     group,
     note,
@@ -194,6 +195,7 @@ def update(
     from_json: Annotated[
         str | None, typer.Option("--from-json", help="The whole new record JSON from a file, or - for standard input.")
     ] = None,
+    style: FormatOption = Format.TABLE,
 ) -> None:
     """Change fields of a record; the others stay as they are."""
     from pam_jobs.client.values import read_assignments
@@ -216,19 +218,25 @@ def update(
 
     with vault() as client:
         stored = client.records.update(client.records.find(record).uid, change)
-    note(f"changed {stored.title}, now at revision {stored.revision}")
+    done(
+        {"uid": stored.uid, "revision": stored.revision},
+        f"changed {stored.title}, now at revision {stored.revision}",
+        style,
+    )
 
 
 @app.command("delete")
 def delete(
-    record: RecordArgument, force: Annotated[bool, typer.Option("--force", "-f", help="Do not ask.")] = False
+    record: RecordArgument,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Do not ask.")] = False,
+    style: FormatOption = Format.TABLE,
 ) -> None:
     """Delete a record that nothing refers to."""
     with vault() as client:
         stored = client.records.find(record)
         confirm(f"Delete {stored.title}?", force=force)
         client.records.delete(stored.uid)
-    note(f"deleted {stored.title}")
+    done({"uid": stored.uid}, f"deleted {stored.title}", style)
 
 
 @app.command("attach")
@@ -252,6 +260,7 @@ def download(
     record: RecordArgument,
     file: Annotated[str, typer.Argument(help="UID or name of the attached file.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write it; else standard output.")] = None,
+    style: FormatOption = Format.TABLE,
 ) -> None:
     """Fetch and decrypt an attached file."""
     with vault() as client:
@@ -267,4 +276,4 @@ def download(
     else:
         out.touch(mode=0o600)
         out.write_bytes(content)
-        note(f"wrote {out}")
+        done({"uid": found[0].uid, "path": str(out), "size": len(content)}, f"wrote {out}", style)

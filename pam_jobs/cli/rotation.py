@@ -12,6 +12,7 @@ from pam_jobs.cli.common import (
     Format,
     FormatOption,
     confirm,
+    done,
     emit,
     group,
     is_interactive,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pam_jobs.client.rotation import Edit, Planned
     from pam_jobs.client.vault import VaultClient
 
-app = group("Rotation settings of users.")
+app = group("Rotation settings of users.", short={"l": "list", "i": "info", "rm": "remove"}, alone="list")
 app.add_typer(rotation_script.app, name="script")
 
 _STATUS = {"ONLINE": "RRS_ONLINE", "OFFLINE": "RRS_CONTROLLER_DOWN", None: "RRS_NO_CONTROLLER"}
@@ -116,16 +117,16 @@ def edit(
             if style is Format.TABLE and not force:
                 _print_plan(plan)
             confirm(f"Change the rotation of {len(plan.planned)} records?", force=force)
-        done = [_result(client, planned, planner.apply(planned)) for planned in plan.planned]
+        results = [_result(client, planned, planner.apply(planned)) for planned in plan.planned]
     skipped = [
         {"record_uid": entry.uid, "title": entry.title, "reason": error.sentence()} for entry, error in plan.skipped
     ]
 
     def table() -> None:
         _print_plan(plan)
-        note(f"rotation of {len(done)} {'record' if len(done) == 1 else 'records'} is set")
+        note(f"rotation of {len(results)} {'record' if len(results) == 1 else 'records'} is set")
 
-    emit(style, {"updated": done, "skipped": skipped}, table)
+    emit(style, {"updated": results, "skipped": skipped}, table)
 
 
 def _schedule(
@@ -320,6 +321,7 @@ def _pairs(title: str, value: dict[str, Any]) -> dict[str, object]:
 def remove(
     record: Annotated[str, typer.Option("--record", "-r", help="UID or title of the user.")],
     force: Annotated[bool, typer.Option("--force", "-f", help="Do not ask.")] = False,
+    style: FormatOption = Format.TABLE,
 ) -> None:
     """Forget a user's rotation settings; its record stays."""
     with vault() as client:
@@ -328,4 +330,4 @@ def remove(
             raise NotFound(f"{stored.title} has no rotation settings", remedy="look at `pam rotation list`")
         confirm(f"Forget the rotation settings of {stored.title}?", force=force)
         client.pam.remove_rotation(stored.uid)
-    note(f"{stored.title} is no longer rotated")
+    done({"record_uid": stored.uid}, f"{stored.title} is no longer rotated", style)

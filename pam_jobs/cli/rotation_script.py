@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pam_jobs.cli.common import Format, FormatOption, created, emit, group, note, print_table, vault
+from pam_jobs.cli.common import Format, FormatOption, created, done, emit, group, print_table, vault
 from pam_jobs.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def edit(
     command: Annotated[
         str | None, typer.Option("--script-command", help="Interpreter; empty: by its first line.")
     ] = None,
+    style: FormatOption = Format.TABLE,
 ) -> None:
     """Change what a script is given, or what runs it."""
     from dataclasses import replace
@@ -112,13 +113,14 @@ def edit(
             return old.with_scripts(refs)
 
         client.records.update(stored.uid, change)
-    note(f"changed the script {script} of {stored.title}")
+    done({"uid": uid, "record_uid": stored.uid}, f"changed the script {script} of {stored.title}", style)
 
 
 @app.command("delete")
 def delete(
     record: RecordArgument,
     script: Annotated[str, typer.Option("--script", help="UID or file name of the script.")],
+    style: FormatOption = Format.TABLE,
 ) -> None:
     """Detach a script and delete its file."""
     with vault() as client:
@@ -127,7 +129,7 @@ def delete(
         client.records.detach(
             stored.uid, uid, lambda old: old.with_scripts([ref for ref in old.scripts if ref.file_uid != uid])
         )
-    note(f"deleted the script {script} of {stored.title}")
+    done({"uid": uid, "record_uid": stored.uid}, f"deleted the script {script} of {stored.title}", style)
 
 
 @app.command("list")

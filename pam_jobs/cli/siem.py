@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pam_jobs.cli.common import Format, FormatOption, age, created, emit, group, note, print_table, router
+from pam_jobs.cli.common import Format, FormatOption, age, created, done, emit, group, note, print_table, router
 from pam_jobs.errors import DeliveryFailed, InvalidInput
 
 app = group("Receivers of the audit log: JSON file, syslog, Splunk.")
@@ -109,27 +109,27 @@ def _read(file: Path) -> str:
 
 
 @app.command("remove")
-def remove(sink: SinkArgument) -> None:
+def remove(sink: SinkArgument, style: FormatOption = Format.TABLE) -> None:
     """Remove a sink; what it received stays with its receiver."""
     found = _find(sink)
     router().delete(f"{_SINKS}/{found['uid']}")
-    note(f"the sink {found['name']} is removed")
+    done({"uid": found["uid"], "name": found["name"]}, f"the sink {found['name']} is removed", style)
 
 
 @app.command("pause")
-def pause(sink: SinkArgument) -> None:
+def pause(sink: SinkArgument, style: FormatOption = Format.TABLE) -> None:
     """Stop delivering; nothing is lost meanwhile."""
     found = _find(sink)
     router().post(f"{_SINKS}/{found['uid']}/pause")
-    note(f"the sink {found['name']} is paused")
+    done({"uid": found["uid"], "name": found["name"]}, f"the sink {found['name']} is paused", style)
 
 
 @app.command("resume")
-def resume(sink: SinkArgument) -> None:
+def resume(sink: SinkArgument, style: FormatOption = Format.TABLE) -> None:
     """Deliver again from where the sink stopped; after failures, try at once."""
     found = _find(sink)
     router().post(f"{_SINKS}/{found['uid']}/resume")
-    note(f"the sink {found['name']} is delivering")
+    done({"uid": found["uid"], "name": found["name"]}, f"the sink {found['name']} is delivering", style)
 
 
 @app.command("test")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pam_jobs.cli.common import Format, FormatOption, emit, note, print_pairs, print_table
+from pam_jobs.cli.common import Format, FormatOption, done, emit, note, print_json, print_pairs, print_table
 
 __all__ = ["register"]
 
@@ -30,6 +32,7 @@ def up(
     port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port of the router.")] = None,
     flower_port: Annotated[int | None, typer.Option("--flower-port", min=1, max=65535, help="Port of Flower.")] = None,
     username: Annotated[str, typer.Option("--username", help="Name of the first user, at the first start.")] = "owner",
+    style: FormatOption = Format.TABLE,
 ) -> None:
     """Start everything on this machine: broker, router, beat, control, a gateway and Flower.
 
@@ -43,9 +46,9 @@ def up(
     settings, lock = control.begin(folder, port=port, flower_port=flower_port, username=username, report=note)
     if detach:
         control.detach(folder, lock, note)
-        _print_places(control.status(folder))
+        _print_places(control.status(folder), style)
     else:
-        control.foreground(folder, settings, lock, note, lambda: _print_places(control.status(folder)))
+        control.foreground(folder, settings, lock, note, lambda: _print_places(control.status(folder), style))
 
 
 def _folder(data_dir: Path | None) -> Path:
@@ -56,7 +59,11 @@ def _folder(data_dir: Path | None) -> Path:
     return data_folder()
 
 
-def _print_places(value: dict[str, Any]) -> None:
+def _print_places(value: dict[str, Any], style: Format) -> None:
+    if style is Format.JSON:
+        print_json(value)
+        sys.stdout.flush()
+        return
     print_pairs(
         {
             "Router": value["router"],
@@ -67,17 +74,19 @@ def _print_places(value: dict[str, Any]) -> None:
         }
     )
     home = Path.home() / ".pam-jobs"
-    where = "" if value["data_dir"] == str(home) else f"export PAM_DATA_DIR={value['data_dir']}, then "
+    where = "" if value["data_dir"] == str(home) else f"export PAM_DATA_DIR={shlex.quote(value['data_dir'])}, then "
     note(f"ready: {where}try `pam gateway list`; `pam down` stops everything")
 
 
-def down(data_dir: DataDirOption = None) -> None:
+def down(data_dir: DataDirOption = None, style: FormatOption = Format.TABLE) -> None:
     """Stop everything, in order, and wait for it."""
     from pam_jobs.cli.embedded import control
     from pam_jobs.cli.embedded.state import DataFolder
 
     folder = DataFolder(_folder(data_dir))
-    note("stopped" if control.down(folder, note) else f"nothing runs with the data folder {folder.path}")
+    was_up = control.down(folder, note)
+    sentence = "stopped" if was_up else f"nothing runs with the data folder {folder.path}"
+    done({"data_dir": str(folder.path), "stopped": was_up}, sentence, style)
 
 
 def status(data_dir: DataDirOption = None, style: FormatOption = Format.TABLE) -> None:

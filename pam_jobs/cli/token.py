@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pam_jobs.cli.common import Format, FormatOption, created, emit, group, note, print_table, router, when
+from pam_jobs.cli.common import Format, FormatOption, created, done, emit, group, print_table, router, when
 
 app = group("API tokens: for programs that submit and watch jobs over REST.")
 
@@ -53,7 +53,7 @@ def list_(style: FormatOption = Format.TABLE) -> None:
 
 
 @app.command("remove")
-def remove(uid: Annotated[str, typer.Argument(help="UID of the token.")]) -> None:
+def remove(uid: Annotated[str, typer.Argument(help="UID of the token.")], style: FormatOption = Format.TABLE) -> None:
     """Revoke a token at once."""
     router().delete(f"/api/v1/tokens/{uid}")
-    note("the token is revoked")
+    done({"uid": uid}, "the token is revoked", style)

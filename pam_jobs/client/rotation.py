@@ -114,9 +114,10 @@ class Planner:
         link = self._all_links().get(resource.uid) if resource else None
         configuration = self._configuration(wishes, now, link)
         admin = self._admin(stored, wishes, link, resource, profile)
-        if resource is not None:
-            _check_target(resource, configuration)
-        self._check_shares(stored, configuration, resource, admin)
+        if not wishes.disabled:  # rotation can be switched off whatever is wrong with the target meanwhile
+            if resource is not None:
+                _check_target(resource, configuration)
+            self._check_shares(stored, configuration, resource, admin)
         change = self._change(stored, wishes, now, profile, configuration, resource, admin)
         moved = resource is not None and (link is None or link["configuration_uid"] != configuration.uid)
         return Planned(

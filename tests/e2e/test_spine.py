@@ -158,7 +158,7 @@ def test_a_failing_script_is_a_status_of_its_own(site: Site, tmp_path: Path) -> 
     script.write_text("#!/bin/sh\necho it broke >&2\nexit 3\n")
     site.system.pam("rotation", "script", "add", uid, "--script", str(script))
 
-    result = site.system.json("action", "rotate", "-r", uid, "--wait", code=None)
+    result = site.system.json("action", "rotate", "-r", uid, "--wait", code=1)
 
     assert result["post_rotation_status"] == "failed"
     assert result["effect"] == "applied"

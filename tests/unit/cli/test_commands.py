@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from pam_jobs.cli import common
+from pam_jobs.cli.job import is_ok
 from pam_jobs.cli.main import app
+from pam_jobs.errors import PamJobsError
 
 pytestmark = pytest.mark.unit
 
@@ -92,3 +98,63 @@ def test_ages_are_told_in_one_unit(seconds: int, text: str) -> None:
 
     assert common.age(datetime.fromtimestamp(now.timestamp() - seconds, UTC), now) == text
     assert common.age(None) is None
+
+
+def commands(found: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, set[str]]]:
+    for name, command in getattr(found, "commands", {}).items():
+        if getattr(command, "commands", None):
+            yield from commands(command, (*path, name))
+        else:
+            yield " ".join((*path, name)), {option for parameter in command.params for option in parameter.opts}
+
+
+def test_every_command_that_ends_takes_a_format() -> None:
+    without = {name for name, options in commands(typer.main.get_command(app)) if "--format" not in options}
+
+    assert without == {"router", "beat", "control", "flower", "gateway start"}
+
+
+@pytest.mark.parametrize(
+    ("short", "words"),
+    [
+        (["g", "l"], "List gateways"),
+        (["g", "smi"], "how many instances"),
+        (["gateway", "rm"], "Remove a gateway"),
+        (["c", "n"], "Create a configuration"),
+        (["r", "i"], "ready to be rotated"),
+        (["a", "ji"], "Show a job"),
+        (["a", "jc"], "Cancel a job"),
+        (["a", "d", "st"], "discover"),
+    ],
+)
+def test_short_names_lead_to_their_commands(short: list[str], words: str) -> None:
+    shown = CliRunner().invoke(app, [*short, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"})
+
+    assert shown.exit_code == 0
+    assert words.casefold() in shown.output.casefold()
+
+
+@pytest.mark.parametrize("group", [["gateway"], ["config"], ["rotation"], ["action", "discover"]])
+def test_a_group_alone_shows_what_there_is(group: list[str], tmp_path: Path) -> None:
+    alone = CliRunner().invoke(app, group, env={"PAM_DATA_DIR": str(tmp_path), "COLUMNS": "200"})
+
+    assert isinstance(alone.exception, PamJobsError)  # it asked the router, and none is known here
+    assert "Usage" not in alone.output
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "cause", "is_good"),
+    [
+        ("succeeded", "ok", None, True),
+        ("succeeded", "skipped", None, True),  # NOOP: its scripts ran
+        ("succeeded", "skipped", "managed", False),
+        ("failed", "ok", "scripts_failed", False),
+        ("failed", "skipped", "scripts_failed", False),
+        ("failed", "failed", "drift", False),
+        ("queued", None, None, False),
+    ],
+)
+def test_a_job_is_ok_when_the_rotation_and_every_script_are(
+    state: str, status: str | None, cause: str | None, is_good: bool
+) -> None:
+    assert is_ok({"state": state, "status": status, "cause": cause}) is is_good

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import pairwise
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -36,7 +39,7 @@ def target_of(resource: Record, configuration: Record, user: Record | None = Non
     cannot weaken how its machine is checked.
 
     Raises:
-        InvalidInput: the resource has no host or port, or the port's protocol is not known.
+        InvalidInput: the resource has no host or port, the port's protocol is not known, or a host key cannot be read.
     """
     host = resource.host
     if host is None:
@@ -96,11 +99,35 @@ def _flag(value: Any) -> bool:
 
 
 def _host_keys(resource: Record) -> tuple[str, ...]:
-    """Return the SSH host keys on record: the custom field ``Host Key``, and what a connection's settings hold."""
+    """Return the SSH host keys on record: the custom field ``Host Key``, and what a connection's settings hold.
+
+    Raises:
+        InvalidInput: one cannot be read.
+    """
     lines = (resource.custom("Host Key") or "").splitlines()
     settings = resource.field("pamSettings")
     connection = settings.get("connection") if isinstance(settings, dict) else None
     if isinstance(connection, dict) and isinstance(connection.get("hostKey"), str):
         lines += connection["hostKey"].splitlines()
-    keys = (" ".join(line.split()[:2]) for line in lines)
-    return tuple(dict.fromkeys(key for key in keys if " " in key))
+    told = (line for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    return tuple(dict.fromkeys(_host_key(line) for line in told))
+
+
+def _host_key(line: str) -> str:
+    """Return "type base64" of a line as ``ssh-keyscan``, a ``.pub`` file or a bare key has it.
+
+    What cannot be read is refused: a key on record that is passed over would let any server in.
+    """
+    words = line.split()
+    for kind, key in pairwise(words):
+        if kind.startswith(("ssh-", "ecdsa-sha2-", "sk-")) and not words[0].startswith("@"):
+            return f"{kind} {key}"
+    with suppress(ValueError):
+        blob = base64.b64decode(words[0], validate=True)
+        end = 4 + int.from_bytes(blob[:4])
+        kind = blob[4:end].decode("ascii")
+        if len(words) == 1 and len(blob) > end and kind.startswith(("ssh-", "ecdsa-sha2-", "sk-")):
+            return f"{kind} {words[0]}"
+    raise InvalidInput(
+        "a host key of the resource cannot be read", remedy="write it as ssh-keyscan prints it: ssh-ed25519 AAAA…"
+    )

@@ -179,12 +179,22 @@ class _Attempt:
             "rotate": self._rotate,
             "verify": lambda each: verify(each, self._timings),
             "reconcile": self._reconcile,
-            "plan": lambda each: plan(each, self._timings),
+            "plan": self._plan,
         }
         mode = modes.get(self._claim.kind)
         if mode is None:
             raise Unsupported(f"this gateway does not know jobs of the kind {self._claim.kind}", remedy="update it")
         return mode(work)
+
+    def _only_scripts(self, work: Work) -> bool:
+        return self._claim.profile == "scripts_only" or work.user.record.flag("NOOP", default=False)
+
+    def _plan(self, work: Work) -> Outcome:
+        if not self._only_scripts(work):
+            return plan(work, self._timings)
+        count = Scripts(work).count
+        told = f"would run {count} {'script' if count == 1 else 'scripts'}" if count else "there is nothing to run"
+        return Outcome(status=Status.OK, message=f"{told}; the credential is not changed")
 
     def _rotate(self, work: Work) -> Outcome:
         if work.user.record.field("checkbox", "managed") in {True, "true", "True"}:
@@ -194,7 +204,7 @@ class _Attempt:
                 cause="managed",
                 message="the record is marked as managed: its directory changes the password",
             )
-        if self._claim.profile == "scripts_only" or work.user.record.flag("NOOP", default=False):
+        if self._only_scripts(work):
             return self._scripts_only(work)
         if self._claim.profile not in {"general", None}:
             raise Unsupported(

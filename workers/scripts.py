@@ -86,6 +86,11 @@ class Scripts:
         return not self._steps and not self._work.claim.steps
 
     @property
+    def count(self) -> int:
+        """How many scripts the records have."""
+        return len(self._steps)
+
+    @property
     def results(self) -> Sequence[Mapping[str, Any]]:
         """What became of each script of this attempt, scrubbed."""
         return tuple(self._results)

@@ -208,6 +208,15 @@ def test_scripts_only_hands_over_the_current_password_twice(world: GatewayWorld,
     assert world.target.logins == 0
 
 
+def test_a_plan_of_scripts_only_counts_them_and_runs_none(world: GatewayWorld, tmp_path: Path) -> None:
+    world.attach(world.user, f"#!/bin/sh\ncat > {tmp_path}/seen\n".encode())
+    job = world.run(kind="plan", profile="scripts_only")
+    assert job.report is not None
+    assert (job.state, job.report["status"], job.report["post_rotation_status"]) == ("succeeded", "ok", "none")
+    assert not (tmp_path / "seen").exists()
+    assert world.target.logins == 0
+
+
 def test_output_is_stored_scrubbed_and_sealed(world: GatewayWorld) -> None:
     world.attach(world.user, b'#!/bin/sh\nread l; echo "$l"; echo "$l" | base64 -d; echo "$l" | base64 -d | base64\n')
     job = world.run()

@@ -149,10 +149,23 @@ class Discovery:
             if answer is not None:
                 chosen.append((proposal, answer))
         if not preview:
+            self._link_parents([proposal for proposal, _ in chosen], configuration, done)
             for proposal, answer in chosen:
                 self._write(proposal, answer, answer.folder or target, configuration, done)
             self._router.post(f"/api/v1/discovery/{job_uid}/processed")
         return done
+
+    def _link_parents(self, chosen: list[Proposal], configuration: Configuration, done: Processed) -> None:
+        """Link the resources that are in the vault already but in no configuration, for the users that come to them."""
+        linked = {row["record_uid"] for row in self._pam.resources()}
+        parents = {p.parent.existing.uid: p.parent for p in chosen if p.parent is not None and p.parent.existing}
+        for uid, parent in parents.items():
+            if uid in linked:
+                continue
+            try:
+                self._pam.link_resource(uid, configuration.uid, parent.admin_uid)
+            except PamJobsError as error:
+                done.warnings.append(f"{parent.record.title}: {error.sentence()}")
 
     def _settle(
         self, proposal: Proposal, decide: Callable[[Proposal], Answer], done: Processed, chosen: set[int]
@@ -211,22 +224,28 @@ class Discovery:
 class _Known:
     """What the vault has already, by what tells duplicates."""
 
-    resources: dict[str, VaultRecord]  # host for machines, host:port for the others
+    resources: dict[str, list[VaultRecord]]  # host for machines, host:port for the others; the best match first
     users: dict[tuple[str, str], VaultRecord]  # (resource uid, login or dn)
 
     @classmethod
     def of(cls, records: list[VaultRecord], pam: Pam, configuration: Configuration) -> _Known:
         linked = {row["record_uid"]: row.get("resource_uid") for row in pam.rotations()}
         by_uid = {entry.uid: entry for entry in records}
-        resources: dict[str, VaultRecord] = {}
+        links = {link["record_uid"]: link for link in pam.resources()}
+        resources: dict[str, list[VaultRecord]] = {}
         users: dict[tuple[str, str], VaultRecord] = {}
         for entry in records:
             if is_resource(entry.type):
-                resources.setdefault(_address(entry.record), entry)
+                # The same address in another network is another machine, so what serves another configuration is not it.
+                owner = links.get(entry.uid, {}).get("configuration_uid")
+                if owner == configuration.uid:
+                    resources.setdefault(_address(entry.record), []).insert(0, entry)
+                elif owner is None and entry.root_uid == configuration.require_record().root_uid:
+                    resources.setdefault(_address(entry.record), []).append(entry)
             elif entry.type == "pamUser" and linked.get(entry.uid):
                 for name in _names(entry.record):
                     users[str(linked[entry.uid]), name] = entry
-        for link in pam.resources():  # an admin lives on the resource it administers unless it is set elsewhere
+        for link in links.values():  # an admin lives on the resource it administers unless it is set elsewhere
             admin = by_uid.get(str(link.get("admin_uid")))
             if link.get("configuration_uid") == configuration.uid and admin is not None and not linked.get(admin.uid):
                 for name in _names(admin.record):
@@ -235,12 +254,13 @@ class _Known:
 
     def match(self, entry: dict[str, Any], record: Record, parent: Proposal | None) -> VaultRecord | None:
         if entry["object_type_value"] != "users":
-            return self.resources.get(_address(record))
+            return next(iter(self.resources.get(_address(record), [])), None)
         if parent is None or parent.existing is None:
             return None
-        return next(
-            (self.users[key] for name in _names(record) if (key := (parent.existing.uid, name)) in self.users), None
-        )
+        # One server may have several records; its user is in the vault when it is set up on any of them.
+        places = [entry.uid for entry in self.resources.get(_address(parent.record), [])]
+        keys = [(uid, name) for uid in places for name in _names(record)]
+        return next((self.users[key] for key in keys if key in self.users), None)
 
 
 def _address(record: Record) -> str:

@@ -94,7 +94,7 @@ def _by_api_token(context: AppContext, text: str) -> tuple[User, frozenset[str]]
     with context.database.transaction() as session:
         found = tokens.find(session, context.clock, text)
     if found is None:
-        raise Unauthenticated("the API token is unknown, revoked or expired", remedy="make one with `pam token add`")
+        raise Unauthenticated("the API token is unknown, revoked or expired", remedy="make one with `pam token new`")
     token, user = found
     return user, frozenset(str(scope) for scope in token.scopes)
 

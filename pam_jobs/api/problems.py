@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from pam_jobs import errors
@@ -22,6 +25,25 @@ _STATUS: list[tuple[type[errors.PamJobsError], HTTPStatus]] = [
     (errors.VaultConflict, HTTPStatus.CONFLICT),
     (errors.VaultError, HTTPStatus.BAD_REQUEST),
 ]
+
+
+_BEARER = "an API token of `pam token new`, or a token signed with the user's key"
+_OPEN = frozenset({"/api/v1/server", "/api/v1/sign-in", "/api/v1/sign-in/parameters"})
+_REMEDIES: dict[int, str] = {
+    HTTPStatus.NOT_FOUND: "look for the path in /api/v1/openapi.json",
+    HTTPStatus.METHOD_NOT_ALLOWED: "look for the method in /api/v1/openapi.json",
+}
+
+
+class Problem(BaseModel):
+    """Problem details (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    remedy: str | None = None
 
 
 def status_of(error: errors.PamJobsError) -> int:
@@ -59,6 +81,8 @@ def _validation(_request: Request, error: Exception) -> JSONResponse:
     fields = [
         {"field": ".".join(str(part) for part in entry["loc"][1:]), "message": entry["msg"]} for entry in error.errors()
     ]
+    if error.errors() and error.errors()[0]["type"] == "json_invalid":
+        return problem(422, "invalid_input", "the body is not valid JSON", "send one JSON document")
     first = fields[0] if fields else {"field": "", "message": "the request is not valid"}
     detail = f"{first['field']}: {first['message']}" if first["field"] else first["message"]
     return problem(422, "invalid_input", detail, "correct the named field and send the request again", fields=fields)
@@ -67,7 +91,7 @@ def _validation(_request: Request, error: Exception) -> JSONResponse:
 def _http(_request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise TypeError("this handler is for HTTP errors")
-    answer = problem(error.status_code, "http", str(error.detail))
+    answer = problem(error.status_code, "http", str(error.detail), _REMEDIES.get(error.status_code))
     answer.headers.update(error.headers or {})
     return answer
 
@@ -77,3 +101,33 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.PamJobsError, _ours)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
+    app.openapi = partial(_document, app)  # type: ignore[method-assign]
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document, with the problems that are really answered and with what authorises a request."""
+    if app.openapi_schema is None:
+        found = get_openapi(
+            title=app.title,
+            version=app.version,
+            summary=app.summary,
+            openapi_version=app.openapi_version,
+            routes=app.routes,
+        )
+        parts = found.setdefault("components", {})
+        parts["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "description": _BEARER}}
+        schemas = parts.setdefault("schemas", {})
+        schemas["Problem"] = Problem.model_json_schema()
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        for path, operations in found["paths"].items():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+                if not path.startswith("/api/v1/"):
+                    continue
+                operation["responses"]["default"] = {"description": "what is wrong, and its remedy", "content": content}
+                if path not in _OPEN:
+                    operation["security"] = [{"bearer": []}]
+        app.openapi_schema = found
+    return app.openapi_schema

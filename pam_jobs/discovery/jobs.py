@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -19,6 +19,9 @@ from pam_jobs.jobs.submission import ON_DEMAND, serialise, submit
 from pam_jobs.vault import records
 
 __all__ = ["start"]
+
+_SWITCHES: Final = frozenset({"include_machine_dir_users", "skip_databases", "skip_machines"})
+_CREDENTIALS: Final = frozenset({"credential_uids"})
 
 
 def start(
@@ -51,7 +54,7 @@ def start(
         Conflict: the idempotency key was used for a different request.
     """
     check_uid(configuration_uid, "configuration UID")
-    wanted = check_parameters(parameters)
+    wanted = check_parameters(parameters, _SWITCHES, _CREDENTIALS)
     records.require(session, user_uid, configuration_uid)
     gateway_uid = _gateway_of(session, configuration_uid)
     if resource_uid is not None:

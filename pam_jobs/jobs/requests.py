@@ -23,6 +23,7 @@ REQUESTED: Final = (JobKind.ROTATE, JobKind.VERIFY, JobKind.RECONCILE, JobKind.P
 """Kinds of jobs on one user record."""
 
 _MAX_PARAMETERS = 4096
+_SWITCHES: Final = frozenset({"check_old", "reconcile"})
 _OPERATORS_CHOICE: Final = frozenset({"disabled", "rotation_off"})  # they keep changes away, not looking
 _LOOKING: Final = frozenset({JobKind.VERIFY, JobKind.PLAN})
 
@@ -51,7 +52,7 @@ def request(
     if kind not in REQUESTED:
         raise InvalidInput(f"a job of kind {kind} is not made here", remedy="use " + ", ".join(REQUESTED))
     check_uid(record_uid, "record UID")
-    wanted = check_parameters(parameters)
+    wanted = check_parameters(parameters, _SWITCHES)
     records.require(session, user_uid, record_uid)
     verdict = readiness.assess(session, [record_uid])[record_uid]
     for blocker in verdict.blockers:
@@ -76,8 +77,15 @@ def request(
     )
 
 
-def check_parameters(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the parameters when they are few, short and plain; everybody who sees the job sees them.
+def check_parameters(
+    parameters: Mapping[str, Any] | None, switches: frozenset[str], uids: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """Return the parameters when a job knows them; everybody who sees the job sees them, so nothing else gets in.
+
+    Args:
+        parameters: as they were sent.
+        switches: names of those that are true or false.
+        uids: names of those that are lists of UIDs.
 
     Raises:
         InvalidInput: they are not.
@@ -86,7 +94,16 @@ def check_parameters(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
     if len(json.dumps(wanted)) > _MAX_PARAMETERS:
         raise InvalidInput(f"the parameters are larger than {_MAX_PARAMETERS} bytes", remedy="send fewer")
     for name, value in wanted.items():
-        plain = value if isinstance(value, list) else [value]
-        if not all(part is None or isinstance(part, str | int | float | bool) for part in plain):
-            raise InvalidInput(f"the parameter {name!r} is nested", remedy="send identifiers and switches only")
+        if name in switches:
+            if not isinstance(value, bool):
+                raise InvalidInput(f"the parameter {name} is neither true nor false", remedy="send true or false")
+        elif name in uids:
+            if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
+                raise InvalidInput(f"the parameter {name} is no list of UIDs", remedy="send a list of record UIDs")
+            for part in value:
+                check_uid(part, "record UID")
+        else:
+            raise InvalidInput(
+                "a job of this kind has no such parameter", remedy=f"use {', '.join(sorted(switches | uids))}"
+            )
     return wanted

@@ -155,8 +155,7 @@ def parse_cron(text: str) -> Cron:
             f"the cron expression {text!r} has {len(fields)} fields",
             remedy="write five (minute hour day month weekday), or Quartz's six or seven (second first, year last)",
         )
-    if cron.next_wall(datetime(1969, 12, 31, 23, 59, 59)) is None:  # noqa: DTZ001 - a wall time
-        raise InvalidInput(f"the cron expression {text!r} never fires", remedy="choose a day that its months have")
+    _check_fires(cron)
     return cron
 
 
@@ -235,6 +234,11 @@ _QUARTZ_FIELDS: Final = (
 )
 
 
+def _check_fires(cron: Cron) -> None:
+    if cron.next_wall(datetime(1969, 12, 31, 23, 59, 59)) is None:  # noqa: DTZ001 - a wall time
+        raise InvalidInput(f"the cron expression {cron.text!r} never fires", remedy="choose a day that its months have")
+
+
 def _unix(text: str, fields: list[str]) -> Cron:
     minute, hour, month_day, month, weekday = _UNIX_FIELDS
     star = fields[2].startswith("*") or fields[4].startswith("*")
@@ -255,10 +259,10 @@ def _unix(text: str, fields: list[str]) -> Cron:
         months=month.values(fields[3]),
         years=None,
     )
-    if not croniter.is_valid(" ".join(fields), strict=True):  # a second reader must agree that it is cron, and fires
+    _check_fires(cron)
+    if not croniter.is_valid(" ".join(fields), strict=True):  # a second reader must agree that it is cron
         raise InvalidInput(
-            f"the cron expression {text!r} never fires or can be read in two ways",
-            remedy="choose a day that its months have, or write it as Quartz with six fields",
+            f"the cron expression {text!r} can be read in two ways", remedy="write it as Quartz with six fields"
         )
     return cron
 

@@ -169,6 +169,12 @@ def update(
     replace_data(clock, record, change.data, change.revision)
     session.flush()
     record_event(session, clock, actor, "record_update", record_uid=record_uid)
+    configuration = session.get(PamConfiguration, record_uid)
+    if configuration is not None:
+        record_event(
+            session, clock, actor, "pam_configuration_updated", record_uid=record_uid,
+            gateway_uid=configuration.gateway_uid,
+        )  # fmt: skip
     if change.credential is not None:
         ledger.operator_current(session, clock, record_uid, change.credential, user_uid)
         record_event(session, clock, actor, "record_password_change", record_uid=record_uid)

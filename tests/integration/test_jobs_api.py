@@ -131,6 +131,8 @@ def test_a_second_submission_joins_and_a_key_is_remembered(api: PamApi, device: 
         ({"kind": "rotate", "record_uid": new_uid(), "extra": 1}, 422),
         ({"kind": "rotate", "record_uid": new_uid(), "parameters": {"a": {"b": 1}}}, 422),
         ({"kind": "rotate", "record_uid": new_uid(), "parameters": {"a": "x" * 5000}}, 422),
+        ({"kind": "rotate", "record_uid": new_uid(), "parameters": {"password": "canary"}}, 422),
+        ({"kind": "rotate", "record_uid": new_uid(), "parameters": {"reconcile": "canary"}}, 422),
     ],
 )
 def test_a_malformed_submission_is_refused_and_nothing_is_written(

@@ -270,5 +270,22 @@ def test_health_and_server_need_no_sign_in(router: RunningRouter) -> None:
         assert http.get("/readyz").json() == {"status": "ok"}
         told = http.get("/api/v1/server").json()
         assert (told["server_public_key"], told["server_public_key_id"]) == (router.context.keys.server_public, "77")
-        assert "/api/rest/sm/v1/{endpoint}" in http.get("/api/v1/openapi.json").json()["paths"]
+        assert "/api/v1/jobs" in http.get("/api/v1/openapi.json").json()["paths"]
         assert http.get("/api/v1/no-such-thing").status_code == httpx.codes.NOT_FOUND
+
+
+def test_the_openapi_document_tells_of_problems_and_of_what_authorises(router: RunningRouter) -> None:
+    with router.http() as http:
+        document = http.get("/api/v1/openapi.json").json()
+        problem = http.get("/api/v1/nowhere").json()
+        broken = http.post("/api/v1/sign-in", content=b"{", headers={"content-type": "application/json"}).json()
+
+    submit = document["paths"]["/api/v1/jobs"]["post"]
+    assert submit["security"] == [{"bearer": []}]
+    assert "security" not in document["paths"]["/api/v1/sign-in"]["post"]
+    kind, schema = next(iter(submit["responses"]["default"]["content"].items()))
+    assert (kind, schema["schema"]["$ref"]) == ("application/problem+json", "#/components/schemas/Problem")
+    assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    assert set(problem) <= set(document["components"]["schemas"]["Problem"]["properties"])
+    assert problem["remedy"] == "look for the path in /api/v1/openapi.json"
+    assert broken["detail"] == "the body is not valid JSON"

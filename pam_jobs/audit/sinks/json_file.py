@@ -30,7 +30,7 @@ class JsonFileSettings(SinkSettings):
     def _absolute(cls, value: str) -> str:
         path = Path(value)
         if "\0" in value or not path.is_absolute() or ".." in path.parts or value.endswith("/"):
-            raise ValueError("must be the absolute path of a file, without ..")
+            raise ValueError("must be the absolute path of a file with no '..' in it")
         return value
 
 

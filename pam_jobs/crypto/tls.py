@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -41,12 +42,16 @@ def ensure_tls(folder: Path, names: list[str], clock: Clock) -> TlsFiles:
         clock: tells what is valid.
     """
     files = TlsFiles(ca=folder / "ca.pem", certificate=folder / "router.pem", key=folder / "router.key")
-    if not files.ca.exists():
-        _make_ca(folder, files, clock.now())
-    if not _leaf_is_good(files, names, clock.now()):
-        files.certificate.unlink(missing_ok=True)
-        files.key.unlink(missing_ok=True)
-        _make_leaf(folder, files, names, clock.now())
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # routers that start at once must not end with one's CA and another's key
+        if not files.ca.exists():
+            (folder / "ca.key").unlink(missing_ok=True)  # of a start that was killed before it wrote the certificate
+            _make_ca(folder, files, clock.now())
+        if not _leaf_is_good(files, names, clock.now()):
+            files.certificate.unlink(missing_ok=True)
+            files.key.unlink(missing_ok=True)
+            _make_leaf(folder, files, names, clock.now())
     return files
 
 

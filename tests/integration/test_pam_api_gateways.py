@@ -143,9 +143,11 @@ class TestConfigurations:
 
     def test_record_and_configuration_are_made_together(self, api: PamApi) -> None:
         made = api.done("POST", "/configurations", self.body(api))
-        listed = api.get("/configurations")["configurations"]
-        assert [row["record_uid"] for row in listed] == [api.fleet.configuration_uid, made["record_uid"]]
-        assert listed[0]["resources"] == [{"record_uid": api.fleet.resource_uid, "admin_uid": api.fleet.admin_uid}]
+        listed = {row["record_uid"]: row for row in api.get("/configurations")["configurations"]}
+        assert listed.keys() == {api.fleet.configuration_uid, made["record_uid"]}
+        assert listed[api.fleet.configuration_uid]["resources"] == [
+            {"record_uid": api.fleet.resource_uid, "admin_uid": api.fleet.admin_uid}
+        ]
         assert made["default_schedule"] == [{"type": "DAILY", "time": "02:00:00", "tz": "Europe/Paris"}]
         assert api.get(f"/records/{made['record_uid']}")["version"] == 6
 

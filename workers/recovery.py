@@ -6,8 +6,10 @@
 | in part               | not tried               | apply the same value again                                         |
 | refused               | yes, or in part         | apply the same value again                                         |
 | refused               | there is none           | apply the same value again                                         |
-| refused               | refused                 | out of sync: an older value is looked for and named; the admin sets |
-|                       |                         | the same value where that is allowed, else an operator decides     |
+| refused               | refused                 | the admin sets the same value where that is allowed; else the new  |
+|                       |                         | one is tried once more: a change under way may have come between   |
+| refused twice         | refused                 | out of sync: an older value is looked for and named, and an        |
+|                       |                         | operator decides                                                   |
 | locked                | any                     | an operator decides; a login more would keep the account locked    |
 | unknown               | any                     | back off and keep everything                                       |
 
@@ -80,13 +82,19 @@ def decide(
         case VerdictState.UNKNOWN:
             return _unknown(verdict, evidence)
         case VerdictState.REFUSED:
-            return _after_refusal(login, current, older, evidence, may_reconcile=may_reconcile)
+            return _after_refusal(login, candidate, current, older, evidence, may_reconcile=may_reconcile)
         case _:
             assert_never(verdict.state)
 
 
 def _after_refusal(
-    login: Login, current: Value, older: Sequence[Value], evidence: dict[str, Any], *, may_reconcile: bool
+    login: Login,
+    candidate: Value,
+    current: Value,
+    older: Sequence[Value],
+    evidence: dict[str, Any],
+    *,
+    may_reconcile: bool,
 ) -> Decision:
     if current.is_empty:
         return Decision(action=Action.APPLY, cause="no_current", evidence=evidence)
@@ -100,9 +108,29 @@ def _after_refusal(
         case VerdictState.UNKNOWN:
             return _unknown(verdict, evidence)
         case VerdictState.REFUSED:
-            return _out_of_sync(login, older, evidence, may_reconcile=may_reconcile)
+            return _after_both_refusals(login, candidate, older, evidence, may_reconcile=may_reconcile)
         case _:
             assert_never(verdict.state)
+
+
+def _after_both_refusals(
+    login: Login, candidate: Value, older: Sequence[Value], evidence: dict[str, Any], *, may_reconcile: bool
+) -> Decision:
+    """Try the candidate once more: what was sent over a line that broke may have landed between the two logins."""
+    if not may_reconcile:  # the admin would set the same value, whatever happened
+        again = login(candidate)
+        match again.state:
+            case VerdictState.ACCEPTED:
+                return Decision(action=Action.PROMOTE, evidence={**evidence, "login": again.state.value})
+            case VerdictState.PARTIAL:
+                return Decision(action=Action.APPLY, cause="partial", evidence=evidence)
+            case VerdictState.LOCKED:
+                return _locked(evidence)
+            case VerdictState.UNKNOWN if again.cause != "lockout_budget":
+                return _unknown(again, evidence)
+            case _:  # it really is neither
+                pass
+    return _out_of_sync(login, older, evidence, may_reconcile=may_reconcile)
 
 
 def _out_of_sync(login: Login, older: Sequence[Value], evidence: dict[str, Any], *, may_reconcile: bool) -> Decision:

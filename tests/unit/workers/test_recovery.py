@@ -83,6 +83,20 @@ def test_a_verdict_of_a_moment_ago_is_not_asked_again() -> None:
     assert (decision.action, logins.tried) == (Action.APPLY, ["current"])
 
 
+def test_a_change_that_lands_between_the_two_logins_is_found() -> None:
+    """The line broke under the change: it was still on its way when the new value was tried, and not any more after."""
+    answers = iter([S.REFUSED, S.REFUSED, S.ACCEPTED])
+    decision = decide(lambda _value: Verdict(state=next(answers)), NEW, CURRENT, [OLDER], may_reconcile=False)
+    assert decision.action is Action.PROMOTE
+    assert decision.evidence == {"login": "accepted", "current": "refused"}
+
+
+def test_a_budget_that_ends_there_still_tells_an_operator() -> None:
+    answers = iter([Verdict(state=S.REFUSED)] * 2 + [Verdict(state=S.UNKNOWN, cause="lockout_budget")] * 2)
+    decision = decide(lambda _value: next(answers), NEW, CURRENT, [OLDER], may_reconcile=False)
+    assert (decision.action, decision.cause, decision.evidence["older"]) == (Action.WAIT, "out_of_sync", "not_tried")
+
+
 def applying(world: GatewayWorld, *, state: str = "applying") -> Value:
     value = Value(password=SecretValue("Half-Way-1"))
     world.add_row(world.user, value, state)

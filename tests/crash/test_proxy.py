@@ -61,15 +61,16 @@ def test_the_line_to_the_target_breaks(world: World, crash_targets: Sequence[Tar
         world.orders.release()
         ends = judge.ended(world, [case.job_uid for case in cases])
         accounts = [case.account for case in cases]
-        judge.check_current(world, accounts)
         for case in cases:
             case.proxy.disarm()
             end, runs = ends[case.job_uid], case.account.runs() - case.runs
-            assert (end.state, runs) == ("succeeded", 1), f"{case.action} {case.when} {case.boundary}: {end}"
+            what = f"{case.target.name}: {case.action} {case.when} {case.boundary}"
+            assert (end.state, runs) == ("succeeded", 1), f"{what}: {end} {world.site.opened(end.uid)}"
             assert end.attempts <= 4, end
             fault = f"line to target: {case.action} when {case.when}".replace("_", " ")
             table.add(fault, case.target.name, "rotated", where=_PLACES[case.boundary], attempts=end.attempts)
             world.site.rotate_by(case.account.uid, case.target.resource)
+        judge.check_current(world, accounts)
         judge.check_story(world, accounts)
     world.give_back(accounts)
 

@@ -101,7 +101,8 @@ def status(data_dir: DataDirOption = None, style: FormatOption = Format.TABLE) -
 
 
 def _print_status(value: dict[str, Any]) -> None:
-    print_pairs({name.capitalize(): value[name] for name in ("router", "ca", "broker", "flower", "data_dir")})
+    names = {"Router": "router", "CA": "ca", "Broker": "broker", "Flower": "flower", "Data": "data_dir"}
+    print_pairs({title: value[name] for title, name in names.items()})
     print_table(
         ["Process", "PID", "State", "Restarts"],
         [(entry["name"], entry["pid"], entry["state"], entry.get("restarts", 0)) for entry in value["processes"]],

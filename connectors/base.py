@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
@@ -322,6 +323,9 @@ class Connector(ABC):
         Raises:
             NotApplied: with the cause; nothing on the target changed.
         """
+
+    def keep_state(self, folder: Path) -> None:  # noqa: B027
+        """Remember in this folder, beyond the process, what must not be forgotten: host keys that were first seen."""
 
     def recognise(self, host: str, port: int, deadline: Deadline) -> Service | None:  # noqa: ARG002
         """Return what listens there if it speaks this connector's protocol, without a login; else None."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 from connectors.base import Capability, Connector, Credential, Deadline, Service, Target
@@ -44,6 +45,10 @@ class LinuxConnector(Connector):
         self._handshakes_per_host = handshakes_per_host
         self._gates: dict[tuple[str, int], threading.Semaphore] = {}
         self._lock = threading.Lock()
+
+    def keep_state(self, folder: Path) -> None:
+        """Remember in ``known_hosts`` of this folder which key each server had when it was first seen."""
+        self.host_keys.keep_in(folder / "known_hosts")
 
     def open(self, target: Target, rotator: Credential | None, deadline: Deadline) -> LinuxSession:
         """Connect as the rotator, over a kept connection where there is one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 from connectors.base import Connector
 from pam_jobs.errors import ConfigurationError, Unsupported
@@ -29,11 +30,12 @@ _CHAINS: dict[str, dict[str, tuple[str, ...]]] = {
 class ConnectorRegistry:
     """The connectors of a process: one instance of each, made when first asked for, shared by every thread."""
 
-    def __init__(self, points: Iterable[EntryPoint] | None = None) -> None:
+    def __init__(self, points: Iterable[EntryPoint] | None = None, *, state_folder: Path | None = None) -> None:
         """Collect what there is; nothing is imported yet.
 
         Args:
             points: entry points to use in place of the installed ones.
+            state_folder: an existing folder where connectors remember beyond the process; None: they do not.
 
         Raises:
             ConfigurationError: two different connectors have one name.
@@ -46,6 +48,7 @@ class ConnectorRegistry:
                     remedy="uninstall one of the packages, or rename its entry point",
                 )
         self._made: dict[str, Connector] = {}
+        self._state_folder = state_folder
 
     def names(self) -> list[str]:
         """Return the names of all connectors, in alphabetical order."""
@@ -119,4 +122,7 @@ class ConnectorRegistry:
             raise ConfigurationError(
                 f"{self._values[name]} is no connector named {name!r}", remedy="fix its entry point"
             )
-        return kind()
+        connector = kind()
+        if self._state_folder is not None:
+            connector.keep_state(self._state_folder)
+        return connector

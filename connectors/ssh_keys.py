@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
 import threading
+from pathlib import Path
 
 import paramiko
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -21,12 +24,21 @@ _POLICIES = ("accept-new", "strict")
 
 
 class HostKeys:
-    """Which key each server may have: the ones on its record, else the first one seen by this process."""
+    """Which key each server may have: the ones on its record, else the first one that was seen."""
 
     def __init__(self) -> None:
         """Know no server."""
         self._seen: dict[tuple[str, int], str] = {}
         self._lock = threading.Lock()
+        self._file: Path | None = None
+
+    def keep_in(self, file: Path) -> None:
+        """Remember in this file what is seen, also for later processes and for others that run beside this one.
+
+        Args:
+            file: one line a server, "host port type base64"; made with mode 0600 when the first server is seen.
+        """
+        self._file = file
 
     def preferred_types(self, target: Target) -> list[str]:
         """Return the types of the keys that are accepted, so that the server is asked for one of them."""
@@ -58,11 +70,38 @@ class HostKeys:
             raise HostKeyMismatch(
                 "no key of this server is on record", remedy="put its host key into the resource record"
             )
-        with self._lock:
-            first = self._seen.setdefault((target.host, target.port), key)
+        first = self._first_seen(target.host, target.port, key)
         if first != key:
             remedy = "check the machine; if its key really changed, put the new one into the resource record"
             raise HostKeyMismatch("the server's key changed since it was first seen", remedy=remedy)
+
+    def _first_seen(self, host: str, port: int, key: str) -> str:
+        """Return the key that the server had when it was first seen, which is now where it is new."""
+        with self._lock:
+            if (host, port) not in self._seen and self._file is not None:
+                self._seen[host, port] = _first_in_file(self._file, f"{host} {port} ", key)
+            return self._seen.setdefault((host, port), key)
+
+
+def _first_in_file(file: Path, server: str, key: str) -> str:
+    try:
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError as error:  # a first contact that cannot be remembered would be trusted anew each time
+        raise ConfigurationError(
+            f"{file} cannot be written ({error.strerror})",
+            remedy="give the gateway a writable folder beside its configuration, or put host keys into the records",
+        ) from None
+    with os.fdopen(descriptor, "r+") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # several instances of a gateway share the file
+        stream.seek(0)
+        for line in stream:
+            if line.startswith(server):
+                return line.removeprefix(server).strip()
+        stream.write(f"{server}{key}\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    return key
 
 
 def load_private_key(private_key: SecretValue) -> paramiko.PKey:

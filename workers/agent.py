@@ -64,7 +64,7 @@ class Agent:
         Args:
             settings: of the process.
             identity: of the gateway.
-            state_dir: where instances of this machine are remembered; None: nowhere.
+            state_dir: where instances of this machine and host keys are remembered; None: nowhere.
         """
         self._settings = settings
         self._identity = identity
@@ -75,7 +75,7 @@ class Agent:
         name = settings.gateway_instance or f"{socket.gethostname()[:40]}-{secrets.token_hex(4)}"
         self.instance = name[:64]
         self._vault = SdkVault(identity.storage, settings.ca_file)
-        self._registry = ConnectorRegistry()
+        self._registry = ConnectorRegistry(state_folder=state_dir)
         self._http = _http_client(identity.hostname, settings)
         self._router: RouterClient | None = None
         self._engine: Engine | None = None

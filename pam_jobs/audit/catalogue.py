@@ -104,6 +104,7 @@ _CATALOGUE: dict[str, dict[str, str]] = {
             "Scheduled rotation of record UID ${record_uid} failed: ${result_code}, scripts: ${post_rotation_code}"
         ),
         "pam_job_created": "Job ${job_uid} (${job_kind}) was created by ${username}",
+        "pam_job_joined": "User ${username} asked for what job ${job_uid} (${job_kind}) does already",
         "pam_job_cancel_requested": "User ${username} asked to cancel job ${job_uid}",
         "pam_job_cancelled": "Job ${job_uid} (${job_kind}) was cancelled",
         "pam_job_released": "Job ${job_uid} (${job_kind}) went back to its queue: ${result_code}",

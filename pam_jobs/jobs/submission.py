@@ -98,7 +98,7 @@ def submit(  # noqa: PLR0913 - each argument is a column of the job
         attempts=0,
         timings={},
     )
-    known = _known(session, clock, wanted)
+    known = _known(session, clock, requested_by, wanted)
     return (known, False) if known is not None else _add(session, clock, requested_by, wanted)
 
 
@@ -122,7 +122,7 @@ def serialise(session: Session, record_uid: str) -> None:
     session.execute(locking_insert(session, CredentialEpoch, {"record_uid": record_uid, "epoch": 0}, "record_uid"))
 
 
-def _known(session: Session, clock: Clock, wanted: Job) -> Job | None:
+def _known(session: Session, clock: Clock, actor: Actor, wanted: Job) -> Job | None:
     """Return the job that does already what is asked, by its key or, on demand, because it is open."""
     if wanted.trigger == ON_DEMAND and wanted.record_uid is not None:
         serialise(session, wanted.record_uid)
@@ -131,7 +131,10 @@ def _known(session: Session, clock: Clock, wanted: Job) -> Job | None:
         if known is not None:
             _check_same(known, wanted)
             return known
-    return _join(session, clock, wanted) if wanted.trigger == ON_DEMAND else None
+    if wanted.trigger != ON_DEMAND or (joined := _join(session, clock, wanted)) is None:
+        return None
+    job_event(session, clock, actor, "pam_job_joined", joined, trigger=joined.trigger)  # else nobody knew who asked
+    return joined
 
 
 def _add(session: Session, clock: Clock, actor: Actor, wanted: Job) -> tuple[Job, bool]:

@@ -44,6 +44,7 @@ def test_a_request_joins_the_open_job_of_the_same_record_and_kind(fleet: Fleet, 
     first = ask(fleet, record)
     joined, is_new = ask_all(fleet, record)
     assert (joined.uid, is_new) == (first.uid, False)
+    assert [event.fields["job_uid"] for event in fleet.events("pam_job_joined")] == [first.uid]  # who asked is known
     other_kind, is_new = ask_all(fleet, record, JobKind.VERIFY)
     assert is_new
     assert other_kind.uid != first.uid

@@ -44,6 +44,18 @@ class CredentialLost(AssertionError):
     """No value in the ledger logs in."""
 
 
+class ScriptRanTwice(AssertionError):
+    """A script that runs at most once has run more often."""
+
+
+def check_runs(account: Account, before: int, what: str) -> int:
+    """Return how often the record's script ran since then: never more than once for a job."""
+    runs = account.runs() - before
+    if runs > 1:
+        raise ScriptRanTwice(f"{what}: the script ran {runs} times")
+    return runs
+
+
 def ledger(world: World, accounts: Iterable[Account]) -> dict[str, list[Row]]:
     """Return the opened versions of each record, the likeliest to be live first."""
     keys = {account.uid: account.key for account in accounts}

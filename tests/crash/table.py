@@ -19,6 +19,11 @@ def add(fault: str, connector: str, outcome: str, *, where: str = "", attempts: 
     _write({"fault": fault, "connector": connector, "outcome": outcome, "where": where, "attempts": attempts})
 
 
+def fail(kind: str, test: str) -> None:
+    """Note a check that did not hold."""
+    _write({"failed": kind, "test": test})
+
+
 def note_seconds(seconds: float) -> None:
     """Note how long a round took."""
     _write({"seconds": round(seconds, 1)})
@@ -35,10 +40,13 @@ def _write(row: dict[str, Any]) -> None:
         out.write(json.dumps(row) + "\n")
 
 
+def _notes() -> list[dict[str, Any]]:
+    return [json.loads(line) for path in sorted(FOLDER.glob(f"{_run()}.*.jsonl")) for line in path.open()]
+
+
 def rows() -> list[dict[str, Any]]:
-    """Return what this run noted."""
-    found = [json.loads(line) for path in sorted(FOLDER.glob(f"{_run()}.*.jsonl")) for line in path.open()]
-    return [row for row in found if "fault" in row]
+    """Return the faults of this run that were survived."""
+    return [row for row in _notes() if "fault" in row]
 
 
 def markdown() -> str:
@@ -61,7 +69,10 @@ def markdown() -> str:
         ]
         lines.append(f"| {fault} | {len(places[fault])} | {' | '.join(cells)} | {attempts[fault]} |")
     total = sum(count for line in counts.values() for cell in line.values() for count in cell.values())
-    lines += ["", f"{total} faults survived. Credentials lost: 0. Scripts run twice: 0. Stuck without a word: 0."]
+    failed = Counter(row["failed"] for row in _notes() if "failed" in row)
+    lost, twice = failed.pop("CredentialLost", 0), failed.pop("ScriptRanTwice", 0)
+    counted = f"Credentials lost: {lost}. Scripts run twice: {twice}. Other checks that failed: {failed.total()}."
+    lines += ["", f"{total} faults survived. {counted}"]
     return "\n".join(lines)
 
 

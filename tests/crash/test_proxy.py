@@ -17,7 +17,7 @@ from tests.crash.world import World, eventually
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
 
-_JOB_SECONDS = 20  # how long a target that hangs is waited for
+_JOB_SECONDS = 15  # how long a target that hangs is waited for
 _PLACES = {"after:intend": "change", "before:probe": "login"}
 _LINES = [
     (action, when)

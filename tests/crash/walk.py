@@ -107,8 +107,8 @@ class Walk:
         judge.check_story(world, accounts)
         what = " and ".join(sorted(told)) or "nothing"
         for case in cases:
-            end, runs = ends[case.job_uid], case.account.runs() - case.runs
-            assert runs <= 1, f"{what} at {case.boundary}: the script ran {runs} times"
+            end = ends[case.job_uid]
+            judge.check_runs(case.account, case.runs, f"{what} at {case.boundary}")
             is_reported = (end.state, end.cause) in {("succeeded", None), ("failed", "scripts_unknown")}
             assert is_reported, f"{what} at {case.boundary}: {end}"
             assert end.attempts <= MOST_ATTEMPTS + 2, end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import ipaddress
+import os
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -43,7 +44,7 @@ def ensure_tls(folder: Path, names: list[str], clock: Clock) -> TlsFiles:
     """
     files = TlsFiles(ca=folder / "ca.pem", certificate=folder / "router.pem", key=folder / "router.key")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as lock:
+    with os.fdopen(os.open(folder / ".lock", os.O_WRONLY | os.O_CREAT, 0o600), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # routers that start at once must not end with one's CA and another's key
         if not files.ca.exists():
             (folder / "ca.key").unlink(missing_ok=True)  # of a start that was killed before it wrote the certificate

@@ -1,11 +1,12 @@
-"""Post-rotation scripts as durable steps: in order, in their place, each at most once."""
+"""Post-rotation scripts as durable steps: in order, in their place, each run to its end at most once."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Final
 
 import structlog
@@ -23,7 +24,7 @@ from pam_jobs.errors import (
     VaultUnavailable,
 )
 from pam_jobs.jobs.wire import PostStatus, StepRow
-from pam_jobs.records.record import ScriptRef
+from pam_jobs.records.record import ReRun, ScriptRef
 from workers.chain import through
 from workers.lease import Cancelled
 from workers.ports import VaultRecord
@@ -33,12 +34,21 @@ from workers.scrub import Scrubber, secrets_of
 from workers.values import Value
 from workers.work import Work
 
-__all__ = ["OUTPUT_BYTES", "Credentials", "Scripts"]
+__all__ = ["OUTPUT_BYTES", "Credentials", "Purpose", "Scripts", "post_status"]
 
 _log = structlog.get_logger(__name__)
 
 OUTPUT_BYTES: Final = 64 * 1024
 """How much of each output is kept."""
+
+_MOST_RUNS: Final = 3  # of a script that may be run again while its end is unknown
+
+
+class Purpose(StrEnum):
+    """What the scripts are run for; the kind of their steps, and the beginning of their keys."""
+
+    SCRIPT = "script"  # a credential was rotated
+    RERUN = "rerun"  # it was rolled back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,21 +79,27 @@ class _Prepared:
 class Scripts:
     """The scripts of one job: of the user record, then the resource's, then the configuration's."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, purpose: Purpose = Purpose.SCRIPT, after: int = 0) -> None:
         """Read the order from the records.
+
+        Args:
+            work: the job.
+            purpose: a finished script never runs again for the same one.
+            after: position of the last step before them.
 
         Raises:
             InvalidInput: an attached script names no file.
         """
         self._work = work
-        self._steps = self._planned()
+        self._purpose = purpose
+        self._steps = self._planned(after)
         self._results: list[dict[str, Any]] = []
         self._states: dict[str, StepRow] | None = None
 
     @property
     def is_empty(self) -> bool:
         """Say whether there is nothing to run, in this attempt and in earlier ones."""
-        return not self._steps and not self._work.claim.steps
+        return not self._steps and not self._mine(self._work.claim.steps)
 
     @property
     def count(self) -> int:
@@ -104,8 +120,8 @@ class Scripts:
     def run(self, credentials: Credentials) -> PostStatus:
         """Run what has not run yet, and return how all of them ended.
 
-        A step that an earlier attempt left running is reported as unknown and not run again. After a failed script the
-        next ones still run: each stands for itself.
+        A step that an earlier attempt left running is unknown: it is run again where its attachment says so, a few
+        times, and only reported otherwise. After a failed script the next ones still run: each stands for itself.
 
         Raises:
             LeaseLost, EpochConflict: a newer attempt goes on.
@@ -113,26 +129,31 @@ class Scripts:
         if self.is_empty:
             return PostStatus.NONE
         states = self._states if self._states is not None else self._declared()
-        ends: list[str] = []
-        for step in self._steps:
-            state = states[step.row.key].state if step.row.key in states else "pending"
-            match state:
-                case "pending":
-                    ends.append(self._run_step(step, credentials))
-                case "running":
-                    ends.append(self._leave(step))
-                case _:
-                    ends.append(state)
+        ends = [self._bring_to_end(step, states.get(step.row.key, step.row), credentials) for step in self._steps]
         known = {step.row.key for step in self._steps}
         ends += [row.state for key, row in states.items() if key not in known]
-        if any(end in {"failed", "pending"} for end in ends):
-            return PostStatus.FAILED
-        return PostStatus.UNKNOWN if any(end != "succeeded" for end in ends) else PostStatus.OK
+        return post_status(ends)
+
+    def _bring_to_end(self, step: _Step, row: StepRow, credentials: Credentials) -> str:
+        match row.state:
+            case "running":
+                return self._leave(step)
+            case "succeeded" | "failed":
+                return row.state
+        state = row.state
+        for _ in range(row.attempts, row.most_attempts):
+            state = self._run_step(step, credentials)
+            if state != "unknown":
+                break
+        return state
+
+    def _mine(self, rows: Iterable[StepRow]) -> list[StepRow]:
+        return [row for row in rows if row.kind == self._purpose]
 
     def _declared(self) -> dict[str, StepRow]:
-        return {row.key: row for row in self._work.job.declare_steps([step.row for step in self._steps])}
+        return {row.key: row for row in self._mine(self._work.job.declare_steps([step.row for step in self._steps]))}
 
-    def _planned(self) -> list[_Step]:
+    def _planned(self, after: int) -> list[_Step]:
         work = self._work
         steps: list[_Step] = []
         for owner in (work.user, work.resource, work.configuration):
@@ -141,17 +162,18 @@ class Scripts:
             place = "machine" if owner is work.resource and owner.record.type == "pamMachine" else "gateway"
             for number, script in enumerate(owner.record.scripts, start=1):
                 row = StepRow(
-                    key=f"script:{owner.uid}:{script.file_uid}:{number}",
-                    position=len(steps) + 1,
-                    kind="script",
+                    key=f"{self._purpose}:{owner.uid}:{script.file_uid}:{number}",
+                    position=after + len(steps) + 1,
+                    kind=self._purpose,
                     place=place,
                     state="pending",
+                    most_attempts=_MOST_RUNS if script.re_run is ReRun.IF_UNKNOWN else 1,
                 )
                 steps.append(_Step(row=row, owner=owner, script=script))
         return steps
 
     def _leave(self, step: _Step) -> str:
-        """Report a step that was cut off; it may have done a part of its work, so it is never run again."""
+        """Report a step that was cut off in this very attempt; it may have done a part of its work."""
         finish = self._work.job.new_finish(key=step.row.key, state="unknown", cause="interrupted")
         try:
             self._work.job.finish_step(finish)
@@ -333,6 +355,16 @@ class Scripts:
             return ScriptResult(exit_code=done.exit_code, stdout=done.stdout, stderr=done.stderr)
 
         return through(work.chain, work.target.protocol, run_with)
+
+
+def post_status(ends: Iterable[str]) -> PostStatus:
+    """Return the code for the states in which steps ended."""
+    states = set(ends)
+    if not states:
+        return PostStatus.NONE
+    if states & {"failed", "pending"}:
+        return PostStatus.FAILED
+    return PostStatus.OK if states == {"succeeded"} else PostStatus.UNKNOWN
 
 
 def _remove(session: Session, path: str) -> None:

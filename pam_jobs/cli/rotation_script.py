@@ -9,6 +9,7 @@ import typer
 
 from pam_jobs.cli.common import Format, FormatOption, created, done, emit, group, print_table, vault
 from pam_jobs.errors import InvalidInput, NotFound
+from pam_jobs.records.record import ReRun
 
 if TYPE_CHECKING:
     from pam_jobs.client.records import VaultRecord
@@ -49,6 +50,13 @@ def add(
         list[str] | None, typer.Option("--add-credential", "-ac", help="Record handed to the script too; repeat.")
     ] = None,
     command: Annotated[str, typer.Option("--script-command", help="Interpreter, such as `python3`.")] = "",
+    re_run: Annotated[
+        ReRun,
+        typer.Option(
+            "--re-run",
+            help="When it was cut off: report it as unknown, or run it again (it must then do no harm twice).",
+        ),
+    ] = ReRun.NEVER,
     style: FormatOption = Format.TABLE,
 ) -> None:
     """Attach a script; only the record's owner may."""
@@ -71,7 +79,7 @@ def add(
         others = tuple(client.records.find(text).uid for text in credential or [])
 
         def link(changed: Record, file_uid: str) -> Record:
-            ref = ScriptRef(file_uid=file_uid, record_uids=others, command=command)
+            ref = ScriptRef(file_uid=file_uid, record_uids=others, command=command, re_run=re_run)
             return changed.with_scripts([*changed.scripts, ref])
 
         uid = client.records.attach(stored.uid, script.name, content, link)
@@ -91,9 +99,12 @@ def edit(
     command: Annotated[
         str | None, typer.Option("--script-command", help="Interpreter; empty: by its first line.")
     ] = None,
+    re_run: Annotated[
+        ReRun | None, typer.Option("--re-run", help="When it was cut off: report it as unknown, or run it again.")
+    ] = None,
     style: FormatOption = Format.TABLE,
 ) -> None:
-    """Change what a script is given, or what runs it."""
+    """Change what a script is given, what runs it, or whether it runs again after it was cut off."""
     from dataclasses import replace
 
     with vault() as client:
@@ -108,7 +119,12 @@ def edit(
                 changed = ref
                 if ref.file_uid == uid:
                     kept = [entry for entry in dict.fromkeys([*ref.record_uids, *plus]) if entry not in minus]
-                    changed = replace(ref, record_uids=tuple(kept), command=ref.command if command is None else command)
+                    changed = replace(
+                        ref,
+                        record_uids=tuple(kept),
+                        command=ref.command if command is None else command,
+                        re_run=re_run or ref.re_run,
+                    )
                 refs.append(changed)
             return old.with_scripts(refs)
 
@@ -150,6 +166,7 @@ def list_(
                 "script_name": next((file.name for file in stored.files if file.uid == ref.file_uid), None),
                 "records": list(ref.record_uids),
                 "command": ref.command,
+                "re_run": ref.re_run.value,
             }
             for stored in client.records.list()
             if pattern is None or pattern == stored.uid or pattern.casefold() in stored.title.casefold()
@@ -159,8 +176,8 @@ def list_(
         style,
         {"scripts": rows},
         lambda: print_table(
-            ["Record UID", "Title", "Type", "Script UID", "Script", "Credentials", "Command"],
-            [(*list(row.values())[:5], len(row["records"]), row["command"]) for row in rows],
+            ["Record UID", "Title", "Type", "Script UID", "Script", "Credentials", "Command", "Re-run"],
+            [(*list(row.values())[:5], len(row["records"]), row["command"], row["re_run"]) for row in rows],
             empty="no record has scripts",
         ),
     )

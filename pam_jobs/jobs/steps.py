@@ -30,6 +30,8 @@ def rows_of(session: Session, job_uid: str) -> list[wire.StepRow]:
             JobStep.state,
             JobStep.exit_code,
             JobStep.cause,
+            JobStep.attempts,
+            JobStep.most_attempts,
         )
         .where(JobStep.job_uid == job_uid)
         .order_by(JobStep.position, JobStep.key)
@@ -62,6 +64,8 @@ def declare(session: Session, clock: Clock, holder: Holder, steps: list[wire.Ste
                     "place": step.place,
                     "state": StepState.PENDING,
                     "epoch": holder.epoch,
+                    "attempts": 0,
+                    "most_attempts": step.most_attempts,
                 },
             )
         )
@@ -71,9 +75,11 @@ def declare(session: Session, clock: Clock, holder: Holder, steps: list[wire.Ste
 def start(session: Session, clock: Clock, holder: Holder, key: str) -> None:
     """Move the step ``pending → running``, durably before it runs.
 
+    One whose end is unknown goes the same way again, as often as it was declared for.
+
     Raises:
         NotFound: the step was not declared.
-        StateError: it is not pending, or the job was cancelled before anything was changed.
+        StateError: it is not to be started, or the job was cancelled before anything was changed.
         EpochConflict, LeaseLost, AccessDenied: as ``hold``.
     """
     job = hold(session, clock, holder)
@@ -90,8 +96,20 @@ def start(session: Session, clock: Clock, holder: Holder, key: str) -> None:
     started = changed(
         session,
         update(JobStep)
-        .where(JobStep.job_uid == job.uid, JobStep.key == key, JobStep.state == StepState.PENDING)
-        .values(state=StepState.RUNNING, epoch=holder.epoch, started_at=clock.now()),
+        .where(
+            JobStep.job_uid == job.uid,
+            JobStep.key == key,
+            (JobStep.state == StepState.PENDING)
+            | ((JobStep.state == StepState.UNKNOWN) & (JobStep.attempts < JobStep.most_attempts)),
+        )
+        .values(
+            state=StepState.RUNNING,
+            epoch=holder.epoch,
+            attempts=JobStep.attempts + 1,
+            cause=None,
+            started_at=clock.now(),
+            finished_at=None,
+        ),
     )
     if started != 1:
         state = _state(session, job.uid, key)

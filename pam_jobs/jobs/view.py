@@ -29,6 +29,8 @@ class StepView(BaseModel):
     state: str
     exit_code: int | None
     cause: str | None
+    attempts: int
+    most_attempts: int
     output: Blob | None  # by the user record's key
     started_at: datetime | None
     finished_at: datetime | None

@@ -140,6 +140,8 @@ class StepRow(_Wire):
     state: str
     exit_code: int | None = None
     cause: str | None = None
+    attempts: int = 0  # how often it was started
+    most_attempts: int = Field(1, ge=1, le=100, description="how often it may be started, while its end is unknown")
 
 
 class Claim(_Wire):
@@ -252,7 +254,7 @@ class StepDeclaration(Fenced):
 
 
 class StepStart(Fenced):
-    """POST /jobs/{uid}/steps/start: ``pending → running``; refused for anything not pending."""
+    """POST /jobs/{uid}/steps/start: ``pending → running``, and ``unknown → running`` while it may be started again."""
 
     key: str
 

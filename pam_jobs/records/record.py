@@ -6,15 +6,23 @@ import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, NoReturn
 
 from pam_jobs.errors import InvalidInput
 from pam_jobs.secret import SecretValue
 
-__all__ = ["PamResources", "Record", "ScriptRef", "parse_flag"]
+__all__ = ["PamResources", "ReRun", "Record", "ScriptRef", "parse_flag"]
 
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
+
+
+class ReRun(StrEnum):
+    """What becomes of a script of which nobody knows whether it ran to its end."""
+
+    NEVER = "never"  # reported as unknown
+    IF_UNKNOWN = "if-unknown"  # run again: it does no harm when it has run already
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +32,7 @@ class ScriptRef:
     file_uid: str
     record_uids: tuple[str, ...] = ()  # additional credentials handed to the script
     command: str = ""  # the interpreter, empty: by the shebang
+    re_run: ReRun = ReRun.NEVER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,11 +228,13 @@ class Record:
     def with_scripts(self, scripts: Sequence[ScriptRef]) -> Record:
         """Return the record with these scripts; keys we do not know stay with the file they stood beside."""
         known = {value.get("fileRef"): value for value in self.values("script", "rotationScripts")}
-        values = [
-            known.get(script.file_uid, {})
-            | {"fileRef": script.file_uid, "recordRef": list(script.record_uids), "command": script.command}
-            for script in scripts
-        ]
+        values = []
+        for script in scripts:
+            value = known.get(script.file_uid, {})
+            value |= {"fileRef": script.file_uid, "recordRef": list(script.record_uids), "command": script.command}
+            if script.re_run is not ReRun.NEVER or "reRun" in value:
+                value["reRun"] = script.re_run.value
+            values.append(value)
         return self.set_field("script", values, "rotationScripts")
 
     def resources(self) -> PamResources:
@@ -375,4 +386,6 @@ def _script(value: Any) -> ScriptRef:
         file_uid=file_uid,
         record_uids=tuple(str(uid) for uid in value.get("recordRef") or []),
         command=str(value.get("command") or ""),
+        # Our own key beside the vendor's: a client that drops it, or writes something else, leaves the safe setting.
+        re_run=ReRun.IF_UNKNOWN if value.get("reRun") == ReRun.IF_UNKNOWN else ReRun.NEVER,
     )

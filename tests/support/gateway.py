@@ -140,7 +140,7 @@ class MemoryRouter:
         job.attempts += 1
         for step in job.steps.values():
             if step["state"] == "running":
-                step["state"] = "unknown"
+                step.update(state="unknown", cause="interrupted")
         claim = wire.Claim(
             job_uid=job.uid, kind=job.kind, trigger="on_demand", gateway_uid=GATEWAY_UID,
             configuration_uid=job.configuration_uid, record_uid=job.record_uid, resource_uid=job.resource_uid,
@@ -232,11 +232,13 @@ class MemoryRouter:
 
     def _steps_start(self, job: MemoryJob, body: dict[str, Any]) -> None:
         step = job.steps[body["key"]]
-        if step["state"] != "pending":
+        may_start = step["state"] == "unknown" and step["attempts"] < step["most_attempts"]
+        if step["state"] != "pending" and not may_start:
             raise StateError(f"the step is {step['state']}")
         if job.cancelled and job.state == "leased":
             raise StateError("the job was cancelled")
-        step["state"], job.state = "running", "running"
+        step.update(state="running", attempts=step["attempts"] + 1, cause=None)
+        job.state = "running"
 
     def _steps_finish(self, job: MemoryJob, body: dict[str, Any]) -> None:
         step, said = job.steps[body["key"]], wire.StepFinish(**body)
@@ -389,10 +391,12 @@ class GatewayWorld:
         self.router.files.setdefault(record_uid, []).append((file, content))
         return uid
 
-    def attach(self, record_uid: str, content: bytes, *, command: str = "", records: Sequence[str] = ()) -> str:
+    def attach(
+        self, record_uid: str, content: bytes, *, command: str = "", records: Sequence[str] = (), re_run: str = "never"
+    ) -> str:
         """Attach a script to a record and return the file's uid."""
         uid = self.add_file(record_uid, content)
-        value = {"fileRef": uid, "recordRef": list(records), "command": command}
+        value = {"fileRef": uid, "recordRef": list(records), "command": command, "reRun": re_run}
         self.edit(
             record_uid,
             lambda record: record.set_field(

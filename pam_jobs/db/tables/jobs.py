@@ -134,7 +134,7 @@ class JobStep(Base):
     __tablename__ = "job_steps"
 
     job_uid: Mapped[str] = mapped_column(ForeignKey("jobs.uid"), primary_key=True)
-    key: Mapped[str] = mapped_column(String(120), primary_key=True)  # "script:<record uid>:<file uid>:<n>"
+    key: Mapped[str] = mapped_column(String(120), primary_key=True)  # "script:<record uid>:<file uid>:<n>" …
     position: Mapped[int]
     kind: Mapped[str] = mapped_column(String(16))  # script, dependant
     place: Mapped[str] = mapped_column(String(16))  # gateway, machine
@@ -143,6 +143,8 @@ class JobStep(Base):
     exit_code: Mapped[int | None]
     cause: Mapped[str | None] = mapped_column(String(64))
     output: Mapped[bytes | None] = mapped_column(LargeBinary)  # scrubbed, JSON by the user record's key
+    attempts: Mapped[int] = mapped_column(default=0, server_default=text("0"))  # how often it was started
+    most_attempts: Mapped[int] = mapped_column(default=1, server_default=text("1"))  # while its end is unknown
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 

@@ -54,6 +54,33 @@ def test_an_interrupted_step_is_unknown_and_never_run_again(fleet: Fleet, record
     second.start_step("c")
 
 
+def test_a_step_that_may_be_repeated_is_started_again_while_its_end_is_unknown(fleet: Fleet, record: str):
+    job = ask(fleet, record)
+    for number in (1, 2, 3):
+        attempt = begin(fleet, job.uid)
+        if number == 1:
+            attempt.declare("a", most_attempts=3)
+        attempt.start_step("a")
+        with pytest.raises(StateError, match="running"):
+            attempt.start_step("a")
+        fleet.clock.advance(MINUTE)
+    last = begin(fleet, job.uid)
+    [row] = last.claim.steps
+    assert (row.state, row.attempts, row.most_attempts, row.cause) == ("unknown", 3, 3, "interrupted")
+    with pytest.raises(StateError, match="not run again"):
+        last.start_step("a")
+
+
+@pytest.mark.parametrize("end", ["succeeded", "failed"])
+def test_a_step_that_ended_is_never_started_again(fleet: Fleet, record: str, end: str):
+    attempt = begin(fleet, ask(fleet, record).uid)
+    attempt.declare("a", most_attempts=3)
+    attempt.start_step("a")
+    attempt.finish_step("a", end)
+    with pytest.raises(StateError, match="not run again"):
+        attempt.start_step("a")
+
+
 def test_starting_a_script_ends_the_time_to_cancel(fleet: Fleet, record: str):
     job = ask(fleet, record)
     attempt = begin(fleet, job.uid)

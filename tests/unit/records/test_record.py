@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pam_jobs.errors import InvalidInput
-from pam_jobs.records.record import PamResources, Record, ScriptRef
+from pam_jobs.records.record import PamResources, Record, ReRun, ScriptRef
 from pam_jobs.secret import SecretValue
 
 pytestmark = pytest.mark.unit
@@ -177,6 +178,19 @@ def test_scripts_are_read_in_order(user: Record):
         ScriptRef(file_uid="F1", record_uids=("R1", "R2"), command="/bin/sh"),
         ScriptRef(file_uid="F2"),
     ]
+
+
+def test_whether_a_script_runs_again_is_kept_beside_the_vendors_keys(user: Record):
+    first, _ = user.scripts
+    assert first.re_run is ReRun.NEVER
+    changed = user.with_scripts([replace(first, re_run=ReRun.IF_UNKNOWN)])
+    [value] = changed.values("script")
+    assert value["reRun"] == "if-unknown"
+    assert changed.scripts[0].re_run is ReRun.IF_UNKNOWN
+    back = changed.with_scripts([first])
+    assert back.scripts == [first]
+    odd = user.set_field("script", [{**value, "reRun": "always"}], "rotationScripts")
+    assert odd.scripts[0].re_run is ReRun.NEVER, "what is not known is not run twice"
 
 
 def test_scripts_are_replaced_and_keep_what_we_do_not_know(user: Record):

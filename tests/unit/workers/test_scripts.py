@@ -12,7 +12,7 @@ from pam_jobs.crypto import aes
 from pam_jobs.errors import InvalidInput, ScriptTimeout
 from pam_jobs.records.record import Record
 from pam_jobs.secret import SecretValue
-from tests.support.gateway import GatewayWorld
+from tests.support.gateway import GatewayWorld, MemoryJob
 from workers.script_host import argv_for, clean_environment, run_script, safe_name, sweep
 from workers.script_input import ScriptInput, records_member
 
@@ -271,3 +271,54 @@ def test_a_cancelled_job_of_scripts_alone_runs_none(world: GatewayWorld, tmp_pat
     assert job.report is not None
     assert job.report["status"] == "cancelled"
     assert not (tmp_path / "ran").exists()
+
+
+class Killed(BaseException):
+    """What a test throws in place of SIGKILL: nothing of ours catches it."""
+
+
+def cut_off(world: GatewayWorld, boundary: str, times: int) -> MemoryJob:
+    """Run a job whose attempts are killed at the boundary so often, and then let it end."""
+
+    def kill() -> None:
+        raise Killed
+
+    job = world.job()
+    for _ in range(times):
+        world.at[boundary] = kill
+        with pytest.raises(Killed):
+            world.run(job)
+        job.state = "queued"  # as the reconciler does when the lease has ended
+    world.run(job)
+    return job
+
+
+@pytest.mark.parametrize(("re_run", "runs", "post"), [("never", 1, "unknown"), ("if-unknown", 2, "ok")])
+def test_a_script_cut_off_halfway_follows_its_re_run_setting(
+    world: GatewayWorld, tmp_path: Path, re_run: str, runs: int, post: str
+) -> None:
+    world.attach(world.user, f"#!/bin/sh\necho x >> {tmp_path}/first\n".encode())
+    world.attach(world.user, f"#!/bin/sh\necho x >> {tmp_path}/second\n".encode(), re_run=re_run)
+    world.attach(world.user, f"#!/bin/sh\necho x >> {tmp_path}/third\n".encode())
+    job = cut_off(world, "after:step:2", times=1)
+    assert job.report is not None
+    assert (job.report["status"], job.report["post_rotation_status"]) == ("ok", post)
+    ran = [(tmp_path / name).read_text().count("x") for name in ("first", "second", "third")]
+    assert ran == [1, runs, 1], "what had finished never runs again"
+    assert [step["attempts"] for step in job.steps.values()] == [1, runs, 1]
+
+
+def test_a_script_that_is_cut_off_every_time_is_given_up(world: GatewayWorld, tmp_path: Path) -> None:
+    world.attach(world.user, f"#!/bin/sh\necho x >> {tmp_path}/ran\n".encode(), re_run="if-unknown")
+    job = cut_off(world, "after:step:1", times=3)
+    assert job.report is not None
+    assert job.report["post_rotation_status"] == "unknown"
+    assert (tmp_path / "ran").read_text().count("x") == 3
+
+
+def test_a_script_that_failed_is_not_run_again(world: GatewayWorld, tmp_path: Path) -> None:
+    world.attach(world.user, f"#!/bin/sh\necho x >> {tmp_path}/ran; exit 1\n".encode(), re_run="if-unknown")
+    job = cut_off(world, "stored:step:1", times=1)
+    assert job.report is not None
+    assert job.report["post_rotation_status"] == "failed"
+    assert (tmp_path / "ran").read_text().count("x") == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = GatewaySettings()
         logs.configure(as_json=settings.log_json)
         identity = load(options.config, os.environ)
-        return Agent(settings, identity, _state_dir(options.config)).run()
+        return Agent(settings, identity, _state_dir(options.config, os.environ)).run()
     except ValidationError as error:
         first = error.errors()[0]
         name = "PAM_" + str(first["loc"][0]).upper()
@@ -47,9 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _state_dir(config: Path | None) -> Path | None:
-    """Return where the instances that run from this configuration are remembered."""
-    path = config or DEFAULT_FILE
+def _state_dir(config: Path | None, environment: Mapping[str, str]) -> Path | None:
+    """Return where what runs from this configuration keeps its state: beside the file, where there is one."""
+    path = config or Path(environment.get("GATEWAY_CONFIG_FILE") or DEFAULT_FILE)
     return path.with_name(f"{path.stem}.instances") if path.exists() else None
 
 

@@ -35,6 +35,7 @@ from workers.breaker import Breakers
 from workers.engine import Engine
 from workers.identity import Identity, bind
 from workers.instances import InstanceFile
+from workers.journal import Journal
 from workers.ports import EngineSettings, Ports
 from workers.request import MessageGuard
 from workers.router import DeviceToken, RouterClient, RouterUnavailable
@@ -64,7 +65,7 @@ class Agent:
         Args:
             settings: of the process.
             identity: of the gateway.
-            state_dir: where instances of this machine and host keys are remembered; None: nowhere.
+            state_dir: where instances of this machine, host keys and the journal are kept; None: nowhere.
         """
         self._settings = settings
         self._identity = identity
@@ -76,6 +77,7 @@ class Agent:
         self.instance = name[:64]
         self._vault = SdkVault(identity.storage, settings.ca_file)
         self._registry = ConnectorRegistry(state_folder=state_dir)
+        self._journal = Journal(state_dir, clock=self._clock)
         self._http = _http_client(identity.hostname, settings)
         self._router: RouterClient | None = None
         self._engine: Engine | None = None
@@ -110,6 +112,7 @@ class Agent:
         except PamJobsError as error:
             _log.info("goodbye_not_heard", cause=error.code)
         self._registry.close_idle()
+        self._journal.close()
         if self._instances:
             self._instances.remove()
         self._http.close()
@@ -131,6 +134,7 @@ class Agent:
                     work_dir=settings.work_dir,
                 ),
                 boundary=boundary_from(os.environ),
+                journal=self._journal,
             )
         )
 

@@ -13,6 +13,7 @@ from pam_jobs.jobs import wire
 from pam_jobs.records.record import Record
 from workers.boundaries import Boundary, nothing
 from workers.breaker import Breakers
+from workers.journal import Journal
 
 __all__ = ["ChainFor", "EngineSettings", "JobPort", "Ports", "RouterPort", "VaultFile", "VaultPort", "VaultRecord"]
 
@@ -164,4 +165,5 @@ class Ports:
     clock: Clock = field(default_factory=SystemClock)
     settings: EngineSettings = field(default_factory=EngineSettings)
     boundary: Boundary = nothing
+    journal: Journal = field(default_factory=Journal)
     recognisers: Callable[[], Sequence[Connector]] = tuple

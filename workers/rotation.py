@@ -247,18 +247,21 @@ class Rotation:
             value = new_value(parts, work.user.record, work.complexity, limits)
         work.lease.check()
         work.reach("before:stage")
+        sealed = value.seal(work.user.key)
         with self._timings.of("stage"):
             try:
-                seq = work.job.stage(value.seal(work.user.key))
+                seq = work.job.stage(sealed)
             except MaybeDone as error:
                 raise RouterUnavailable("it is not known whether the new value was staged") from error
         work.reach("after:stage")
-        self._version = Version(seq=seq, state="staged", value=value)
+        self._version = Version(seq=seq, state="staged", value=value, ciphertext=sealed)
 
     def _fence(self) -> None:
         """Make it durable that the target may have the value, and check the lease, in one call."""
         work, version = self._work, self._staged()
         work.lease.check()
+        with self._timings.of("journal"):
+            work.note(version, "applying")
         work.reach("before:intend")
         with self._timings.of("intend"):
             try:
@@ -270,7 +273,7 @@ class Rotation:
                     raise Cancelled from error
                 raise
         work.lease.begin()
-        self._version = Version(seq=version.seq, state="applying", value=version.value)
+        self._version = replace(version, state="applying")
         work.reach("after:intend")
         work.lease.check()
 
@@ -289,6 +292,7 @@ class Rotation:
                 return False
             evidence["current"] = "accepted"
         work.job.abandon(version.seq, "policy_refused", evidence)
+        work.note(version, "abandoned")
         _log.info("value_abandoned", seq=version.seq)
         self._version = None
         return True
@@ -310,6 +314,7 @@ class Rotation:
         with self._timings.of("promote"):
             self.promoted = promote(work, version.seq, version.value, evidence, report)
         work.reach("after:promote")
+        work.note(version, "current")
         self.value = version.value
         return outcome if report is None else replace(outcome, is_reported=True)
 

@@ -25,6 +25,7 @@ class Version:
     seq: int
     state: str
     value: Value = field(repr=False)
+    ciphertext: bytes = field(repr=False)  # as it was staged
 
 
 @dataclass(kw_only=True)
@@ -197,6 +198,21 @@ class Work:
         """Say whether the job was submitted with this switch on."""
         return self.claim.parameters.get(name) is True
 
+    def note(self, version: Version, state: str) -> None:
+        """Write into the gateway's journal how a version stands.
+
+        Args:
+            version: a value of this engine.
+            state: ``applying`` (durable on return), ``current`` or ``abandoned``.
+        """
+        journal, claim = self.ports.journal, self.claim
+        who = (self.user.uid, claim.job_uid)
+        if state == "abandoned":
+            journal.abandoned(*who, epoch=claim.epoch, seq=version.seq)
+            return
+        keep = journal.applying if state == "applying" else journal.current
+        keep(*who, epoch=claim.epoch, seq=version.seq, ciphertext=version.ciphertext)
+
     def reach(self, boundary: str) -> None:
         """Pass a named instant."""
         self.ports.boundary(boundary)
@@ -244,4 +260,5 @@ def _optional(found: dict[str, VaultRecord], uid: str | None) -> VaultRecord | N
 
 
 def _version(row: wire.LedgerVersion, key: bytes) -> Version:
-    return Version(seq=row.seq, state=row.state, value=Value.open(row.ciphertext, key, row.kind))
+    value = Value.open(row.ciphertext, key, row.kind)
+    return Version(seq=row.seq, state=row.state, value=value, ciphertext=row.ciphertext)

@@ -23,9 +23,10 @@ def stage_after_change() -> None:
         session.change(work.account, value.candidate(work.account), work.job.fence)
         work.reach("after:change")
         work.reach("before:stage")
-        seq = work.job.stage(value.seal(work.user.key))
+        sealed = value.seal(work.user.key)
+        seq = work.job.stage(sealed)
         work.reach("after:stage")
-        self._version = Version(seq=seq, state="staged", value=value)
+        self._version = Version(seq=seq, state="staged", value=value, ciphertext=sealed)
         self._fence()
 
     Rotation._change = change  # type: ignore[method-assign]

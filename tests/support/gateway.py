@@ -36,6 +36,7 @@ from pam_jobs.jobs import wire
 from pam_jobs.records.record import Record
 from workers.breaker import Breakers
 from workers.engine import Engine
+from workers.journal import Journal
 from workers.ports import EngineSettings, Ports, VaultFile, VaultRecord
 from workers.router import DeviceToken, RouterClient
 from workers.values import Value
@@ -334,6 +335,7 @@ class GatewayWorld:
     connector: FakeConnector = field(default_factory=FakeConnector)
     target: FakeTarget = field(default_factory=FakeTarget)
     settings: EngineSettings = field(default_factory=lambda: EngineSettings(settle_seconds=0.0, script_seconds=20))
+    journal: Journal = field(default_factory=Journal)
     reached: list[str] = field(default_factory=list)
     at: dict[str, Any] = field(default_factory=dict)  # boundary → called when it is reached
 
@@ -364,6 +366,7 @@ class GatewayWorld:
             Ports(
                 router=self.client, vault=self.vault, chain_for=self._chain, breakers=self.breakers,
                 settings=self.settings, boundary=self._reach, recognisers=lambda: [self.connector],
+                journal=self.journal,
             )
         )  # fmt: skip
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, status
 from pydantic import BaseModel, Field, SecretStr
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from pam_jobs.api.auth import Principal, require
@@ -138,12 +139,7 @@ def resume_sink(uid: str, principal: Manager, context: Context) -> SinkView:
 def test_sink(uid: str, principal: Manager, context: Context) -> TestEvent:
     """Send a test event the way every event goes."""
     with context.database.transaction() as session:
-        event_id = _flushed(session, siem.request_test(session, context.clock, principal.actor(), uid))
+        event = siem.request_test(session, context.clock, principal.actor(), uid)
     seal_once(context.database, context.clock)
     with context.database.transaction(read_only=True) as session:
-        return TestEvent(position=session.get_one(AuditEvent, event_id).position or 0)
-
-
-def _flushed(session: Session, event: AuditEvent) -> int:
-    session.flush()
-    return event.id
+        return TestEvent(position=session.scalar(select(AuditEvent.position).where(AuditEvent.uid == event)) or 0)

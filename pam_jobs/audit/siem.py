@@ -139,8 +139,10 @@ def resume(session: Session, clock: Clock, actor: Actor, uid: str) -> SiemSink:
     return sink
 
 
-def request_test(session: Session, clock: Clock, actor: Actor, uid: str) -> AuditEvent:
-    """Write a test event to the log and make the sink due; it has arrived when the cursor has passed it.
+def request_test(session: Session, clock: Clock, actor: Actor, uid: str) -> str:
+    """Write a test event to the log, make the sink due and return the event's uid.
+
+    It has arrived when the cursor has passed it.
 
     Raises:
         InvalidInput: the sink is paused.
@@ -157,5 +159,5 @@ def _try_now(sink: SiemSink) -> None:
         sink.next_try_at = None
 
 
-def _record(session: Session, clock: Clock, actor: Actor, event: str, sink: SiemSink) -> AuditEvent:
+def _record(session: Session, clock: Clock, actor: Actor, event: str, sink: SiemSink) -> str:
     return record_event(session, clock, actor, event, sink_uid=sink.uid, sink_name=sink.name, sink_kind=sink.kind)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, MetaData
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, MetaData, Table
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeDecorator
 
-__all__ = ["Base", "BigIntKey", "JsonDocument", "UtcDateTime"]
+__all__ = ["Base", "BigIntKey", "JsonDocument", "UtcDateTime", "table_of"]
 
 BigIntKey = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts up INTEGER primary keys only
 JsonDocument = JSON().with_variant(JSONB(), "postgresql")
@@ -58,3 +58,8 @@ class Base(DeclarativeBase):
         dict[str, Any]: JsonDocument,
         list[Any]: JsonDocument,
     }
+
+
+def table_of(model: type[Base]) -> Table:
+    """Return the table of a model: statements on it cost a fraction of those on the model, and give rows."""
+    return cast("Table", model.__table__)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from pam_jobs.audit.log import Actor
 from pam_jobs.clock import Clock
+from pam_jobs.db.base import table_of
 from pam_jobs.db.tables import (
     CredentialVersion,
     Job,
@@ -24,7 +25,7 @@ from pam_jobs.jobs import outcome, wire
 from pam_jobs.jobs.fence import Holder, hold
 from pam_jobs.jobs.outcome import Outcome
 from pam_jobs.jobs.policy import JobPolicy
-from pam_jobs.jobs.sql import changed
+from pam_jobs.jobs.sql import run
 from pam_jobs.jobs.states import HELD
 from pam_jobs.jobs.trail import job_event
 from pam_jobs.vault import ledger
@@ -32,6 +33,18 @@ from pam_jobs.vault import ledger
 __all__ = ["abandon", "intend", "promote", "stage"]
 
 _MAX_RECORD = 5_000_000  # bytes of ciphertext
+_JOBS: Final = table_of(Job)
+_RECORDS: Final = table_of(StoredRecord)
+_SETTINGS: Final = table_of(RotationSettings)
+_BEGIN: Final = (  # these are made once: they run with every rotation
+    update(_JOBS)
+    .where(_JOBS.c.uid == bindparam("job"), _JOBS.c.state.in_(HELD), _JOBS.c.cancel_requested_at.is_(None))
+    .values(state=JobState.RUNNING)
+)
+_WRITE_RECORD: Final = update(_RECORDS).where(
+    _RECORDS.c.uid == bindparam("record"), _RECORDS.c.revision == bindparam("made_from")
+)
+_NOTE_ROTATION: Final = update(_SETTINGS).where(_SETTINGS.c.record_uid == bindparam("record"))
 
 
 def stage(session: Session, clock: Clock, actor: Actor, holder: Holder, ciphertext: bytes) -> int:
@@ -76,15 +89,8 @@ def intend(session: Session, clock: Clock, holder: Holder, seq: int) -> None:
     """
     job = hold(session, clock, holder)
     _check_not_cancelled(job)
-    if job.state != JobState.RUNNING:
-        begun = changed(
-            session,
-            update(Job)
-            .where(Job.uid == job.uid, Job.state.in_(HELD), Job.cancel_requested_at.is_(None))
-            .values(state=JobState.RUNNING),
-        )
-        if begun != 1:
-            raise _cancelled(job)
+    if job.state != JobState.RUNNING and run(session, _BEGIN, {"job": job.uid}) != 1:
+        raise _cancelled(job)
     ledger.begin_applying(session, clock, _record_of(job), seq, holder.epoch)
 
 
@@ -110,11 +116,10 @@ def promote(
         if (again := _promoted_already(session, holder, promotion)) is None:
             raise
         return again
-    with session.no_autoflush:  # both events go in one statement, at the commit
-        revision = _make_current(session, clock, actor, job, promotion)
-        if promotion.report is None:
-            return revision, Outcome(state=JobState(job.state))
-        return revision, outcome.finish(session, clock, policy, actor, job, promotion.report)
+    revision = _make_current(session, clock, actor, job, promotion)
+    if promotion.report is None:
+        return revision, Outcome(state=JobState(job.state))
+    return revision, outcome.finish(session, clock, policy, actor, job, promotion.report)
 
 
 def abandon(
@@ -161,13 +166,9 @@ def _make_current(session: Session, clock: Clock, actor: Actor, job: Job, promot
     evidence = {**promotion.evidence, "gateway": job.gateway_uid, "job": job.uid, "at": now.isoformat()}
     ledger.promote(session, clock, record_uid, promotion.seq, epoch=promotion.epoch, evidence=evidence)
     revision = promotion.record_revision + 1
-    written = changed(
-        session,
-        update(StoredRecord)
-        .where(StoredRecord.uid == record_uid, StoredRecord.revision == promotion.record_revision)
-        .values(data=promotion.record_data, revision=revision, updated_at=now),
-    )
-    if written != 1:
+    record = {"data": promotion.record_data, "revision": revision, "updated_at": now}
+    found = {"record": record_uid, "made_from": promotion.record_revision}
+    if run(session, _WRITE_RECORD, {**found, **record}) != 1:
         raise VaultConflict(
             "the record was edited meanwhile", remedy="fetch it, merge the credential into it and promote again"
         )
@@ -177,12 +178,7 @@ def _make_current(session: Session, clock: Clock, actor: Actor, job: Job, promot
         "at": now.isoformat(),
         "gateway": job.gateway_uid,
     }
-    changed(
-        session,
-        update(RotationSettings)
-        .where(RotationSettings.record_uid == record_uid)
-        .values(last_rotated_at=now, last_probe=probe),
-    )
+    run(session, _NOTE_ROTATION, {"record": record_uid, "last_rotated_at": now, "last_probe": probe})
     job_event(session, clock, actor, "credential_promoted", job, version_seq=promotion.seq, epoch=promotion.epoch)
     return revision
 

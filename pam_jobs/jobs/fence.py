@@ -14,9 +14,10 @@ from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from pam_jobs.clock import Clock
+from pam_jobs.db.base import table_of
 from pam_jobs.db.tables import CredentialEpoch, Job
 from pam_jobs.errors import AccessDenied, EpochConflict, LeaseLost, NotFound
-from pam_jobs.jobs.sql import changed
+from pam_jobs.jobs.sql import run
 from pam_jobs.jobs.states import HELD
 
 __all__ = ["Holder", "free", "hold", "subject_of"]
@@ -27,6 +28,16 @@ _HELD: Final = (  # made once: it runs with every write of every attempt
     .where(Job.uid == bindparam("job_uid"))
     .with_for_update(of=CredentialEpoch)
     .execution_options(populate_existing=True)
+)
+_EPOCHS: Final = table_of(CredentialEpoch).c
+_FREE: Final = (
+    update(table_of(CredentialEpoch))
+    .where(
+        _EPOCHS.record_uid == bindparam("subject"),
+        _EPOCHS.epoch == bindparam("at_epoch"),
+        _EPOCHS.job_uid == bindparam("holder"),
+    )
+    .values(job_uid=None, lease_until=None)
 )
 
 
@@ -75,13 +86,4 @@ def hold(session: Session, clock: Clock, holder: Holder) -> Job:
 
 def free(session: Session, job: Job, epoch: int) -> None:
     """End the lease on the credential; its number stays and only grows."""
-    changed(
-        session,
-        update(CredentialEpoch)
-        .where(
-            CredentialEpoch.record_uid == subject_of(job),
-            CredentialEpoch.epoch == epoch,
-            CredentialEpoch.job_uid == job.uid,
-        )
-        .values(job_uid=None, lease_until=None),
-    )
+    run(session, _FREE, {"subject": subject_of(job), "at_epoch": epoch, "holder": job.uid})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from pam_jobs.audit.log import Actor
 from pam_jobs.clock import Clock
+from pam_jobs.db.base import table_of
 from pam_jobs.db.tables import (
     CredentialEpoch,
     CredentialVersion,
@@ -29,7 +30,7 @@ from pam_jobs.errors import AccessDenied, NotFound, StateError
 from pam_jobs.jobs import refusals, steps, wire
 from pam_jobs.jobs.fence import Holder, free, hold, subject_of
 from pam_jobs.jobs.policy import JobPolicy
-from pam_jobs.jobs.sql import changed, insert_ignoring
+from pam_jobs.jobs.sql import IgnoringInsert, changed, run
 from pam_jobs.jobs.states import FINAL, HELD, WAITING
 from pam_jobs.jobs.submission import enqueue
 from pam_jobs.jobs.trail import job_event
@@ -63,6 +64,49 @@ _CLAIMED: Final = (  # made once: it runs with every claim
     .where(Job.uid == bindparam("job_uid"))
 )
 _KEPT = (VersionState.STAGED, VersionState.APPLYING, VersionState.CURRENT, VersionState.PREVIOUS)
+_EPOCHS: Final = table_of(CredentialEpoch)
+_JOBS: Final = table_of(Job)
+_VERSIONS: Final = table_of(CredentialVersion)
+_NOW: Final = bindparam("now", type_=_JOBS.c.lease_until.type)
+_UNTIL: Final = bindparam("until", type_=_JOBS.c.lease_until.type)
+_TAKE_EPOCH: Final = (
+    update(_EPOCHS)
+    .where(
+        _EPOCHS.c.record_uid == bindparam("subject"),
+        _EPOCHS.c.job_uid.is_(None) | _EPOCHS.c.lease_until.is_(None) | (_EPOCHS.c.lease_until <= _NOW),
+    )
+    .values(epoch=_EPOCHS.c.epoch + 1, job_uid=bindparam("holder"), lease_until=_UNTIL)
+    .returning(_EPOCHS.c.epoch)
+)
+_FIRST_EPOCH: Final = IgnoringInsert(_EPOCHS, _EPOCHS.c.epoch)
+_CLAIMABLE: Final = (
+    _JOBS.c.state.in_((*WAITING, JobState.UNKNOWN)) & (_JOBS.c.not_before.is_(None) | (_JOBS.c.not_before <= _NOW))
+) | (_JOBS.c.state.in_(HELD) & (_JOBS.c.lease_until <= _NOW))
+_TAKE_JOB: Final = (
+    update(_JOBS)
+    .where(_JOBS.c.uid == bindparam("job"), _CLAIMABLE, _JOBS.c.cancel_requested_at.is_(None))
+    .values(
+        state=JobState.LEASED,
+        epoch=bindparam("new_epoch"),
+        lease_instance=bindparam("new_instance"),
+        lease_until=_UNTIL,
+        attempts=_JOBS.c.attempts + 1,
+        started_at=func.coalesce(_JOBS.c.started_at, _NOW),
+        not_before=None,
+    )
+)
+_KEPT_VERSIONS: Final = (
+    select(
+        _VERSIONS.c.seq,
+        _VERSIONS.c.kind,
+        _VERSIONS.c.state,
+        _VERSIONS.c.epoch,
+        _VERSIONS.c.ciphertext,
+        _VERSIONS.c.staged_at,
+    )
+    .where(_VERSIONS.c.record_uid == bindparam("record"), _VERSIONS.c.state.in_(_KEPT))
+    .order_by(_VERSIONS.c.seq.desc())
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,12 +183,6 @@ def claim(
     )
 
 
-def _claimable(now: datetime) -> Any:
-    waits = Job.state.in_((*WAITING, JobState.UNKNOWN)) & (Job.not_before.is_(None) | (Job.not_before <= now))
-    left = Job.state.in_(HELD) & (Job.lease_until <= now)
-    return (waits | left) & Job.cancel_requested_at.is_(None)
-
-
 def _check_claimable(job: Job, *, known: str | None, gateway_uid: str, instance: str, now: datetime) -> None:
     if job.gateway_uid != gateway_uid:
         raise AccessDenied(f"job {job.uid} belongs to another gateway", remedy="nothing to do: its own gateway gets it")
@@ -164,42 +202,17 @@ def _check_claimable(job: Job, *, known: str | None, gateway_uid: str, instance:
 
 def _take_epoch(session: Session, subject: str, job_uid: str, now: datetime, until: datetime) -> int | None:
     """Return the credential's next epoch, or None while somebody holds the present one."""
-    taken = session.execute(
-        update(CredentialEpoch)
-        .where(
-            CredentialEpoch.record_uid == subject,
-            CredentialEpoch.job_uid.is_(None)
-            | CredentialEpoch.lease_until.is_(None)
-            | (CredentialEpoch.lease_until <= now),
-        )
-        .values(epoch=CredentialEpoch.epoch + 1, job_uid=job_uid, lease_until=until)
-        .returning(CredentialEpoch.epoch)
-        .execution_options(synchronize_session=False)
-    ).scalar()
-    if taken is not None:
-        return taken
-    first = {"record_uid": subject, "epoch": 1, "job_uid": job_uid, "lease_until": until}
-    return session.execute(
-        insert_ignoring(session, CredentialEpoch, first).returning(CredentialEpoch.epoch)
-    ).scalar_one_or_none()
+    wanted = {"subject": subject, "holder": job_uid, "now": now, "until": until}
+    taken: int | None = session.execute(_TAKE_EPOCH, wanted).scalar()
+    if taken is None:
+        first = {"record_uid": subject, "epoch": 1, "job_uid": job_uid, "lease_until": until}
+        taken = _FIRST_EPOCH.run(session, first).scalar_one_or_none()
+    return taken
 
 
 def _take_job(session: Session, job_uid: str, epoch: int, instance: str, now: datetime, until: datetime) -> None:
-    taken = changed(
-        session,
-        update(Job)
-        .where(Job.uid == job_uid, _claimable(now))
-        .values(
-            state=JobState.LEASED,
-            epoch=epoch,
-            lease_instance=instance,
-            lease_until=until,
-            attempts=Job.attempts + 1,
-            started_at=func.coalesce(Job.started_at, now),
-            not_before=None,
-        ),
-    )
-    if taken != 1:
+    wanted = {"job": job_uid, "new_epoch": epoch, "new_instance": instance, "now": now, "until": until}
+    if run(session, _TAKE_JOB, wanted) != 1:
         raise StateError(f"job {job_uid} was taken or ended meanwhile")
 
 
@@ -220,22 +233,8 @@ def _make_wait(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> B
 def _versions(session: Session, record_uid: str | None) -> list[wire.LedgerVersion]:
     if record_uid is None:
         return []
-    rows = session.scalars(
-        select(CredentialVersion)
-        .where(CredentialVersion.record_uid == record_uid, CredentialVersion.state.in_(_KEPT))
-        .order_by(CredentialVersion.seq.desc())
-    )
-    return [
-        wire.LedgerVersion(
-            seq=row.seq,
-            kind=row.kind,
-            state=row.state,
-            epoch=row.epoch,
-            ciphertext=row.ciphertext,
-            staged_at=row.staged_at,
-        )
-        for row in rows
-    ]
+    rows = session.execute(_KEPT_VERSIONS, {"record": record_uid})
+    return [wire.LedgerVersion(**row) for row in rows.mappings()]
 
 
 def _steps_left(session: Session, job: Job, epoch: int) -> list[wire.StepRow]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, assert_never
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from pam_jobs.audit.log import Actor
 from pam_jobs.clock import Clock
+from pam_jobs.db.base import table_of
 from pam_jobs.db.tables import (
     CredentialVersion,
     DiscoveryResult,
@@ -25,7 +26,7 @@ from pam_jobs.errors import InvalidInput, StateError
 from pam_jobs.jobs import wire
 from pam_jobs.jobs.fence import Holder, free, hold
 from pam_jobs.jobs.policy import JobPolicy
-from pam_jobs.jobs.sql import changed
+from pam_jobs.jobs.sql import run
 from pam_jobs.jobs.states import sources
 from pam_jobs.jobs.submission import enqueue
 from pam_jobs.jobs.trail import ended_event, job_event
@@ -37,6 +38,25 @@ EXHAUSTED: Final = "attempts_exhausted"
 _MAX_DETAIL = 4_000_000  # bytes of ciphertext
 _MAX_RESULT = 64_000_000
 _MAX_CODE = 256
+_JOBS: Final = table_of(Job)
+_SETTINGS: Final = table_of(RotationSettings)
+_END: Final = update(_JOBS).where(  # these are made once: they run with every report
+    _JOBS.c.uid == bindparam("job"),
+    _JOBS.c.epoch == bindparam("attempt"),
+    _JOBS.c.state.in_(bindparam("sources", expanding=True)),
+)
+_NOTE_PROBE: Final = update(_SETTINGS).where(_SETTINGS.c.record_uid == bindparam("record"))
+_WAKE: Final = (
+    update(_JOBS)
+    .where(
+        _JOBS.c.record_uid == bindparam("record"),
+        _JOBS.c.uid != bindparam("job"),
+        _JOBS.c.state == JobState.QUEUED,
+        _JOBS.c.not_before.is_not(None),
+    )
+    .values(not_before=None)
+    .returning(_JOBS.c.uid, _JOBS.c.gateway_uid)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,24 +113,19 @@ def finish(session: Session, clock: Clock, policy: JobPolicy, actor: Actor, job:
             remedy="report what became of the target",
         )
     not_before = _next_try(policy, job, ended, now) if state == JobState.UNKNOWN else None
-    written = changed(
-        session,
-        update(Job)
-        .where(Job.uid == job.uid, Job.epoch == job.epoch, Job.state.in_(sources(state)))
-        .values(
-            state=state,
-            status=ended.status,
-            post_rotation_status=ended.post_rotation_status,
-            effect=ended.effect,
-            cause=cause,
-            timings=ended.timings,
-            detail=ended.detail,
-            not_before=not_before,
-            lease_until=None,
-            finished_at=None if state == JobState.UNKNOWN else now,
-        ),
-    )
-    if written != 1:
+    columns = {
+        "state": state,
+        "status": ended.status,
+        "post_rotation_status": ended.post_rotation_status,
+        "effect": ended.effect,
+        "cause": cause,
+        "timings": ended.timings,
+        "detail": ended.detail,
+        "not_before": not_before,
+        "lease_until": None,
+        "finished_at": None if state == JobState.UNKNOWN else now,
+    }
+    if run(session, _END, {"job": job.uid, "attempt": job.epoch, "sources": sources(state), **columns}) != 1:
         raise StateError(f"job {job.uid} ended meanwhile")
     free(session, job, job.epoch)
     _remember_probe(session, job, ended.probe, now)
@@ -223,9 +238,7 @@ def _remember_probe(session: Session, job: Job, probe: Mapping[str, Any] | None,
     if probe is None or job.record_uid is None:
         return
     last = {**probe, "at": now.isoformat(), "gateway": job.gateway_uid}
-    changed(
-        session, update(RotationSettings).where(RotationSettings.record_uid == job.record_uid).values(last_probe=last)
-    )
+    run(session, _NOTE_PROBE, {"record": job.record_uid, "last_probe": last})
 
 
 def _tell(
@@ -256,18 +269,7 @@ def _wake(session: Session, clock: Clock, job: Job) -> tuple[str, ...]:
     """Let jobs that waited for this credential go on, and return their uids."""
     if job.record_uid is None:
         return ()
-    waited = session.execute(
-        update(Job)
-        .where(
-            Job.record_uid == job.record_uid,
-            Job.uid != job.uid,
-            Job.state == JobState.QUEUED,
-            Job.not_before.is_not(None),
-        )
-        .values(not_before=None)
-        .returning(Job.uid, Job.gateway_uid)
-        .execution_options(synchronize_session=False)
-    ).all()
+    waited = session.execute(_WAKE, {"record": job.record_uid, "job": job.uid}).all()
     for uid, gateway_uid in waited:
         enqueue(session, clock, uid, gateway_uid)
     return tuple(uid for uid, _ in waited)

@@ -7,16 +7,17 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from pam_jobs.app import queue_name
 from pam_jobs.audit.log import Actor
 from pam_jobs.clock import Clock
+from pam_jobs.db.base import table_of
 from pam_jobs.db.tables import CredentialEpoch, Job, JobKind, JobState, OutboxMessage
 from pam_jobs.errors import Conflict, InvalidInput
 from pam_jobs.ids import new_uid
-from pam_jobs.jobs.sql import changed, insert_ignoring, locking_insert
+from pam_jobs.jobs.sql import IgnoringInsert, LockingInsert, changed
 from pam_jobs.jobs.states import OPEN, WAITING
 from pam_jobs.jobs.trail import job_event
 
@@ -28,6 +29,21 @@ KEEP_WAITING: Final = timedelta(days=7)
 """How long a job may wait for its first attempt before it expires."""
 
 _MAX_KEY = 200
+_NAMES: Final = tuple(attribute.key for attribute in Job.__mapper__.column_attrs)
+_INSERT: Final = IgnoringInsert(Job, Job)  # these are made once: they run with every submission
+_SERIALISE: Final = LockingInsert(table_of(CredentialEpoch), "record_uid")
+_ENQUEUE: Final = insert(table_of(OutboxMessage))
+_OPEN_JOB: Final = (
+    select(Job)
+    .where(
+        Job.record_uid == bindparam("record_uid"),
+        Job.kind == bindparam("kind"),
+        Job.state.in_(OPEN),
+        Job.cancel_requested_at.is_(None),
+    )
+    .order_by(Job.created_at)
+    .limit(1)
+)
 
 
 def submit(  # noqa: PLR0913 - each argument is a column of the job
@@ -104,7 +120,8 @@ def submit(  # noqa: PLR0913 - each argument is a column of the job
 
 def enqueue(session: Session, clock: Clock, job_uid: str, gateway_uid: str) -> None:
     """Add a message for the sender to publish after the commit."""
-    session.add(OutboxMessage(job_uid=job_uid, queue=queue_name(gateway_uid), created_at=clock.now(), attempts=0))
+    message = {"job_uid": job_uid, "queue": queue_name(gateway_uid), "created_at": clock.now(), "attempts": 0}
+    session.execute(_ENQUEUE, message)
 
 
 def _scoped(actor: Actor, key: str | None) -> str | None:
@@ -119,7 +136,7 @@ def _scoped(actor: Actor, key: str | None) -> str | None:
 
 def serialise(session: Session, record_uid: str) -> None:
     """Let two requests for one record (or configuration) follow each other: the second finds the first one's job."""
-    session.execute(locking_insert(session, CredentialEpoch, {"record_uid": record_uid, "epoch": 0}, "record_uid"))
+    _SERIALISE.run(session, {"record_uid": record_uid, "epoch": 0})
 
 
 def _known(session: Session, clock: Clock, actor: Actor, wanted: Job) -> Job | None:
@@ -161,17 +178,7 @@ def _check_same(known: Job, wanted: Job) -> None:
 def _join(session: Session, clock: Clock, wanted: Job) -> Job | None:
     if wanted.record_uid is None:
         return None
-    job = session.scalar(
-        select(Job)
-        .where(
-            Job.record_uid == wanted.record_uid,
-            Job.kind == wanted.kind,
-            Job.state.in_(OPEN),
-            Job.cancel_requested_at.is_(None),
-        )
-        .order_by(Job.created_at)
-        .limit(1)
-    )
+    job = session.scalar(_OPEN_JOB, {"record_uid": wanted.record_uid, "kind": wanted.kind})
     if job is None:
         return None
     changes: dict[str, Any] = {}
@@ -190,9 +197,8 @@ def _join(session: Session, clock: Clock, wanted: Job) -> Job | None:
 
 
 def _insert(session: Session, job: Job) -> Job | None:
-    names = [attribute.key for attribute in Job.__mapper__.column_attrs]
-    values = {name: getattr(job, name) for name in names}
-    return session.scalars(insert_ignoring(session, Job, values).returning(Job)).one_or_none()
+    job_or_none: Job | None = _INSERT.run(session, {name: getattr(job, name) for name in _NAMES}).scalar_one_or_none()
+    return job_or_none
 
 
 def _standing(session: Session, job: Job) -> Job:

@@ -17,10 +17,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
 
 from pam_jobs.clock import Clock
+from pam_jobs.db.base import table_of
 from pam_jobs.db.tables import CredentialVersion, StoredRecord, VersionKind, VersionState
 from pam_jobs.errors import Conflict, EpochConflict, InvalidInput, NotFound, StateError
 
@@ -47,6 +49,24 @@ KEPT_PREVIOUS: Final = 3
 UNRESOLVED: Final = (VersionState.STAGED, VersionState.APPLYING)
 
 _State = VersionState
+_RECORD: Final[Any] = bindparam("record")
+_OF_RECORD: Final = CredentialVersion.record_uid == _RECORD
+# Made once: a rotation runs each of them.
+_LOCK: Final = select(StoredRecord.uid).where(StoredRecord.uid == _RECORD).with_for_update()
+_OPEN: Final = select(CredentialVersion).where(_OF_RECORD, CredentialVersion.state.in_(UNRESOLVED))
+_NEWEST: Final = select(func.max(CredentialVersion.seq), func.max(CredentialVersion.epoch)).where(_OF_RECORD)
+_ROW: Final = (
+    select(CredentialVersion)
+    .where(_OF_RECORD, CredentialVersion.seq == bindparam("number"))
+    .execution_options(populate_existing=True)
+)
+_DECIDED: Final = (
+    select(CredentialVersion)
+    .where(_OF_RECORD, CredentialVersion.state.in_((_State.CURRENT, _State.PREVIOUS)))
+    .order_by(CredentialVersion.seq.desc())
+)
+_ADD: Final = insert(CredentialVersion).returning(CredentialVersion)
+_SET: Final = update(table_of(CredentialVersion)).where(table_of(CredentialVersion).c.id == bindparam("row"))
 _ARROWS: Final[Mapping[VersionKind, Mapping[VersionState, frozenset[VersionState]]]] = {
     VersionKind.CREDENTIAL: {
         _State.STAGED: frozenset({_State.APPLYING, _State.ABANDONED}),
@@ -106,19 +126,18 @@ def stage(  # noqa: PLR0913 - each argument is a column of the row
         raise _stale(epoch, newest[1])
     return _add(
         session,
-        CredentialVersion(
-            record_uid=record_uid,
-            seq=newest[0] + 1 if newest else 1,
-            kind=kind,
-            epoch=epoch,
-            ciphertext=ciphertext,
-            state=VersionState.STAGED,
-            base_revision=base_revision,
-            job_uid=job_uid,
-            staged_by=staged_by,
-            staged_at=clock.now(),
-            evidence={},
-        ),
+        record_uid=record_uid,
+        seq=newest[0] + 1 if newest else 1,
+        kind=kind,
+        epoch=epoch,
+        ciphertext=ciphertext,
+        state=VersionState.STAGED,
+        base_revision=base_revision,
+        job_uid=job_uid,
+        staged_by=staged_by,
+        staged_at=clock.now(),
+        decided_at=None,
+        evidence={},
     )
 
 
@@ -131,10 +150,7 @@ def begin_applying(session: Session, clock: Clock, record_uid: str, seq: int, ep
         NotFound: there is no such row.
     """
     row = _locked_row(session, record_uid, seq, epoch)
-    _move(row, VersionState.APPLYING)
-    row.epoch = epoch
-    row.applying_at = row.applying_at or clock.now()
-    session.flush()
+    _move(session, row, VersionState.APPLYING, epoch=epoch, applying_at=row.applying_at or clock.now())
     return row
 
 
@@ -165,11 +181,7 @@ def promote(
         )
     _check(row, VersionState.CURRENT)
     _retire_current(session, clock, record_uid)
-    _move(row, VersionState.CURRENT)
-    row.epoch = epoch
-    row.decided_at = clock.now()
-    row.evidence = dict(evidence)
-    session.flush()
+    _move(session, row, VersionState.CURRENT, epoch=epoch, decided_at=clock.now(), evidence=dict(evidence))
     return row
 
 
@@ -201,11 +213,8 @@ def abandon(
             "the evidence does not show that the current credential logs in",
             remedy="prove the current credential first; until then both values are kept",
         )
-    _move(row, VersionState.ABANDONED)
-    row.epoch = epoch
-    row.decided_at = clock.now()
-    row.evidence = {**evidence, "reason": reason}
-    session.flush()
+    told = {**evidence, "reason": reason}
+    _move(session, row, VersionState.ABANDONED, epoch=epoch, decided_at=clock.now(), evidence=told)
     return row
 
 
@@ -249,11 +258,7 @@ def versions(session: Session, record_uid: str) -> list[CredentialVersion]:
 
 def unresolved(session: Session, record_uid: str) -> CredentialVersion | None:
     """Return the one row that is ``staged`` or ``applying``, if any."""
-    return session.scalar(
-        select(CredentialVersion).where(
-            CredentialVersion.record_uid == record_uid, CredentialVersion.state.in_(UNRESOLVED)
-        )
-    )
+    return session.scalar(_OPEN, {"record": record_uid})
 
 
 def _add_current(
@@ -276,50 +281,40 @@ def _add_current(
     _retire_current(session, clock, record_uid)
     return _add(
         session,
-        CredentialVersion(
-            record_uid=record_uid,
-            seq=newest[0] + 1 if newest else 1,
-            kind=kind,
-            epoch=0,
-            ciphertext=ciphertext,
-            state=VersionState.CURRENT,
-            staged_by=staged_by,
-            staged_at=clock.now(),
-            decided_at=clock.now(),
-            evidence={"source": source},
-        ),
+        record_uid=record_uid,
+        seq=newest[0] + 1 if newest else 1,
+        kind=kind,
+        epoch=0,
+        ciphertext=ciphertext,
+        state=VersionState.CURRENT,
+        base_revision=None,
+        job_uid=None,
+        staged_by=staged_by,
+        staged_at=clock.now(),
+        decided_at=clock.now(),
+        evidence={"source": source},
     )
 
 
-def _add(session: Session, row: CredentialVersion) -> CredentialVersion:
-    session.add(row)
-    session.flush()
-    return row
+def _add(session: Session, **columns: Any) -> CredentialVersion:
+    return session.scalars(_ADD, columns).one()
 
 
 def _lock(session: Session, record_uid: str) -> None:
-    found = session.scalar(select(StoredRecord.uid).where(StoredRecord.uid == record_uid).with_for_update())
+    found = session.scalar(_LOCK, {"record": record_uid})
     if found is None:
         raise NotFound(f"there is no record {record_uid}", remedy="list the records and take the UID from there")
 
 
 def _newest(session: Session, record_uid: str) -> tuple[int, int] | None:
     """Return the highest number and the highest epoch of the record's rows."""
-    row = session.execute(
-        select(func.max(CredentialVersion.seq), func.max(CredentialVersion.epoch)).where(
-            CredentialVersion.record_uid == record_uid
-        )
-    ).one()
+    row = session.execute(_NEWEST, {"record": record_uid}).one()
     return None if row[0] is None else (row[0], row[1])
 
 
 def _locked_row(session: Session, record_uid: str, seq: int, epoch: int) -> CredentialVersion:
     _lock(session, record_uid)
-    row = session.scalar(
-        select(CredentialVersion)
-        .where(CredentialVersion.record_uid == record_uid, CredentialVersion.seq == seq)
-        .execution_options(populate_existing=True)
-    )
+    row = session.scalar(_ROW, {"record": record_uid, "number": seq})
     if row is None:
         raise NotFound(f"the record has no version {seq}")
     if epoch < row.epoch:
@@ -339,28 +334,22 @@ def _check(row: CredentialVersion, to: VersionState) -> None:
         raise StateError(f"version {row.seq} is {row.state} and cannot become {to}")
 
 
-def _move(row: CredentialVersion, to: VersionState) -> None:
+def _move(session: Session, row: CredentialVersion, to: VersionState, **columns: Any) -> None:
     _check(row, to)
-    row.state = to
+    changes = {"state": to, **columns}
+    session.execute(_SET, {"row": row.id, **changes})
+    for name, value in changes.items():
+        set_committed_value(row, name, value)
 
 
 def _retire_current(session: Session, clock: Clock, record_uid: str) -> None:
-    rows = session.scalars(
-        select(CredentialVersion)
-        .where(
-            CredentialVersion.record_uid == record_uid,
-            CredentialVersion.state.in_((VersionState.CURRENT, VersionState.PREVIOUS)),
-        )
-        .order_by(CredentialVersion.seq.desc())
-    ).all()
+    rows = session.scalars(_DECIDED, {"record": record_uid}).all()
     current = [row for row in rows if row.state == VersionState.CURRENT]
     kept = current + [row for row in rows if row.state == VersionState.PREVIOUS]
     for row in kept[KEPT_PREVIOUS:]:
-        _move(row, VersionState.RETIRED)
-    for row in current:
-        _move(row, VersionState.PREVIOUS)
-        row.decided_at = row.decided_at or clock.now()
-    session.flush()  # the unique index on `current` must see the old one gone before the new one comes
+        _move(session, row, VersionState.RETIRED)
+    for row in current:  # before the new one comes, for the unique index on `current`
+        _move(session, row, VersionState.PREVIOUS, decided_at=row.decided_at or clock.now())
 
 
 def _is_safe(session: Session, record_uid: str, evidence: Mapping[str, Any]) -> bool:

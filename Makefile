@@ -12,9 +12,7 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?=
 BIN := .venv/bin
-# Rounds of the crash suite that need a machine of their own to be on time: `make crash` runs them, with all the others.
-LONG_CRASH := $(addprefix --ignore=tests/crash/test_,processes.py proxy.py targets.py walk.py)
-PYTEST_ARGS ?= -n 2 --dist loadfile $(LONG_CRASH)
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .PHONY: help setup js demo-deps lab-deps demo test crash crash-mutants check bench lock clean
 

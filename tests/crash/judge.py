@@ -12,7 +12,8 @@ from sqlalchemy import select
 
 from pam_jobs.crypto import aes
 from pam_jobs.db.tables import AuditEvent, CredentialVersion, Job
-from tests.crash.world import Account, World, eventually
+from tests.crash.waiting import PATIENCE_SECONDS, eventually
+from tests.crash.world import Account, World
 
 FINAL = {"succeeded", "failed", "waiting_human", "cancelled", "expired"}
 _PASSES = 3
@@ -44,8 +45,16 @@ class CredentialLost(AssertionError):
     """No value in the ledger logs in."""
 
 
+class Stuck(AssertionError):
+    """A job neither ended nor waits for a human who was told."""
+
+
 class ScriptRanTwice(AssertionError):
     """A script that runs at most once has run more often."""
+
+
+class ScriptNotRun(AssertionError):
+    """A script is said to have succeeded that did not run."""
 
 
 def check_runs(account: Account, before: int, what: str) -> int:
@@ -56,16 +65,17 @@ def check_runs(account: Account, before: int, what: str) -> int:
     return runs
 
 
-def ledger(world: World, accounts: Iterable[Account]) -> dict[str, list[Row]]:
+def ledger(world: World, accounts: Sequence[Account]) -> dict[str, list[Row]]:
     """Return the opened versions of each record, the likeliest to be live first."""
     keys = {account.uid: account.key for account in accounts}
+    parts = {account.uid: account.target.part for account in accounts}
     found: dict[str, list[Row]] = {uid: [] for uid in keys}
     query = select(CredentialVersion).where(
         CredentialVersion.record_uid.in_(keys), CredentialVersion.kind == "credential"
     )
     with world.database.transaction(read_only=True) as session:
         for row in session.scalars(query.order_by(CredentialVersion.seq.desc())):
-            password = json.loads(aes.decrypt(row.ciphertext, keys[row.record_uid]))["password"]
+            password = json.loads(aes.decrypt(row.ciphertext, keys[row.record_uid]))[parts[row.record_uid]]
             found[row.record_uid].append(Row(seq=row.seq, state=str(row.state), password=password))
             world.secrets.add(password)
     for rows in found.values():
@@ -110,7 +120,7 @@ def check_current(world: World, accounts: Sequence[Account]) -> None:
     _each(check, accounts)
     for account in accounts:
         current = next(row for row in rows[account.uid] if row.state == "current")
-        secret = world.vault.records.get(account.uid).record.password
+        secret = getattr(world.vault.records.get(account.uid).record, account.target.part)
         assert secret is not None
         assert secret.reveal() == current.password, f"record and ledger of {account.login} disagree"
         proof = world.vault.jobs.proof(account.uid)
@@ -160,7 +170,7 @@ def jobs(world: World, uids: Iterable[str]) -> dict[str, JobRow]:
         }  # fmt: skip
 
 
-def ended(world: World, uids: Sequence[str], seconds: float = 90) -> dict[str, JobRow]:
+def ended(world: World, uids: Sequence[str], seconds: float = PATIENCE_SECONDS) -> dict[str, JobRow]:
     """Wait until the jobs are final and return them."""
 
     def all_final() -> dict[str, JobRow] | None:
@@ -172,7 +182,10 @@ def ended(world: World, uids: Sequence[str], seconds: float = 90) -> dict[str, J
         said = [world.vault.jobs.explain(row.uid) for row in left[:3]]
         return f"{len(left)} of {len(uids)} jobs end: {left[:5]} {said}\n{world.gateway.tail()}"
 
-    result: dict[str, JobRow] = eventually(all_final, what, seconds)
+    try:
+        result: dict[str, JobRow] = eventually(all_final, what, seconds)
+    except AssertionError as error:
+        raise Stuck(str(error)) from None
     return result
 
 

@@ -1,29 +1,58 @@
-"""Starts a process of the product as it is, with its boundaries on the telephone and perhaps one deliberate defect.
+"""Starts a process of the product as it is, with its clock and its boundaries on the telephone and perhaps a defect.
 
-``python -m tests.crash.launch gateway|router ORDERS_FOLDER MUTANT|- [arguments of the process]``
+``python -m tests.crash.launch gateway|router|control|beat ORDERS_FOLDER MUTANT|- [arguments of the process]``
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
+import httpx
+
+from pam_jobs.clock import SystemClock
+from pam_jobs.settings import GatewaySettings
 from tests.crash import mutants
 from tests.crash.orders import Orders
+
+_ANSWER_SECONDS = 6.0  # a router that hangs is given up after this, not after half a minute
 
 
 def main(arguments: list[str]) -> int:
     what, folder, mutant, *rest = arguments
+    orders = Orders(Path(folder))
     if mutant != "-":
         mutants.apply(mutant)
-    if what == "router":
-        from pam_jobs.api.__main__ import main as serve
+    _obey_clock(orders, what)
+    if what == "gateway":
+        _listen(orders)
+        _be_impatient()
+        from workers.__main__ import main as work
 
-        return serve()
-    _listen(Orders(Path(folder)))
-    from workers.__main__ import main as work
+        return work(rest)
+    modules = {"router": "pam_jobs.api.__main__", "control": "pam_jobs.jobs.__main__", "beat": "scheduler.__main__"}
+    return int(import_module(modules[what]).main() or 0)
 
-    return work(rest)
+
+def _obey_clock(orders: Orders, what: str) -> None:
+    """Let the clock of this process show what the test says: everything here takes the time from it."""
+    true_now = SystemClock.now
+    SystemClock.now = lambda self: true_now(self) + orders.clock_offset(what)  # type: ignore[method-assign]
+
+
+def _be_impatient() -> None:
+    """Let a line that hangs cost seconds."""
+    from workers import agent
+
+    make = agent._http_client
+
+    def made(hostname: str, settings: GatewaySettings) -> httpx.Client:
+        client = make(hostname, settings)
+        client.timeout = httpx.Timeout(_ANSWER_SECONDS, connect=5.0)
+        return client
+
+    agent._http_client = made
 
 
 def _listen(orders: Orders) -> None:

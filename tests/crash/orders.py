@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 
 _POLL_SECONDS = 0.01
@@ -22,7 +23,8 @@ class Orders:
         self.folder = folder
         self._wanted = folder / "wanted"
         self._reached = folder / "reached"
-        for each in (self._wanted, self._reached):
+        self._clocks = folder / "clocks"
+        for each in (self._wanted, self._reached, self._clocks):
             each.mkdir(parents=True, exist_ok=True)
         self.of_thread = threading.local()
 
@@ -42,7 +44,20 @@ class Orders:
         while note.exists():
             time.sleep(_POLL_SECONDS)
 
+    def clock_offset(self, process: str) -> timedelta:
+        """Return how far the process's clock is moved from the machine's."""
+        try:
+            return timedelta(seconds=float((self._clocks / process).read_text()))
+        except FileNotFoundError:
+            return timedelta(0)
+
     # the test's side
+
+    def move_clock(self, process: str, seconds: float) -> None:
+        """Let the clock of a process show another time; 0 puts it right."""
+        note = self._clocks / f".{process}"
+        note.write_text(str(seconds))
+        note.rename(self._clocks / process)
 
     def stop_at(self, record_uid: str, boundary: str) -> None:
         """Let the record's next job stop at the boundary."""
@@ -60,6 +75,6 @@ class Orders:
             (self._reached / uid).unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Forget every note."""
-        for path in [*self._wanted.iterdir(), *self._reached.iterdir()]:
+        """Forget every note; each clock is right again."""
+        for path in [*self._wanted.iterdir(), *self._reached.iterdir(), *self._clocks.iterdir()]:
             path.unlink(missing_ok=True)

@@ -14,7 +14,8 @@ from typing import Final
 
 from tests.crash import judge, table
 from tests.crash.targets import Target
-from tests.crash.world import PROCESSES, Account, World, eventually
+from tests.crash.waiting import PATIENCE_SECONDS, eventually
+from tests.crash.world import PROCESSES, Account, World
 
 CHANGE: Final = (
     "after:claim", "before:stage", "after:stage", "before:change", "before:intend", "after:intend", "after:change",
@@ -22,11 +23,12 @@ CHANGE: Final = (
 )  # fmt: skip
 AFTER: Final = ("before:step:1", "running:step:1", "after:step:1", "stored:step:1", "before:report", "after:report")
 BOUNDARIES: Final = (*CHANGE, *AFTER)
-_SOME: Final = ("after:stage", "after:intend", "after:change", "before:promote", "running:step:1")
-_FEW: Final = ("after:claim", "after:intend", "after:change", "before:promote", "before:report")
+SOME: Final = ("after:intend", "after:change", "before:promote", "running:step:1")
 IS_FULL: Final = bool(os.environ.get("PAM_CRASH_FULL"))
 _CUT_SCRIPT: Final = ("running:step:1", "after:step:1")  # killed there, nobody can say whether the script is done
-MOST_ATTEMPTS: Final = 4
+_STORED: Final = ("stored:step:1", "before:report", "after:report")  # the script's end is durable
+MOST_ATTEMPTS: Final = 6
+ROTATED, CUT_OFF = "rotated", "rotated, script reported as unknown"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -48,7 +50,15 @@ class Fault:
     strike: Callable[[World], None]
     heal: Callable[[World], None]
     cuts_gateway: bool = False  # its threads are gone, so nobody is released
+    loses_calls: bool = False  # jobs go on from their boundary, and any later call to the router may be lost
+    ends_leases: bool = False  # whoever stands at a boundary is overtaken, and goes no further
     hides_ledger: bool = False
+
+    def may_cut_script(self, boundary: str) -> bool:
+        """Say whether it can fall between a script's start and the durable report of its end."""
+        if (self.cuts_gateway or self.ends_leases) and boundary in _CUT_SCRIPT:
+            return True
+        return self.loses_calls and boundary not in _STORED
 
 
 def killed(name: str) -> Fault:
@@ -59,26 +69,29 @@ def killed(name: str) -> Fault:
         strike=lambda world: world.kill(name),
         heal=lambda world: world.start_one(name),
         cuts_gateway=name == "gateway",
+        loses_calls=name in {"router", "database"},
         hides_ledger=name == "database",
     )
 
 
-def every_boundary(targets: Sequence[Target], *, is_brief: bool = False) -> list[Case]:
-    """Return a case for each boundary of each target.
+def every_boundary(
+    targets: Sequence[Target], *, quick: Sequence[str] = BOUNDARIES, slow: Sequence[str] = SOME
+) -> list[Case]:
+    """Return a case for each boundary of each target; ``make crash`` has all of everything.
 
     Args:
         targets: to rotate on.
-        is_brief: a few boundaries of each are enough in ``make test``. There a target that is slow to log in to has
-            few in any case; ``make crash`` has all of everything.
+        quick: the boundaries that ``make test`` tries on a target that is quick to log in to.
+        slow: the same for one that is not.
     """
-    cases = []
-    for target in targets:
-        few = _FEW if is_brief else _SOME if target.is_slow else BOUNDARIES
-        cases += [Case(target=target, boundary=boundary) for boundary in (BOUNDARIES if IS_FULL else few)]
-    return cases
+    return [
+        Case(target=target, boundary=boundary)
+        for target in targets
+        for boundary in (BOUNDARIES if IS_FULL else slow if target.is_slow else quick)
+    ]
 
 
-def run_round(world: World, cases: Sequence[Case], fault: Fault, seconds: float = 90) -> None:
+def run_round(world: World, cases: Sequence[Case], fault: Fault, seconds: float = PATIENCE_SECONDS) -> None:
     """Let the fault strike once while each case stands at its boundary, and judge."""
     began = time.monotonic()
     submit(world, cases)
@@ -141,16 +154,25 @@ def _judge_ends(world: World, cases: Sequence[Case], fault: Fault, seconds: floa
         end = ends[case.job_uid]
         runs = judge.check_runs(case.account, case.runs, f"{case.target.name}, {fault.name} at {case.boundary}")
         what = f"{case.target.name}, {fault.name} at {case.boundary}: {end}, script ran {runs} times"
-        # With the gateway alive the lease may end meanwhile, and a start whose answer never came counts as begun.
-        cut_places = _CUT_SCRIPT if fault.cuts_gateway else (*_CUT_SCRIPT, "before:step:1")
-        may_cut = case.boundary in cut_places and (fault.cuts_gateway or end.attempts > 1)
-        if may_cut and end.cause == "scripts_unknown":
-            assert end.state == "failed", what
-            outcome = "rotated, script reported as unknown"
-        else:
-            assert end.state == "succeeded", what
-            assert runs == 1, what
-            outcome = "rotated"
+        outcome = outcome_of(end, runs, what, may_cut_script=fault.may_cut_script(case.boundary))
         assert end.attempts <= MOST_ATTEMPTS, what
         table.add(fault.name, case.target.name, outcome, where=case.boundary, attempts=end.attempts)
     judge.check_story(world, [case.account for case in cases])
+
+
+def outcome_of(end: judge.JobRow, runs: int, what: str, *, may_cut_script: bool) -> str:
+    """Return what came of a rotation, which is told as it was.
+
+    Args:
+        end: how the job ended.
+        runs: how often its script ran, at most once.
+        what: names the case in a failure.
+        may_cut_script: the fault can fall between the script's start and the durable report of its end; then nobody
+            can say whether the script is done, and "unknown" is the true answer whether it ran or not.
+    """
+    if may_cut_script and (end.state, end.cause) == ("failed", "scripts_unknown"):
+        return CUT_OFF
+    assert (end.state, end.cause) == ("succeeded", None), what
+    if runs != 1:
+        raise judge.ScriptNotRun(f"{what}: said to have succeeded")
+    return ROTATED

@@ -11,7 +11,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import paramiko
 import psycopg
@@ -22,6 +22,7 @@ from deploy.lab import PostgresServer, SshServer
 from tests.support.gateway_site import GatewaySite
 
 FIRST = "First-Secret-1"
+_LOGIN_SECONDS = 60  # of a machine that others use too
 PROXIES = 26  # the first is everybody's, each other one is for a case of its own
 
 
@@ -33,6 +34,8 @@ class Target(ABC):
     record_type: ClassVar[str]
     locks_accounts: ClassVar[bool]  # one attempt waits on the target for another one's end
     is_slow: ClassVar[bool] = False  # a login costs so much that short runs have fewer of them
+    part: ClassVar[str] = "password"  # of the credential, as ledger and record call it
+    first: str = FIRST  # what an account has in the beginning
     admin_login: str
     admin_password: str
     admin: str  # uid of the admin's record
@@ -54,6 +57,14 @@ class Target(ABC):
             uid = site.add_resource(self.record_type, proxy.host, proxy.port, self.admin)
             self._resources[proxy.port] = uid
         return self._resources[proxy.port]
+
+    def record(self, site: GatewaySite, login: str) -> str:
+        """Make the record of a new account."""
+        return site.add_user(login, self.first)
+
+    def resource_for(self, _site: GatewaySite, _account_uid: str) -> str:
+        """Return the record of the server that the account is rotated on."""
+        return self.resource
 
     @property
     def port_mapping(self) -> str:
@@ -79,6 +90,10 @@ class Target(ABC):
     @abstractmethod
     def demote_admin(self, *, is_demoted: bool) -> None:
         """Take the admin's rights, or give them back."""
+
+    @abstractmethod
+    def make_admin(self, login: str) -> None:
+        """Give an account every right there is."""
 
     @abstractmethod
     def fingerprint(self, login: str) -> str:
@@ -133,6 +148,10 @@ class Postgresql(Target):
         with self._connect(self._server.admin_login, self._server.admin_password) as connection:
             connection.execute(sql.SQL("ALTER ROLE {} " + words).format(sql.Identifier(self.admin_login)))
 
+    def make_admin(self, login: str) -> None:
+        with self._connect(self._server.admin_login, self._server.admin_password) as connection:
+            connection.execute(sql.SQL("ALTER ROLE {} SUPERUSER").format(sql.Identifier(login)))
+
     def fingerprint(self, login: str) -> str:
         with self._connect(self._server.admin_login, self._server.admin_password) as connection:
             row = connection.execute("SELECT rolpassword FROM pg_authid WHERE rolname = %s", [login]).fetchone()
@@ -175,14 +194,17 @@ class Linux(Target):
         self._server.add_user(login, password)
 
     def logs_in(self, login: str, password: str) -> bool:
+        return self._connects(login, password=password)
+
+    def _connects(self, login: str, **credential: Any) -> bool:
         kind, text = self._server.host_key.split()
         place = f"[{self._server.host}]:{self._server.port}"
         with self._gate, paramiko.SSHClient() as client:
             client.get_host_keys().add(place, kind, paramiko.PKey.from_type_string(kind, base64.b64decode(text)))
             try:
                 client.connect(
-                    self._server.host, self._server.port, login, password, look_for_keys=False, allow_agent=False,
-                    timeout=20, banner_timeout=20, auth_timeout=20,
+                    self._server.host, self._server.port, login, look_for_keys=False, allow_agent=False,
+                    timeout=_LOGIN_SECONDS, banner_timeout=_LOGIN_SECONDS, auth_timeout=_LOGIN_SECONDS, **credential,
                 )  # fmt: skip
             except paramiko.AuthenticationException:
                 return False
@@ -195,9 +217,14 @@ class Linux(Target):
         self._server.run(["chage", "-E", "1" if is_locked else "-1", login])
 
     def demote_admin(self, *, is_demoted: bool) -> None:
-        rule = "" if is_demoted else f"{self.admin_login} ALL=(ALL:ALL) NOPASSWD: ALL\n"
-        self._server.run(["tee", self._rule], rule.encode())
-        self._server.run(["chmod", "440", self._rule])
+        self._write_rule(self._rule, "" if is_demoted else f"{self.admin_login} ALL=(ALL:ALL) NOPASSWD: ALL\n")
+
+    def make_admin(self, login: str) -> None:
+        self._write_rule(f"/etc/sudoers.d/{login}", f"{login} ALL=(ALL:ALL) NOPASSWD: ALL\n")
+
+    def _write_rule(self, path: str, rule: str) -> None:
+        self._server.run(["tee", path], rule.encode())
+        self._server.run(["chmod", "440", path])
 
     def fingerprint(self, login: str) -> str:
         lines = self._server.run(["cat", "/etc/shadow"]).stdout.decode().splitlines()

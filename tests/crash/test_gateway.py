@@ -11,7 +11,7 @@ from tests.crash.rounds import every_boundary, killed, run_round
 from tests.crash.targets import Target
 from tests.crash.world import World
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
 
 
 def test_the_gateway_is_killed_at_every_boundary(world: World, crash_targets: Sequence[Target]) -> None:

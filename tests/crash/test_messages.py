@@ -18,9 +18,10 @@ from pam_jobs.client.vault import VaultClient
 from pam_jobs.jobs.signing import HEADER, sign
 from tests.crash import judge, table
 from tests.crash.targets import Target
-from tests.crash.world import CONTROL, Account, World, eventually
+from tests.crash.waiting import eventually
+from tests.crash.world import CONTROL, Account, World
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
 
 
 class Bench:

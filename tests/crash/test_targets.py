@@ -9,9 +9,10 @@ import pytest
 from tests.crash import judge, table
 from tests.crash.rounds import Case, await_boundaries, submit
 from tests.crash.targets import FIRST, Linux, Target
-from tests.crash.world import Account, World, canary, eventually
+from tests.crash.waiting import eventually
+from tests.crash.world import Account, World, canary
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
 
 
 def _one_end(world: World, job_uid: str, state: str, cause: str | None) -> judge.JobRow:

@@ -9,9 +9,10 @@ import pytest
 from tests.crash import judge, table
 from tests.crash.rounds import IS_FULL, Case, await_boundaries, submit
 from tests.crash.targets import Target
-from tests.crash.world import Gateway, World, eventually
+from tests.crash.waiting import eventually
+from tests.crash.world import Gateway, World
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
 
 FREE = (
     "after:claim", "before:stage", "after:stage", "before:change", "after:change", "before:probe", "after:probe",

@@ -9,16 +9,14 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from connectors.faults import FaultProxy
-from deploy.lab import postgres
-from deploy.lab.processes import Process, free_port, port_is_open, spawn, unprivileged_user
+from deploy.lab.processes import Process, free_port, spawn
 from pam_jobs.access import users
 from pam_jobs.audit.log import Actor
 from pam_jobs.client.http import RouterClient
@@ -29,7 +27,9 @@ from pam_jobs.crypto.keystore import KeyStore
 from pam_jobs.crypto.tls import TlsFiles
 from pam_jobs.db.engine import Database
 from tests.crash.orders import Orders
+from tests.crash.store import Store
 from tests.crash.targets import FIRST, Target
+from tests.crash.waiting import eventually
 from tests.support.broker import RedisBroker
 from tests.support.database import dump
 from tests.support.gateway_site import GatewaySite
@@ -47,16 +47,7 @@ _POLICY = {
 }  # fmt: skip
 CONTROL = ("database", "broker", "router", "control", "beat")
 PROCESSES = ("gateway", *CONTROL)
-
-
-def eventually(is_so: Callable[[], Any], what: Callable[[], str] | str, seconds: float = 60.0) -> Any:
-    """Return the first true answer; the failure says what did not happen."""
-    end = time.monotonic() + seconds
-    while not (answer := is_so()):
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {seconds:.0f} s: {what if isinstance(what, str) else what()}")
-        time.sleep(0.05)
-    return answer
+TIMED = ("router", "control", "beat")  # they share a machine, and so a clock
 
 
 @dataclass(kw_only=True)
@@ -119,14 +110,14 @@ class Gateway:
     def kill(self) -> None:
         """End it as a power cut would."""
         self.send(signal.SIGKILL)
-        eventually(lambda: self.process is None or not self.process.is_running, f"{self.name} is dead", 10)
+        eventually(lambda: self.process is None or not self.process.is_running, f"{self.name} is dead")
 
     def pause(self) -> None:
         """Stop every thread of it, as a suspended virtual machine."""
         self.send(signal.SIGSTOP)
         assert self.process is not None
         stat = Path(f"/proc/{self.process.pid}/stat")
-        eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", f"{self.name} is stopped", 10)
+        eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", f"{self.name} is stopped")
 
     def resume(self) -> None:
         self.send(signal.SIGCONT)
@@ -145,7 +136,6 @@ class World:
     ) -> None:  # fmt: skip
         self.folder = folder
         self.targets = targets
-        self.kind = kind
         self.mutant = mutant
         self.job_seconds = job_seconds
         self.secrets: set[str] = {FIRST}
@@ -154,8 +144,7 @@ class World:
         self.orders = Orders(folder / "orders")
         self._broker_folder = Path(tempfile.mkdtemp(prefix="pamb-"))
         self.broker = RedisBroker(self._broker_folder)
-        self._postgres_folder = Path(tempfile.mkdtemp(prefix="pam-crash-"))
-        self._postgres_folder.chmod(0o755)
+        self.store = Store(folder, kind)
         self._processes: dict[str, Process] = {}
         self._router_port = free_port()
         self.router_proxy = FaultProxy("127.0.0.1", self._router_port)
@@ -167,7 +156,9 @@ class World:
     def start(self) -> None:
         """Bring everything up and make the records."""
         self.router_proxy.__enter__()
-        self._start_database()
+        self.store.start()
+        self.secrets |= self.store.secrets
+        self.database = Database(self.store.url)
         self.broker.start()
         self.start_one("router")
         self._sign_in()
@@ -194,10 +185,9 @@ class World:
         self.broker.stop(kill=True)
         if hasattr(self, "database"):
             self.database.dispose()
-        postgres.stop(self._postgres_folder)
+        self.store.stop()
         self.router_proxy.close()
-        for each in (self._broker_folder, self._postgres_folder):
-            shutil.rmtree(each, ignore_errors=True)
+        shutil.rmtree(self._broker_folder, ignore_errors=True)
 
     def kill(self, name: str) -> None:
         """End one process by SIGKILL and wait until it is gone."""
@@ -206,11 +196,11 @@ class World:
         elif name == "broker":
             self.broker.stop(kill=True)
         elif name == "database":
-            self._kill_database()
+            self.store.kill()
         else:
             process = self._processes[name]
             os.kill(process.pid, signal.SIGKILL)
-            eventually(lambda: not process.is_running, f"{name} is dead", 10)
+            eventually(lambda: not process.is_running, f"{name} is dead")
 
     def start_one(self, name: str) -> None:
         """Start one process and wait until it serves."""
@@ -220,24 +210,26 @@ class World:
         elif name == "broker":
             self.broker.start()
         elif name == "database":
-            self._start_database()
+            self.store.start()
         else:
             log = self.folder / "logs" / f"{name}.log"
             self._processes[name] = self.spawn(name, log, self.environment())
             if name == "router":
                 eventually(self._router_serves, lambda: f"the router serves: {log.read_text()[-2000:]}")
 
+    def process(self, name: str) -> Process:
+        """Return a process of the control plane."""
+        return self._processes[name]
+
     def spawn(self, what: str, log: Path, environment: dict[str, str], arguments: Sequence[str] = ()) -> Process:
-        modules = {"control": "pam_jobs.jobs", "beat": "scheduler"}
-        command = [sys.executable, "-m", modules[what]] if what in modules else [
-            sys.executable, "-m", "tests.crash.launch", what, str(self.orders.folder), self.mutant, *arguments,
-        ]  # fmt: skip
+        launched = ["tests.crash.launch", what, str(self.orders.folder), self.mutant]
+        command = [sys.executable, "-m", *launched, *arguments]
         kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         return spawn(command, log, environment={**kept, "PYTHONPATH": _ROOT, **environment})
 
     def environment(self) -> dict[str, str]:
         return {
-            "PAM_DATABASE_URL": self.database_url, "PAM_BROKER_URL": self.broker.url,
+            "PAM_DATABASE_URL": self.store.url, "PAM_BROKER_URL": self.broker.url,
             "PAM_KEYS_DIR": str(self.folder / "keys"), "PAM_PUBLIC_HOST": f"localhost:{self.router_proxy.port}",
             "PAM_LISTEN_PORT": str(self._router_port), "HOME": str(self.folder), **_POLICY,
         }  # fmt: skip
@@ -251,6 +243,17 @@ class World:
             yield gateway
         finally:
             gateway.kill()
+
+    @contextmanager
+    def more_beats(self, count: int) -> Iterator[None]:
+        """Run further beats beside the one that may be killed."""
+        logs = [self.folder / "logs" / f"beat-{number}.log" for number in range(count)]
+        others = [self.spawn("beat", log, self.environment()) for log in logs]
+        try:
+            yield
+        finally:
+            for process in others:
+                process.stop()
 
     # what the operator does
 
@@ -289,9 +292,10 @@ class World:
 
     def _new_account(self, target: Target) -> Account:
         login = target.new_login()
-        target.add(login, FIRST)
-        uid = self.site.add_user(login, FIRST)
-        self.site.rotate_by(uid, target.resource)
+        target.add(login, target.first)
+        uid = target.record(self.site, login)
+        self.secrets.add(target.first)
+        self.site.rotate_by(uid, target.resource_for(self.site, uid))
         runs = self.folder / "runs" / uid
         self.site.attach(uid, "count.sh", f"#!/bin/sh\necho run >> {runs}\n".encode())
         return Account(target=target, login=login, uid=uid, key=self.vault.records.get(uid).key, runs_path=runs)
@@ -313,61 +317,11 @@ class World:
     def keys(self) -> KeyStore:
         return KeyStore(self.folder / "keys")
 
-    # the control plane's database
-
     def dump(self) -> bytes:
         """Return everything that control plane, broker and logs hold."""
         logs = [path.read_bytes() for path in (self.folder / "logs").iterdir()]
         broker = [path.read_bytes() for path in self._broker_folder.rglob("*") if path.is_file()]
-        return b"\n".join([dump(self.database_url), *logs, *broker])
-
-    def _start_database(self) -> None:
-        if self.kind == "sqlite":
-            self.database_url = f"sqlite:///{self.folder}/control.db"
-        elif not hasattr(self, "_cluster"):
-            # a crash of the process loses nothing that was handed to the kernel; a lazy commit is handed over later
-            self._cluster = postgres.start(self._postgres_folder, settings={"synchronous_commit": "on"})
-            base = f"{self._cluster.admin_login}:{self._cluster.admin_password}"
-            self.database_url = f"postgresql://{base}@127.0.0.1:{self._cluster.port}/postgres"
-            self.secrets.add(self._cluster.admin_password)
-        else:
-            self._restart_cluster()
-        if not hasattr(self, "database"):
-            self.database = Database(self.database_url)
-
-    def _kill_database(self) -> None:
-        assert self.kind == "postgresql", "SQLite has no process of its own"
-        process = Process.load(self._postgres_folder / "postgres.pid.json")
-        assert process is not None
-        os.kill(process.pid, signal.SIGKILL)
-        eventually(lambda: not process.is_running, "the database is dead", 10)
-
-    def _restart_cluster(self) -> None:
-        """Start PostgreSQL again over what the killed one left, once its last child is gone."""
-        cluster = self._cluster
-        argv = [str(postgres.find_binaries(cluster.data.parent) / "postgres"), "-D", str(cluster.data)]
-        argv += ["-h", "127.0.0.1", "-p", str(cluster.port), "-k", "", "-c", "fsync=off", "-c", "max_connections=60"]
-        argv += ["-c", "shared_buffers=16MB"]
-
-        def starts() -> bool:
-            process = spawn(argv, cluster.log_path, user=unprivileged_user("postgres", "nobody"))
-            process.save(self._postgres_folder / "postgres.pid.json")
-            while process.is_running:
-                if port_is_open("127.0.0.1", cluster.port) and self._database_answers():
-                    return True
-                time.sleep(0.05)
-            return False
-
-        eventually(starts, "the database starts again")
-
-    def _database_answers(self) -> bool:
-        import psycopg
-
-        try:
-            psycopg.connect(self.database_url, connect_timeout=2).close()
-        except psycopg.OperationalError:
-            return False
-        return True
+        return b"\n".join([dump(self.store.url), *logs, *broker])
 
     def _router_serves(self) -> bool:
         import httpx

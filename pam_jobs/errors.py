@@ -7,7 +7,8 @@ PamJobsError(remedy)
 ├─ NotFound                      no such record, folder, job …
 ├─ StateError                    Conflict · LeaseLost · EpochConflict · AlreadyExists
 ├─ TargetError(effect, cause)
-│   ├─ NotApplied                Unreachable · AuthRejected · Locked · Forbidden · PolicyRefused · Unsupported · HostKeyMismatch
+│   ├─ NotApplied                Unreachable · AuthRejected · AdminRefused · Locked · Forbidden · PolicyRefused · Unsupported
+│   │                            · HostKeyMismatch
 │   └─ EffectUnknown             TimedOutAfterSend · ConnectionLost · AmbiguousReply
 ├─ ScriptError(step, effect)     ScriptTimeout · ScriptFailed · ScriptUnknown
 ├─ VaultError                    VaultUnavailable · VaultConflict
@@ -22,6 +23,7 @@ from enum import StrEnum
 
 __all__ = [
     "AccessDenied",
+    "AdminRefused",
     "AlreadyExists",
     "AmbiguousReply",
     "AuditError",
@@ -169,6 +171,12 @@ class AuthRejected(NotApplied):
     """The target refused the login."""
 
     code = "auth_rejected"
+
+
+class AdminRefused(NotApplied):
+    """The target refused the administrator."""
+
+    code = "admin_refused"
 
 
 class Locked(NotApplied):

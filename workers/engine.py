@@ -279,6 +279,7 @@ class _Attempt:
             target = None
             with suppress(PamJobsError):
                 target = self._work.target_key if self._work.resource else None
+            members["administrator"] = self._finding(self._work, outcome)
             members["detail"] = sealed_detail(outcome, self._work.user.key, target)
         return self._job.new_report(
             status=outcome.status,
@@ -290,6 +291,12 @@ class _Attempt:
             retry_after_seconds=outcome.retry_after_seconds,
             **members,
         )
+
+    def _finding(self, work: Work, outcome: Outcome) -> wire.AdminFinding | None:
+        """Return what the router must know of an administrator: of the resource's, or that this account is one again."""
+        if self._claim.is_set_aside_admin and outcome.status is Status.OK and self._claim.kind != "plan":
+            return wire.AdminFinding(verdict=wire.AdminVerdict.ACCEPTED)
+        return work.finding or (work.administrator.finding if work.administrator is not None else None)
 
 
 def _promoted_before() -> Outcome:

@@ -49,6 +49,7 @@ class Lease:
         self._job = job
         self._seconds = lease_seconds
         self._monotonic = monotonic
+        self.claimed_at = claimed_at
         self._until = claimed_at + lease_seconds
         self._lost: PamJobsError | None = None
         self._is_cancelled = False

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import structlog
-
 from connectors.base import Session, Verdict, VerdictState
-from pam_jobs.errors import EpochConflict, LeaseLost, NotApplied, PamJobsError
+from pam_jobs.errors import NotApplied
 from workers.chain import through
+from workers.lockout import Budget
 from workers.values import Value
 from workers.work import Work
 
 __all__ = ["Logins"]
-
-_log = structlog.get_logger(__name__)
 
 
 class Logins:
@@ -20,12 +17,12 @@ class Logins:
 
     def __init__(self, work: Work) -> None:
         self._work = work
-        self._left = work.claim.refusals_left
+        self._budget = Budget(work.job, "account", work.claim.refusals_left, lambda: work.lockout)
 
     @property
     def left(self) -> int:
         """How many logins may still be refused."""
-        return self._left
+        return self._budget.left
 
     def attempt(self, value: Value, session: Session | None = None) -> Verdict:
         """Try one login with the value; never raises for what the target does.
@@ -34,7 +31,7 @@ class Logins:
             value: what to log in with.
             session: an open session whose connector makes the login; None opens one that can only probe.
         """
-        if self._left <= 0:
+        if self.left <= 0:
             return Verdict(state=VerdictState.UNKNOWN, cause="lockout_budget")
         self._work.lease.check()
         self._work.reach("before:probe")
@@ -46,7 +43,7 @@ class Logins:
         else:
             breakers.worked(key)
         if verdict.state in {VerdictState.REFUSED, VerdictState.PARTIAL}:
-            self.spend()
+            self._budget.spend()
         return verdict
 
     def _probe(self, value: Value, session: Session | None) -> Verdict:
@@ -65,13 +62,7 @@ class Logins:
 
     def spend(self) -> None:
         """Count one refused login of the account, here and at the router."""
-        self._left -= 1
-        try:
-            self._left = min(self._left, self._work.job.refusals(1))
-        except (LeaseLost, EpochConflict):
-            raise
-        except PamJobsError as error:
-            _log.warning("refusal_not_counted", cause=error.code)
+        self._budget.spend()
 
 
 def _once(session: Session, work: Work, value: Value) -> Verdict:

@@ -54,6 +54,9 @@ def outcome_of(error: Exception, *, may_be_applied: bool) -> Outcome:
     sentence = error.sentence()
     if isinstance(error, Cancelled):
         return Outcome(status=Status.CANCELLED, cause=cause, message=sentence)
+    if isinstance(error, errors.AdminRefused):  # the target is set aside; who changed nothing changed nothing
+        effect = Effect.UNKNOWN if may_be_applied else Effect.NOT_APPLIED
+        return Outcome(status=Status.WAITING_HUMAN, effect=effect, cause=cause, message=sentence)
     if isinstance(error, errors.NotApplied):
         return Outcome(status=Status.FAILED, cause=cause, message=sentence)
     if may_be_applied or isinstance(error, errors.EffectUnknown):

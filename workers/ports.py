@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from connectors.base import Connector
 from pam_jobs.clock import Clock, SystemClock
@@ -13,6 +13,7 @@ from pam_jobs.jobs import wire
 from pam_jobs.records.record import Record
 from workers.boundaries import Boundary, nothing
 from workers.breaker import Breakers
+from workers.doors import Administrators
 from workers.journal import Journal
 
 __all__ = ["ChainFor", "EngineSettings", "JobPort", "Ports", "RouterPort", "VaultFile", "VaultPort", "VaultRecord"]
@@ -86,8 +87,14 @@ class JobPort(Protocol):
         """Give a version up."""
         ...
 
-    def refusals(self, count: int) -> int:
-        """Count refused logins and return what is left of the budget."""
+    def refusals(
+        self, count: int, *, of: Literal["account", "admin"] = "account", window_seconds: int | None = None
+    ) -> wire.RefusalsAnswer:
+        """Count refused logins, 0 to ask only, and return what is left of the budget."""
+        ...
+
+    def admin_versions(self) -> Sequence[wire.LedgerVersion]:
+        """Return the administrator's kept values, newest first."""
         ...
 
     def declare_steps(self, steps: Sequence[wire.StepRow]) -> list[wire.StepRow]:
@@ -162,6 +169,7 @@ class Ports:
     vault: VaultPort
     chain_for: ChainFor
     breakers: Breakers
+    administrators: Administrators = field(default_factory=Administrators)
     clock: Clock = field(default_factory=SystemClock)
     settings: EngineSettings = field(default_factory=EngineSettings)
     boundary: Boundary = nothing

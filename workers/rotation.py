@@ -18,6 +18,7 @@ import structlog
 
 from connectors.base import Connector, Preflight, Session, Verdict, VerdictState
 from pam_jobs.errors import (
+    AdminRefused,
     AuthRejected,
     Effect,
     EffectUnknown,
@@ -28,9 +29,11 @@ from pam_jobs.errors import (
     StateError,
     Unsupported,
 )
+from pam_jobs.jobs import wire
 from pam_jobs.jobs.wire import Report, Status
 from workers.chain import through
 from workers.lease import Cancelled
+from workers.lockout import LockoutBudget
 from workers.logins import Logins
 from workers.outcome import Outcome
 from workers.parts import Parts, new_value, parts_of
@@ -193,12 +196,31 @@ class Rotation:
         )
 
     def _open(self, connector: Connector) -> Session:
-        try:
-            return self._work.open(connector, self._own)
-        except AuthRejected:
-            if self._work.is_self:
+        """Log in as who changes the account; an account that changes itself also tries its older values, each once."""
+        work = self._work
+        if not work.is_self:
+            return work.open(connector)
+        refused: AuthRejected | None = None
+        for value in [self._own] if self._own is not None else [work.current, *work.older]:
+            if self._logins.left <= 0:
+                break
+            try:
+                session = work.open(connector, value)
+            except AuthRejected as error:
                 self._logins.spend()  # it was a login of the account itself
-            raise
+                refused = error
+            else:
+                self._own = value
+                return session
+        if refused is None:
+            raise LockoutBudget
+        if work.admin is None:
+            raise refused
+        work.finding = wire.AdminFinding(verdict=wire.AdminVerdict.REFUSED, cause=AdminRefused.code)
+        raise AdminRefused(
+            "the target refused the administrator's own credential",
+            remedy="correct the record; the target is set aside until then",
+        ) from refused
 
     def _set(self, session: Session, parts: Parts, limits: Preflight, *, is_last: bool) -> bool:
         """Change once and prove it; False asks for another turn with the same value."""

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import httpx
 import jwt
@@ -293,10 +293,16 @@ class JobLink:
         body = wire.Abandonment(**self._fenced(), seq=seq, reason=reason, evidence=dict(evidence))
         self._send_once("abandon", body)
 
-    def refusals(self, count: int) -> int:
-        """Count refused logins and return what is left of the budget."""
-        body = wire.Refusals(**self._fenced(), count=count)
-        return self._client.call(self._path("refusals"), body, wire.RefusalsAnswer).refusals_left
+    def refusals(
+        self, count: int, *, of: Literal["account", "admin"] = "account", window_seconds: int | None = None
+    ) -> wire.RefusalsAnswer:
+        """Count refused logins, 0 to ask only, and return what is left of the budget."""
+        body = wire.Refusals(**self._fenced(), count=count, of=of, window_seconds=window_seconds)
+        return self._client.call(self._path("refusals"), body, wire.RefusalsAnswer)
+
+    def admin_versions(self) -> list[wire.LedgerVersion]:
+        """Return the administrator's kept values, newest first."""
+        return self._client.call(self._path("admin"), wire.Fenced(**self._fenced()), wire.AdminVersions).versions
 
     def declare_steps(self, steps: Sequence[wire.StepRow]) -> list[wire.StepRow]:
         """Declare the post-rotation steps, once, and return them as they stand."""

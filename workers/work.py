@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from connectors.base import Account, Connector, Credential, Deadline, Session, Target
+from connectors.base import Account, Connector, Deadline, Session, Target
 from pam_jobs.crypto import aes
-from pam_jobs.errors import AuthRejected, InvalidInput, NotFound, StateError
+from pam_jobs.errors import InvalidInput, NotFound, StateError
 from pam_jobs.jobs import wire
 from pam_jobs.records.complexity import Complexity
+from workers.administrator import Administrator
 from workers.chain import target_of
 from workers.lease import Lease
+from workers.lockout import Budget, Lockout
 from workers.ports import JobPort, Ports, VaultRecord
 from workers.values import Value
 
@@ -41,7 +43,9 @@ class Work:
     configuration: VaultRecord
     resource: VaultRecord | None
     admin: VaultRecord | None  # None: the account changes itself
+    administrator: Administrator | None  # None: the account changes itself
     versions: tuple[Version, ...]  # newest first
+    finding: wire.AdminFinding | None = None  # what the router must know of an administrator
 
     @property
     def login(self) -> str:
@@ -94,58 +98,33 @@ class Work:
         """Say whether the account changes its own credential."""
         return self.admin is None or self.admin.uid == self.user.uid
 
-    def rotator(self, own: Value | None = None) -> Credential:
-        """Return who changes the account.
-
-        Args:
-            own: the value that logs in when the account changes itself; None: what the record says.
-        """
-        if self.admin is None or self.is_self:
-            value = own or self.current
-            if value.is_empty:
-                raise InvalidInput(
-                    "the account has no credential to log in with", remedy="name an admin of the resource"
-                )
-            return value.credential(self.account)
-        record = self.admin.record
-        value = Value.of_record(record)
-        if record.login is None or value.is_empty:
-            raise InvalidInput("the admin's record has no login or no credential", remedy="complete the admin's record")
-        return Credential(
-            login=record.login,
-            password=value.password,
-            private_key=value.private_key,
-            distinguished_name=record.field("text", "distinguishedName"),
-            database=record.field("text", "connectDatabase"),
-        )
-
     def open(self, connector: Connector, own: Value | None = None) -> Session:
-        """Log in as the rotator; an admin whose own credential was rotated meanwhile gets a second try.
+        """Log in as who changes the account: the resource's administrator, or the account itself.
 
         Args:
             connector: speaks to the target.
-            own: as in ``rotator``.
+            own: the value that logs in when the account changes itself; None: what the record says.
 
         Raises:
+            InvalidInput: there is nothing to log in with.
+            AdminRefused: the target refused the administrator.
             NotApplied: with the cause; nothing on the target changed.
         """
-        try:
-            return connector.open(self.target, self.rotator(own), self.deadline)
-        except AuthRejected:
-            if not self._refresh_admin():
-                raise
-        return connector.open(self.target, self.rotator(own), self.deadline)
+        if self.administrator is not None:
+            return self.administrator.open(connector, self.target, self.deadline)
+        value = own or self.current
+        if value.is_empty:
+            raise InvalidInput("the account has no credential to log in with", remedy="name an admin of the resource")
+        return connector.open(self.target, value.credential(self.account), self.deadline)
 
-    def _refresh_admin(self) -> bool:
-        """Read the admin's record anew; say whether its credential is another one now."""
-        if self.admin is None or self.is_self:
-            return False
-        before = Value.of_record(self.admin.record)
-        found = self.ports.vault.fetch([self.admin.uid]).get(self.admin.uid)
-        if found is None:
-            return False
-        self.admin = found
-        return not before.covers(Value.of_record(found.record))
+    @property
+    def lockout(self) -> Lockout:
+        """The target's own rule of how many logins may be refused.
+
+        Raises:
+            InvalidInput: it is not in the known form.
+        """
+        return Lockout.of(self.target.options) if self.resource is not None else Lockout()
 
     @property
     def current(self) -> Value:
@@ -241,7 +220,7 @@ def load_work(claim: wire.Claim, job: JobPort, lease: Lease, ports: Ports, deadl
                 remedy="share its folder with the gateway's application",
             )
     user = found[claim.record_uid]
-    return Work(
+    work = Work(
         claim=claim,
         job=job,
         lease=lease,
@@ -251,8 +230,19 @@ def load_work(claim: wire.Claim, job: JobPort, lease: Lease, ports: Ports, deadl
         configuration=found[claim.configuration_uid],
         resource=_optional(found, claim.resource_uid),
         admin=_optional(found, claim.admin_uid),
+        administrator=None,
         versions=tuple(_version(row, user.key) for row in claim.versions),
     )
+    if work.admin is not None and not work.is_self:
+        work.administrator = Administrator(
+            work.admin,
+            job=job,
+            vault=ports.vault,
+            doors=ports.administrators,
+            budget=Budget(job, "admin", claim.admin_refusals_left, lambda: work.lockout),
+            claimed_at=lease.claimed_at,
+        )
+    return work
 
 
 def _optional(found: dict[str, VaultRecord], uid: str | None) -> VaultRecord | None:

@@ -29,6 +29,7 @@ from pam_jobs.jobs import (
     outcome,
     presence,
     refusals,
+    set_aside,
     signing,
     steps,
     wire,
@@ -243,15 +244,29 @@ def refused(uid: str, said: wire.Refusals, desk: Desk) -> wire.RefusalsAnswer:
     """Count refused logins."""
     with desk.work() as work:
         job = hold(work.session, work.clock, work.holder(uid, said))
-        left = refusals.add(
+        record_uid = job.record_uid
+        if said.of == "admin":
+            found = set_aside.administrator_of(work.session, job)
+            record_uid = found[1] if found else None
+        counted = refusals.count(
             work.session,
             work.clock,
             work.policy,
-            record_uid=job.record_uid,
+            record_uid=record_uid,
             gateway_uid=job.gateway_uid,
-            count=said.count,
+            new=said.count,
+            window_seconds=said.window_seconds,
         )
-    return wire.RefusalsAnswer(refusals_left=left)
+    return wire.RefusalsAnswer(refused=counted, refusals_left=max(0, work.policy.refusal_limit - counted))
+
+
+@calls.post("/jobs/{uid}/admin")
+def admin_versions(uid: str, said: wire.Fenced, desk: Desk) -> wire.AdminVersions:
+    """Return the administrator's kept values, sealed by its record's key."""
+    with desk.work() as work:
+        job = hold(work.session, work.clock, work.holder(uid, said))
+        admin_uid = set_aside.admin_to_try(work.session, work.clock, job)
+        return wire.AdminVersions(versions=lease.kept_versions(work.session, admin_uid))
 
 
 @calls.post("/jobs/{uid}/steps")

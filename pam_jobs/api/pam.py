@@ -16,8 +16,9 @@ from sqlalchemy.orm import Session
 
 from pam_jobs.api.auth import Principal, require
 from pam_jobs.api.context import AppContext, Context
-from pam_jobs.db.tables import JobKind, PamConfiguration, ResourceLink, Schedule
+from pam_jobs.db.tables import JobKind, PamConfiguration, ResourceLink, Schedule, TargetSetAside
 from pam_jobs.errors import InvalidInput
+from pam_jobs.jobs import set_aside
 from pam_jobs.rotation import configurations, gateways, models, resources, settings, views
 from pam_jobs.rotation.configurations import Changes, NewConfiguration
 from pam_jobs.rotation.preview import Run, preview, routes
@@ -178,8 +179,12 @@ def _configurations(session: Session, rows: list[PamConfiguration]) -> list[mode
 def list_resources(_principal: _Reader, context: Context) -> models.ResourceList:
     """Return every resource with its configuration and its admin."""
     with context.database.transaction(read_only=True) as session:
-        rows = session.scalars(select(ResourceLink).order_by(ResourceLink.resource_uid)).all()
-    return models.ResourceList(resources=[_resource(row) for row in rows])
+        rows = session.execute(
+            select(ResourceLink, TargetSetAside)
+            .outerjoin(TargetSetAside, set_aside.on_resource())
+            .order_by(ResourceLink.resource_uid)
+        ).all()
+    return models.ResourceList(resources=[_resource(link, aside) for link, aside in rows])
 
 
 @router.put("/resources/{record_uid}")
@@ -209,9 +214,21 @@ def remove_resource(record_uid: _Uid, principal: _Configurer, context: Context) 
         resources.remove(session, context.clock, principal.actor(), record_uid)
 
 
-def _resource(row: ResourceLink) -> models.ResourceOut:
+@router.post("/resources/{record_uid}/resume", status_code=status.HTTP_204_NO_CONTENT)
+def resume_resource(record_uid: _Uid, principal: _Configurer, context: Context) -> None:
+    """Let a target be tried again that was set aside because its administrator was refused."""
+    with context.database.transaction() as session:
+        records.require(session, principal.user_uid, record_uid, can_edit=True)
+        published = resources.resume(session, context.clock, principal.actor(), record_uid)
+    context.after_commit(list(published))
+
+
+def _resource(row: ResourceLink, aside: TargetSetAside | None = None) -> models.ResourceOut:
     return models.ResourceOut(
-        record_uid=row.resource_uid, configuration_uid=row.configuration_uid, admin_uid=row.admin_uid
+        record_uid=row.resource_uid,
+        configuration_uid=row.configuration_uid,
+        admin_uid=row.admin_uid,
+        set_aside=models.SetAsideOut.model_validate(aside) if aside is not None else None,
     )
 
 

@@ -116,6 +116,15 @@ _CATALOGUE: dict[str, dict[str, str]] = {
         "credential_staged": "Job ${job_uid} staged version ${version_seq} of record UID ${record_uid}",
         "credential_promoted": "Job ${job_uid} made version ${version_seq} of record UID ${record_uid} the current one",
         "credential_abandoned": "Job ${job_uid} gave up version ${version_seq} of record UID ${record_uid}: ${cause}",
+        "pam_target_set_aside": (
+            "The administrator UID ${admin_uid} of resource UID ${resource_uid} was refused in job ${job_uid}"
+            " (${cause}); the target is set aside"
+        ),
+        "pam_target_resumed": "Resource UID ${resource_uid} is tried again (${result_code})",
+        "pam_admin_outdated": (
+            "The administrator UID ${admin_uid} of resource UID ${resource_uid} logged in with version ${version_seq},"
+            " and not with what its record holds"
+        ),
         "discovery_job_started": "Discovery ${job_uid} of PAM configuration UID ${configuration_uid} started",
         "discovery_job_completed": "Discovery ${job_uid} ended: ${result_code}",
         "discovery_job_removed": "User ${username} removed discovery ${job_uid}",

@@ -85,6 +85,36 @@ def reconcile(
     _run("reconcile", record, folder, result_format(style), wait=wait, timeout=timeout, force=force)
 
 
+@app.command("resume-target")
+def resume_target(
+    resource: Annotated[
+        str | None, typer.Option("--resource-uid", "-r", help="UID or title; without it the list is shown.")
+    ] = None,
+    style: FormatOption = Format.TABLE,
+) -> None:
+    """Try a target again that was set aside because its administrator was refused; or list such targets."""
+    with vault() as client:
+        if resource is None:
+            rows = [row for row in client.pam.resources() if row.get("set_aside")]
+            emit(style, {"targets": rows}, lambda: _print_set_aside(rows))
+            return
+        stored = client.records.find(resource)
+        client.pam.resume_resource(stored.uid)
+    emit(style, {"resource": stored.uid}, lambda: note(f"{stored.title} is tried again; its waiting jobs go on"))
+
+
+def _print_set_aside(rows: list[dict[str, Any]]) -> None:
+    print_table(
+        ["Resource", "Administrator", "Since", "Cause", "Job UID"],
+        [
+            (row["record_uid"], aside["admin_uid"], when(aside["since"]), aside["cause"], aside["job_uid"])
+            for row in rows
+            for aside in [row["set_aside"]]
+        ],
+        empty="no target is set aside",
+    )
+
+
 def _run(
     kind: str, record: str | None, folder: str | None, style: Format, *, wait: bool, timeout: float | None, force: bool
 ) -> None:

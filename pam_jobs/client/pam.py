@@ -216,6 +216,10 @@ class Pam:
         """Link a resource record to a configuration, with the user record that administers it."""
         self._router.put(f"/api/v1/resources/{uid}", {"configuration_uid": configuration_uid, "admin_uid": admin_uid})
 
+    def resume_resource(self, uid: str) -> None:
+        """Let a target be tried again that was set aside because its administrator was refused."""
+        self._router.post(f"/api/v1/resources/{uid}/resume")
+
     def unlink_resource(self, uid: str) -> None:
         """Take a resource out of its configuration."""
         self._router.delete(f"/api/v1/resources/{uid}")

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from pam_jobs.clock import Clock
 from pam_jobs.db.tables import CredentialEpoch, Gateway, GatewayInstance, Job, JobState, OutboxMessage
+from pam_jobs.jobs import set_aside
 from pam_jobs.jobs.fence import subject_of
 from pam_jobs.jobs.policy import JobPolicy
 from pam_jobs.jobs.states import HELD
@@ -32,12 +33,14 @@ def _reasons(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> Ite
         case JobState.LEASED | JobState.RUNNING:
             yield from _held(clock, job)
         case JobState.UNKNOWN:
+            yield from set_aside.sentences(session, job)
             yield from _unknown(clock, policy, job)
         case JobState.SUCCEEDED:
             yield f"it ended {_at(job.finished_at)} after {_times(job.attempts)}, with success"
         case JobState.FAILED:
             yield from _failed(job)
         case JobState.WAITING_HUMAN:
+            yield from set_aside.sentences(session, job)
             yield f"an operator must decide{_because(job)}: look at it with `pam prove {job.record_uid}`, then reconcile"
         case JobState.CANCELLED:
             yield f"it was cancelled {_at(job.cancel_requested_at or job.finished_at)} before anything was changed"
@@ -49,6 +52,7 @@ def _reasons(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> Ite
 
 def _waiting(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> Iterator[str]:
     now = clock.now()
+    yield from set_aside.sentences(session, job)
     if job.not_before is not None and job.not_before > now:
         yield f"it is not to start before {_stamp(job.not_before)}"
     yield from _behind(session, job, now)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import bindparam, func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, bindparam, exists, func, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from pam_jobs.audit.log import Actor
 from pam_jobs.clock import Clock
@@ -24,10 +24,11 @@ from pam_jobs.db.tables import (
     ResourceLink,
     RotationSettings,
     StepState,
+    TargetSetAside,
     VersionState,
 )
 from pam_jobs.errors import AccessDenied, NotFound, StateError
-from pam_jobs.jobs import refusals, steps, wire
+from pam_jobs.jobs import refusals, set_aside, steps, wire
 from pam_jobs.jobs.fence import Holder, free, hold, subject_of
 from pam_jobs.jobs.policy import JobPolicy
 from pam_jobs.jobs.sql import IgnoringInsert, changed, run
@@ -35,7 +36,15 @@ from pam_jobs.jobs.states import FINAL, HELD, WAITING
 from pam_jobs.jobs.submission import enqueue
 from pam_jobs.jobs.trail import job_event
 
-__all__ = ["Busy", "claim", "release", "renew"]
+__all__ = ["Busy", "claim", "kept_versions", "release", "renew"]
+
+
+def _refused(record_uid: InstrumentedAttribute[str | None]) -> ColumnElement[int]:
+    """Count the logins that were refused to a record's account within the window."""
+    within = LoginRefusal.at > bindparam("since", type_=LoginRefusal.at.type)
+    counted = select(func.count()).where(LoginRefusal.record_uid == record_uid, within)
+    return counted.correlate(Job, ResourceLink).scalar_subquery()
+
 
 _RESOURCE = func.coalesce(RotationSettings.resource_uid, Job.parameters["resource_uid"].as_string())
 _CLAIMED: Final = (  # made once: it runs with every claim
@@ -44,13 +53,13 @@ _CLAIMED: Final = (  # made once: it runs with every claim
         GatewayInstance.instance,
         RotationSettings,
         ResourceLink.admin_uid,
-        select(func.count())
-        .where(
-            LoginRefusal.record_uid == Job.record_uid, LoginRefusal.at > bindparam("since", type_=LoginRefusal.at.type)
-        )
+        TargetSetAside,
+        _refused(Job.record_uid).label("refused"),
+        _refused(ResourceLink.admin_uid).label("admin_refused"),
+        exists()
+        .where(TargetSetAside.admin_uid == Job.record_uid, TargetSetAside.lifted_at.is_(None))
         .correlate(Job)
-        .scalar_subquery()
-        .label("refused"),
+        .label("is_set_aside_admin"),
     )
     .select_from(Job)
     .outerjoin(
@@ -61,6 +70,7 @@ _CLAIMED: Final = (  # made once: it runs with every claim
     )
     .outerjoin(RotationSettings, RotationSettings.record_uid == Job.record_uid)
     .outerjoin(ResourceLink, ResourceLink.resource_uid == _RESOURCE)
+    .outerjoin(TargetSetAside, set_aside.on_resource())
     .where(Job.uid == bindparam("job_uid"))
 )
 _KEPT = (VersionState.STAGED, VersionState.APPLYING, VersionState.CURRENT, VersionState.PREVIOUS)
@@ -111,17 +121,15 @@ _KEPT_VERSIONS: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class Busy:
-    """The claim was refused because another job works on the credential; the job waits a little."""
+    """The claim was refused because the job must wait, for another one or for an operator."""
 
-    other_job_uid: str
+    why: str
+    remedy: str
     not_before: datetime
 
     def error(self) -> StateError:
         """Return the refusal, to be raised after the commit."""
-        return StateError(
-            f"job {self.other_job_uid} works on the same credential",
-            remedy="nothing to do: this job is published again when that one ends",
-        )
+        return StateError(self.why, remedy=self.remedy)
 
 
 def claim(
@@ -151,11 +159,14 @@ def claim(
     row = session.execute(_CLAIMED, asked).one_or_none()
     if row is None:
         raise NotFound(f"there is no job {job_uid}")
-    job, known, settings, admin_uid, refused = row
+    job, known, settings, admin_uid, aside, refused, admin_refused, is_set_aside_admin = row
     _check_claimable(job, known=known, gateway_uid=gateway_uid, instance=instance, now=now)
+    if aside is not None and set_aside.concerns(job, admin_uid):
+        not_before = _make_wait(session, job, now + timedelta(seconds=policy.set_aside_seconds), set_aside.CAUSE)
+        return Busy(why=set_aside.told(aside), remedy="nothing to do here: the job waits", not_before=not_before)
     epoch = _take_epoch(session, subject_of(job), job_uid, now, until)
     if epoch is None:
-        return _make_wait(session, clock, policy, job)
+        return _wait_for_credential(session, policy, job, now)
     _take_job(session, job_uid, epoch, instance, now, until)
     if job.kind == JobKind.DISCOVER and job.attempts == 0:
         actor = Actor(username=job.requested_by)
@@ -176,9 +187,11 @@ def claim(
         parameters=job.parameters,
         epoch=epoch,
         lease_seconds=policy.lease_seconds,
-        versions=_versions(session, job.record_uid),
+        versions=kept_versions(session, job.record_uid),
         steps=earlier,
         refusals_left=max(0, policy.refusal_limit - refused),
+        admin_refusals_left=max(0, policy.refusal_limit - admin_refused),
+        is_set_aside_admin=is_set_aside_admin,
         attempts=job.attempts + 1,
     )
 
@@ -216,21 +229,27 @@ def _take_job(session: Session, job_uid: str, epoch: int, instance: str, now: da
         raise StateError(f"job {job_uid} was taken or ended meanwhile")
 
 
-def _make_wait(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> Busy:
+def _wait_for_credential(session: Session, policy: JobPolicy, job: Job, now: datetime) -> Busy:
     other = session.scalar(select(CredentialEpoch.job_uid).where(CredentialEpoch.record_uid == subject_of(job)))
     if other == job.uid:
         raise StateError(f"job {job.uid} is worked on already")
-    not_before = clock.now() + timedelta(seconds=policy.busy_seconds)
-    changed(
-        session,
-        update(Job)
-        .where(Job.uid == job.uid, Job.state.in_((*WAITING, JobState.UNKNOWN)))
-        .values(not_before=not_before),
+    return Busy(
+        why=f"job {other or ''} works on the same credential",
+        remedy="nothing to do: this job is published again when that one ends",
+        not_before=_make_wait(session, job, now + timedelta(seconds=policy.busy_seconds), None),
     )
-    return Busy(other_job_uid=other or "", not_before=not_before)
 
 
-def _versions(session: Session, record_uid: str | None) -> list[wire.LedgerVersion]:
+def _make_wait(session: Session, job: Job, not_before: datetime, cause: str | None) -> datetime:
+    """Keep the job away until then, and note why where a cause is given."""
+    values: dict[str, Any] = {"not_before": not_before} | ({"cause": cause} if cause else {})
+    waiting = (*WAITING, JobState.UNKNOWN)
+    changed(session, update(Job).where(Job.uid == job.uid, Job.state.in_(waiting)).values(**values))
+    return not_before
+
+
+def kept_versions(session: Session, record_uid: str | None) -> list[wire.LedgerVersion]:
+    """Return a record's values that may still be tried, newest first."""
     if record_uid is None:
         return []
     rows = session.execute(_KEPT_VERSIONS, {"record": record_uid})

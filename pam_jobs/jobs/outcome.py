@@ -23,7 +23,7 @@ from pam_jobs.db.tables import (
     VersionState,
 )
 from pam_jobs.errors import InvalidInput, StateError
-from pam_jobs.jobs import wire
+from pam_jobs.jobs import set_aside, wire
 from pam_jobs.jobs.fence import Holder, free, hold
 from pam_jobs.jobs.policy import JobPolicy
 from pam_jobs.jobs.sql import run
@@ -130,7 +130,10 @@ def finish(session: Session, clock: Clock, policy: JobPolicy, actor: Actor, job:
     free(session, job, job.epoch)
     _remember_probe(session, job, ended.probe, now)
     _tell(session, clock, actor, job, state, ended, cause)
-    return Outcome(state=state, publish=_wake(session, clock, job))
+    publish = _wake(session, clock, job)
+    if ended.administrator is not None:
+        publish += set_aside.record_finding(session, clock, actor, job, ended.administrator)
+    return Outcome(state=state, publish=publish)
 
 
 def check_codes(document: Mapping[str, Any], what: str) -> None:

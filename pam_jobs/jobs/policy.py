@@ -33,6 +33,7 @@ class JobPolicy(BaseSettings):
     backoff_cap_seconds: float = Field(900.0, gt=0, description="longest wait after an unknown outcome")
     attempts_limit: int = Field(12, ge=1, description="attempts after which an unresolved job waits for an operator")
     busy_seconds: float = Field(4.0, gt=0, description="wait of a job whose credential another job is working on")
+    set_aside_seconds: float = Field(900.0, gt=0, description="how often a job asks again whose target is set aside")
 
     @classmethod
     def of(cls, settings: ControlSettings) -> JobPolicy:

@@ -11,40 +11,46 @@ from pam_jobs.clock import Clock
 from pam_jobs.db.tables import LoginRefusal
 from pam_jobs.jobs.policy import JobPolicy
 
-__all__ = ["add", "left", "since"]
+__all__ = ["count", "since"]
 
 
-def since(now: datetime, policy: JobPolicy) -> datetime:
-    """Return where the budget's window begins."""
-    return now - timedelta(seconds=policy.refusal_window_seconds)
+def since(now: datetime, policy: JobPolicy, window_seconds: int | None = None) -> datetime:
+    """Return where the budget's window begins.
+
+    Args:
+        now: where it ends.
+        policy: holds the default window.
+        window_seconds: a target's own; None: the default.
+    """
+    return now - timedelta(seconds=window_seconds or policy.refusal_window_seconds)
 
 
-def left(session: Session, clock: Clock, policy: JobPolicy, record_uid: str | None) -> int:
-    """Return how many logins as the account may still be refused within the window; shared by all gateways."""
-    if record_uid is None:
-        return policy.refusal_limit
-    used = session.scalar(
-        select(func.count()).where(LoginRefusal.record_uid == record_uid, LoginRefusal.at > since(clock.now(), policy))
-    )
-    return max(0, policy.refusal_limit - (used or 0))
-
-
-def add(
-    session: Session, clock: Clock, policy: JobPolicy, *, record_uid: str | None, gateway_uid: str, count: int
+def count(
+    session: Session,
+    clock: Clock,
+    policy: JobPolicy,
+    *,
+    record_uid: str | None,
+    gateway_uid: str,
+    new: int,
+    window_seconds: int | None = None,
 ) -> int:
-    """Record refused logins and return what is left of the budget.
+    """Record refused logins and return how many there were within the window, shared by all gateways.
 
     Args:
         session: the caller's transaction.
         clock: when they were refused.
-        policy: the budget.
-        record_uid: the account; None (discovery) is not counted.
+        policy: the default window.
+        record_uid: the account; None (discovery, a resource without administrator) is not counted.
         gateway_uid: who tried.
-        count: how many, at least 1.
+        new: how many, 0 to ask only.
+        window_seconds: the target's own window.
     """
     if record_uid is None:
-        return policy.refusal_limit
+        return 0
     now = clock.now()
-    session.add_all(LoginRefusal(record_uid=record_uid, gateway_uid=gateway_uid, at=now) for _ in range(count))
+    session.add_all(LoginRefusal(record_uid=record_uid, gateway_uid=gateway_uid, at=now) for _ in range(new))
     session.flush()
-    return left(session, clock, policy, record_uid)
+    begin = since(now, policy, window_seconds)
+    counted = select(func.count()).where(LoginRefusal.record_uid == record_uid, LoginRefusal.at > begin)
+    return session.scalar(counted) or 0

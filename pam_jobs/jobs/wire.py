@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,6 +18,9 @@ from pam_jobs.crypto.blob import Blob
 __all__ = [
     "AUDIENCE",
     "Abandonment",
+    "AdminFinding",
+    "AdminVerdict",
+    "AdminVersions",
     "Claim",
     "ClaimRequest",
     "Declaration",
@@ -163,6 +166,8 @@ class Claim(_Wire):
     versions: list[LedgerVersion]  # unresolved, current, and up to three previous, newest first
     steps: list[StepRow]  # of earlier attempts of this job
     refusals_left: int = Field(ge=0, description="logins that may still be refused within the lockout budget")
+    admin_refusals_left: int = Field(ge=0, description="the same of the administrator's account")
+    is_set_aside_admin: bool = Field(False, description="targets are set aside because this very account was refused")
     attempts: int
 
 
@@ -191,6 +196,22 @@ class Declaration(Fenced):
     seq: int
 
 
+class AdminVerdict(StrEnum):
+    """What an attempt learned of an administrator."""
+
+    ACCEPTED = "accepted"  # the job's own account, an administrator that was refused before, logs in
+    OUTDATED = "outdated"  # an older kept value logs in, and not what the record holds
+    REFUSED = "refused"  # none of the values logs in, or the account is locked
+
+
+class AdminFinding(_Wire):
+    """What the router must know of an administrator; it goes with the report."""
+
+    verdict: AdminVerdict
+    cause: str | None = Field(None, max_length=64)  # refused: admin_refused, admin_locked
+    version_seq: int | None = None  # outdated: which one logs in
+
+
 class Report(Fenced):
     """POST /jobs/{uid}/report: how the attempt ended."""
 
@@ -202,6 +223,7 @@ class Report(Fenced):
     detail: Blob | None = None  # JSON by the record's key (discovery: the configuration's)
     probe: dict[str, Any] | None = None  # {"verdict", "version_seq"}: the last login made with the current value
     retry_after_seconds: float | None = Field(None, ge=0, description="with unknown: when to try again")
+    administrator: AdminFinding | None = None
 
 
 class ReportAnswer(_Wire):
@@ -236,15 +258,24 @@ class Abandonment(Fenced):
 
 
 class Refusals(Fenced):
-    """POST /jobs/{uid}/refusals: logins of the account that the target refused."""
+    """POST /jobs/{uid}/refusals: counts refused logins; with a count of 0 it only asks."""
 
-    count: int = Field(ge=1, le=100)
+    count: int = Field(ge=0, le=100)
+    of: Literal["account", "admin"] = "account"  # whose budget: the job's own account, or its resource's administrator
+    window_seconds: int | None = Field(None, ge=1, le=86_400, description="the target's own window; null: the default")
 
 
 class RefusalsAnswer(_Wire):
     """What is left of the budget."""
 
-    refusals_left: int
+    refused: int = Field(description="logins that were refused within the window")
+    refusals_left: int = Field(description="what the default limit leaves")
+
+
+class AdminVersions(_Wire):
+    """POST /jobs/{uid}/admin: the administrator's kept values, asked for when the one in its record was refused."""
+
+    versions: list[LedgerVersion]  # unresolved, current and previous, newest first; empty: tried and refused lately
 
 
 class StepDeclaration(Fenced):

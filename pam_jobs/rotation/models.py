@@ -29,6 +29,7 @@ __all__ = [
     "RunOut",
     "ScheduleList",
     "ScheduleOut",
+    "SetAsideOut",
 ]
 
 ScheduleJson = Annotated[list[dict[str, Any]], Field(max_length=100)]
@@ -139,10 +140,20 @@ class ResourceChange(StrictModel):
     admin_uid: Uid | None = None
 
 
+class SetAsideOut(_View):
+    """Since when and why nothing is tried on a target."""
+
+    since: datetime
+    cause: str
+    admin_uid: str
+    job_uid: str
+
+
 class ResourceOut(LinkOut):
     """A resource, its configuration and its admin."""
 
     configuration_uid: str
+    set_aside: SetAsideOut | None = None
 
 
 class ResourceList(BaseModel):

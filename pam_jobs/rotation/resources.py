@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from pam_jobs.audit.log import Actor, record_event
 from pam_jobs.clock import Clock
-from pam_jobs.db.tables import ApplicationShare, Folder, Gateway, ResourceLink, RotationSettings, StoredRecord
+from pam_jobs.db.tables import (
+    ApplicationShare,
+    Folder,
+    Gateway,
+    ResourceLink,
+    RotationSettings,
+    StoredRecord,
+    TargetSetAside,
+)
 from pam_jobs.errors import InvalidInput, NotFound, StateError
+from pam_jobs.jobs import set_aside
 from pam_jobs.rotation.configurations import require_configuration, require_record
 
-__all__ = ["check_readable", "put", "remove"]
+__all__ = ["check_readable", "put", "remove", "resume"]
 
 
 def put(
@@ -49,6 +58,8 @@ def put(
     else:
         _check_free(session, link, configuration_uid)
         link.configuration_uid = configuration_uid
+        if link.admin_uid != admin_uid:
+            set_aside.lift_for_resource(session, clock, actor, resource_uid, by=actor.username)
         link.admin_uid = admin_uid
     session.flush()
     record_event(
@@ -92,8 +103,26 @@ def remove(session: Session, clock: Clock, actor: Actor, resource_uid: str) -> N
         record_uid=resource_uid,
         configuration_uid=link.configuration_uid,
     )
+    session.execute(delete(TargetSetAside).where(TargetSetAside.resource_uid == resource_uid))
     session.delete(link)
     session.flush()
+
+
+def resume(session: Session, clock: Clock, actor: Actor, resource_uid: str) -> tuple[str, ...]:
+    """Let a target that was set aside be tried again, and return the jobs that go on; publish them after the commit.
+
+    Raises:
+        NotFound: it is no resource.
+        StateError: it is not set aside.
+    """
+    if session.get(ResourceLink, resource_uid) is None:
+        raise NotFound(
+            f"record {resource_uid} is not a resource of any PAM configuration", remedy="see `pam config list`"
+        )
+    row = session.get(TargetSetAside, resource_uid)
+    if row is None or row.lifted_at is not None:
+        raise StateError(f"the target {resource_uid} is not set aside", remedy="nothing to do")
+    return set_aside.lift_for_resource(session, clock, actor, resource_uid, by=actor.username)
 
 
 def check_readable(session: Session, gateway: Gateway, record_uid: str, role: str) -> None:

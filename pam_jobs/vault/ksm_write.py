@@ -16,6 +16,7 @@ from pam_jobs.audit.log import record_event
 from pam_jobs.clock import Clock
 from pam_jobs.db.tables import CredentialVersion, StoredFile, StoredRecord, VersionKind, VersionState
 from pam_jobs.errors import AlreadyExists, InvalidInput, PamJobsError, StateError, VaultConflict
+from pam_jobs.jobs import set_aside
 from pam_jobs.vault import files, ledger, records
 from pam_jobs.vault.ksm_access import Caller, editable_record, shared_folder
 from pam_jobs.vault.ksm_payloads import AddFile, CompleteTransaction, CreateSecret, DeleteSecret, UpdateSecret
@@ -89,6 +90,7 @@ def update_secret(session: Session, clock: Clock, caller: Caller, payload: Updat
         _remove_files(session, clock, caller, record.uid, payload.links2Remove or [])
         if records.has_current(session, record.uid):
             ledger.client_current(session, clock, record.uid, payload.data, caller.client.client_id)
+            set_aside.lift_for_admin(session, clock, caller.actor, record.uid, by=caller.actor.username)
         _event(session, clock, caller, "app_client_record_update", record.uid)
         return
     if payload.revision != record.revision:
@@ -132,6 +134,7 @@ def finalize(session: Session, clock: Clock, caller: Caller, payload: CompleteTr
     session.flush()
     _remove_files(session, clock, caller, record.uid, links)
     _event(session, clock, caller, "app_client_record_update", record.uid, status="finalized")
+    set_aside.lift_for_admin(session, clock, caller.actor, record.uid, by=caller.actor.username)
 
 
 def roll_back(session: Session, clock: Clock, caller: Caller, payload: CompleteTransaction) -> None:

@@ -226,7 +226,7 @@ def test_a_stale_epoch_is_refused_at_every_endpoint(api: PamApi, device: DeviceC
         "renew": {}, "fence": {}, "stage": {"ciphertext": SEALED}, "intend": {"seq": 1},
         "promote": {"seq": 1, "evidence": {"login": "accepted"}, "record_data": SEALED, "record_revision": 1},
         "abandon": {"seq": 1, "reason": "policy_refused", "evidence": {"current": "accepted"}},
-        "refusals": {"count": 1}, "steps": {"steps": []}, "steps/start": {"key": "a"},
+        "refusals": {"count": 1}, "admin": {}, "steps": {"steps": []}, "steps/start": {"key": "a"},
         "steps/finish": {"key": "a", "state": "succeeded"}, "report": {"status": "failed"},
         "release": {"reason": "shutdown"}, "discovery": {"content": SEALED, "counts": {}},
     }  # fmt: skip
@@ -242,12 +242,12 @@ def test_the_lockout_budget_is_shared_by_all_attempts_and_refills(api: PamApi, d
     device.hello()
     claim = device.claim(job)
     assert claim["refusals_left"] == 3
-    assert device.on(job, "refusals", claim["epoch"], count=2) == {"refusals_left": 1}
+    assert device.on(job, "refusals", claim["epoch"], count=2) == {"refused": 2, "refusals_left": 1}
     device.on(job, "report", claim["epoch"], status="failed")
     other = submit(api, record, "verify")["uid"]
     claim = device.claim(other)
     assert claim["refusals_left"] == 1
-    assert device.on(other, "refusals", claim["epoch"], count=5) == {"refusals_left": 0}
+    assert device.on(other, "refusals", claim["epoch"], count=5) == {"refused": 7, "refusals_left": 0}
     device.on(other, "report", claim["epoch"], status="failed")
     api.fleet.clock.advance(timedelta(seconds=901))
     device.hello()

@@ -91,6 +91,9 @@ class MemoryRouter:
         self.files: dict[str, list[tuple[VaultFile, bytes]]] = {}
         self.epochs: Counter[str] = Counter()
         self.refusals_left = 3
+        self.admin_refusals_left = 3
+        self.is_set_aside_admin = False
+        self.windows: list[int | None] = []  # that refusals were counted within
         self.calls: list[str] = []
         self.cut_after: Counter[str] = Counter()  # calls that are handled and whose answer is lost
         self.cut_before: Counter[str] = Counter()  # calls that never arrive
@@ -147,7 +150,8 @@ class MemoryRouter:
             configuration_uid=job.configuration_uid, record_uid=job.record_uid, resource_uid=job.resource_uid,
             admin_uid=job.admin_uid, profile=job.profile, complexity=job.complexity, parameters=job.parameters,
             epoch=job.epoch, lease_seconds=60, versions=self._versions(job), steps=self._rows(job),
-            refusals_left=self.refusals_left, attempts=job.attempts,
+            refusals_left=self.refusals_left, admin_refusals_left=self.admin_refusals_left, attempts=job.attempts,
+            is_set_aside_admin=self.is_set_aside_admin,
         )  # fmt: skip
         return json.loads(claim.model_dump_json())  # type: ignore[no-any-return]
 
@@ -223,8 +227,16 @@ class MemoryRouter:
         row.state, row.evidence = "abandoned", {**body["evidence"], "reason": body["reason"]}
 
     def _refusals(self, job: MemoryJob, body: dict[str, Any]) -> dict[str, Any]:
+        self.windows.append(body["window_seconds"])
+        if body["of"] == "admin":
+            self.admin_refusals_left = max(0, self.admin_refusals_left - body["count"])
+            return {"refused": 3 - self.admin_refusals_left, "refusals_left": self.admin_refusals_left}
         self.refusals_left = max(0, self.refusals_left - body["count"])
-        return {"refusals_left": self.refusals_left}
+        return {"refused": 3 - self.refusals_left, "refusals_left": self.refusals_left}
+
+    def _admin(self, job: MemoryJob, body: dict[str, Any]) -> dict[str, Any]:
+        rows = self._versions(MemoryJob(uid="", record_uid=job.admin_uid))
+        return {"versions": [json.loads(row.model_dump_json()) for row in rows]}
 
     def _steps(self, job: MemoryJob, body: dict[str, Any]) -> dict[str, Any]:
         for step in body["steps"]:

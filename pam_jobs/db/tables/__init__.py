@@ -12,6 +12,7 @@ from pam_jobs.db.tables.jobs import (
     LoginRefusal,
     OutboxMessage,
     StepState,
+    TargetSetAside,
 )
 from pam_jobs.db.tables.pam import Gateway, GatewayInstance, PamConfiguration, ResourceLink, RotationSettings, Schedule
 from pam_jobs.db.tables.vault import (
@@ -56,6 +57,7 @@ __all__ = [
     "StepState",
     "StoredFile",
     "StoredRecord",
+    "TargetSetAside",
     "User",
     "VersionKind",
     "VersionState",

@@ -21,6 +21,7 @@ __all__ = [
     "LoginRefusal",
     "OutboxMessage",
     "StepState",
+    "TargetSetAside",
 ]
 
 
@@ -158,6 +159,21 @@ class LoginRefusal(Base):
     record_uid: Mapped[str] = mapped_column(String(22), index=True)
     gateway_uid: Mapped[str] = mapped_column(String(22))
     at: Mapped[datetime] = mapped_column(index=True)
+
+
+class TargetSetAside(Base):
+    """A target that refused its administrator: nothing is tried there until somebody or something lifts it."""
+
+    __tablename__ = "targets_set_aside"
+
+    resource_uid: Mapped[str] = mapped_column(String(22), primary_key=True)
+    admin_uid: Mapped[str] = mapped_column(String(22), index=True)  # who was refused
+    since: Mapped[datetime]
+    cause: Mapped[str] = mapped_column(String(64))  # admin_refused, admin_locked
+    job_uid: Mapped[str] = mapped_column(String(22))  # the job that found it
+    gateway_uid: Mapped[str] = mapped_column(String(22))
+    lifted_at: Mapped[datetime | None]
+    lifted_by: Mapped[str | None] = mapped_column(String(254))
 
 
 class DiscoveryResult(Base):

@@ -172,30 +172,6 @@ def test_a_target_that_is_down_fails_without_a_trace(world: GatewayWorld) -> Non
     assert world.states() == ["current"]
 
 
-def test_a_wrong_admin_credential_is_told_as_such(world: GatewayWorld) -> None:
-    world.target.accounts["root"].password = "changed-by-hand"
-    job = world.run()
-    assert job.report is not None
-    assert (job.state, job.report["cause"]) == ("failed", "auth_rejected")
-
-
-def test_an_admin_that_was_rotated_meanwhile_is_read_again(world: GatewayWorld) -> None:
-    def rotate_admin() -> None:
-        world.target.accounts["root"].password = "Admin-Secret-2"
-        world.edit(world.admin, lambda record: record.set_field("password", "Admin-Secret-2"))
-
-    fetch = world.vault.fetch
-
-    def fetch_then_rotate(uids: object) -> object:
-        found = fetch(uids)  # type: ignore[arg-type]
-        if len(world.vault.fetches) == 1:
-            rotate_admin()
-        return found
-
-    world.vault.fetch = fetch_then_rotate  # type: ignore[method-assign, assignment]
-    assert world.run().state == "succeeded"
-
-
 def test_a_refused_login_of_the_account_itself_counts(world: GatewayWorld) -> None:
     world.target.accounts["app"].password = "changed-by-hand"
     job = world.run(admin_uid=None)

@@ -1,0 +1,166 @@
+"""The administrator's login on a target: its values in order of likelihood, each tried once.
+
+What the record holds comes first. When the target refuses it, the record is read anew, for the administrator itself may
+have been rotated meanwhile, and then the ledger's kept values follow. When none logs in, the job says so and the router
+sets the target aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from connectors.base import Connector, Credential, Deadline, Session, Target
+from pam_jobs.errors import AdminRefused, AuthRejected, InvalidInput, Locked, VaultError
+from pam_jobs.jobs import wire
+from workers.doors import Administrators, Door
+from workers.lockout import Budget, LockoutBudget
+from workers.ports import JobPort, VaultPort, VaultRecord
+from workers.values import Value
+
+__all__ = ["Administrator"]
+
+_log = structlog.get_logger(__name__)
+_LOCKED: Final = "admin_locked"
+
+
+class Administrator:
+    """One job's administrator, who is not the job's own account."""
+
+    def __init__(
+        self,
+        record: VaultRecord,
+        *,
+        job: JobPort,
+        vault: VaultPort,
+        doors: Administrators,
+        budget: Budget,
+        claimed_at: float,
+    ) -> None:
+        """Prepare; nothing is sent yet.
+
+        Args:
+            record: the administrator's.
+            job: the calls on the job.
+            vault: reads the record anew.
+            doors: what this process knows already.
+            budget: the administrator's own.
+            claimed_at: when the job was claimed, on the doors' clock; what was refused since is not tried again.
+        """
+        self._record = record
+        self._job = job
+        self._vault = vault
+        self._doors = doors
+        self._budget = budget
+        self._claimed_at = claimed_at
+        self._live: tuple[Value, int | None] | None = None
+        self._refused: list[Value] = []
+        self._kept: list[tuple[int, Value]] | None = None
+        self.finding: wire.AdminFinding | None = None
+
+    def open(self, connector: Connector, target: Target, deadline: Deadline) -> Session:
+        """Log in as the administrator.
+
+        Raises:
+            AdminRefused: none of its values logs in, or it is locked; ``finding`` says so to the router.
+            LockoutBudget: no login of it may be refused any more.
+            TargetBusy: others wait for the same login.
+            NotApplied: anything else the target said.
+        """
+        with self._doors.turn(f"{target.host}:{target.port} {self._record.uid}") as door:
+            if door.refused_at is not None and door.refused_at >= self._claimed_at:
+                raise self._end(door, door.refused_cause)
+            for value, seq in self._likeliest(door):
+                if any(refused.covers(value) for refused in self._refused):
+                    continue
+                if self._budget.left <= 0:
+                    if self._refused:
+                        break
+                    raise LockoutBudget(
+                        "the target refused the administrator too many logins lately",
+                        remedy="correct the administrator's record, or wait until the lockout window has passed",
+                    )
+                session = self._try(connector, target, deadline, value, door)
+                if session is not None:
+                    self._found(door, value, seq)
+                    return session
+            raise self._end(door, AdminRefused.code)
+
+    def _try(
+        self, connector: Connector, target: Target, deadline: Deadline, value: Value, door: Door
+    ) -> Session | None:
+        try:
+            return connector.open(target, self._credential(value), deadline)
+        except AuthRejected:
+            door.worked_at = None
+            self._refused.append(value)
+            self._budget.spend()
+            return None
+        except Locked:
+            raise self._end(door, _LOCKED) from None
+
+    def _likeliest(self, door: Door) -> Iterator[tuple[Value, int | None]]:
+        """Yield the values to try, with their numbers where they come from the ledger."""
+        if self._live is not None:
+            yield self._live
+        if door.kept is not None and door.kept[0] == self._record.revision:
+            yield from ((value, seq) for seq, value in self._kept_values() if door.kept and seq == door.kept[1])
+        own = Value.of_record(self._record.record)
+        if self._record.record.login is None or own.is_empty:
+            raise InvalidInput("the admin's record has no login or no credential", remedy="complete the admin's record")
+        yield own, None
+        latest = self._vault.fetch([self._record.uid]).get(self._record.uid)
+        if latest is not None:
+            self._record = latest
+            yield Value.of_record(latest.record), None
+        yield from ((value, seq) for seq, value in self._kept_values())
+
+    def _kept_values(self) -> list[tuple[int, Value]]:
+        """Return the ledger's values: one that an attempt left undecided first, then the newest."""
+        if self._kept is None:
+            rows = sorted(
+                self._job.admin_versions(), key=lambda row: (row.state not in {"staged", "applying"}, -row.seq)
+            )
+            self._kept = []
+            for row in rows:
+                with suppress(VaultError):  # by a key of before: it cannot be tried
+                    value = Value.open(row.ciphertext, self._record.key, row.kind)
+                    if not value.is_empty:
+                        self._kept.append((row.seq, value))
+        return self._kept
+
+    def _credential(self, value: Value) -> Credential:
+        record = self._record.record
+        return Credential(
+            login=record.login or "",
+            password=value.password,
+            private_key=value.private_key,
+            distinguished_name=record.field("text", "distinguishedName"),
+            database=record.field("text", "connectDatabase"),
+        )
+
+    def _found(self, door: Door, value: Value, seq: int | None) -> None:
+        self._live = value, seq
+        door.worked_at, door.refused_at = self._doors.monotonic(), None
+        is_outdated = seq is not None and not Value.of_record(self._record.record).covers(value)
+        door.kept = (self._record.revision, seq) if is_outdated and seq is not None else None
+        if is_outdated and self.finding is None:
+            _log.warning("admin_outdated", admin=self._record.uid, version=seq)
+            self.finding = wire.AdminFinding(verdict=wire.AdminVerdict.OUTDATED, version_seq=seq)
+
+    def _end(self, door: Door, cause: str) -> AdminRefused:
+        """Note that the administrator was refused, and return the error to raise."""
+        if door.refused_at is None or door.refused_at < self._claimed_at:
+            door.refused_at = self._doors.monotonic()
+        door.worked_at, door.refused_cause = None, cause
+        self.finding = wire.AdminFinding(verdict=wire.AdminVerdict.REFUSED, cause=cause)
+        remedy = "correct the administrator's record; the target is set aside until then"
+        if cause == _LOCKED:
+            return AdminRefused(
+                "the target says that the administrator is locked",
+                remedy="unlock it there, then let the target be tried again with `pam action resume-target`",
+            )
+        return AdminRefused("the target refused the administrator, and none of its older values logs in", remedy=remedy)

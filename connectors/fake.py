@@ -52,6 +52,7 @@ class FakeAccount:
     is_admin: bool = False
     is_locked: bool = False
     last_set: datetime | None = None
+    former: list[str] = field(default_factory=list, repr=False)  # passwords that were set before, the oldest first
 
 
 @dataclass(kw_only=True)
@@ -64,6 +65,7 @@ class FakeTarget:
     cut_after_send: int = 0  # so many next changes are applied and their answer is lost
     cut_before_apply: int = 0  # so many next changes are lost on the way, and look just the same
     refuse_every: int = 0  # every nth change is refused by policy; 0 never
+    remember: bool = False  # a password that the account had before is refused by policy
     throttle_probes: int = 0  # so many next logins are turned away before the credential is looked at
     changes: int = 0  # changes that reached the target
     logins: int = 0  # logins that were looked at
@@ -151,6 +153,8 @@ class FakeSession(Session):
             self._target.changes += 1
             if self._target.refuse_every and self._target.changes % self._target.refuse_every == 0:
                 raise PolicyRefused("the fake target refuses this value", remedy="generate another one")
+            if self._target.remember and candidate.password and candidate.password.reveal() in changed.former:
+                raise PolicyRefused("the fake target knows this password already", remedy="generate another one")
             if self._target.cut_before_apply:
                 self._target.cut_before_apply -= 1
                 raise ConnectionLost
@@ -246,6 +250,8 @@ def _parts(account: FakeAccount, credential: Credential) -> Iterator[bool]:
 
 def _apply(account: FakeAccount, candidate: Candidate) -> None:
     if candidate.password is not None:
+        if account.password is not None and account.password != candidate.password.reveal():
+            account.former.append(account.password)
         account.password = candidate.password.reveal()
     if candidate.public_key is not None:
         comment = candidate.key_comment or ""

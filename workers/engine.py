@@ -21,16 +21,18 @@ from pam_jobs.errors import (
 )
 from pam_jobs.jobs import wire
 from pam_jobs.jobs.wire import PostStatus, Report, Status
+from pam_jobs.records.rollback import RollbackFlags
 from workers.breaker import TargetBusy
 from workers.checks import plan, reconcile, verify
 from workers.lease import Lease
 from workers.outcome import Outcome, outcome_of, sealed_detail
 from workers.ports import JobPort, Ports
+from workers.rollback import Rollback, settle
 from workers.rotation import Rotation
 from workers.scripts import Credentials, Scripts
 from workers.timings import Timings
 from workers.values import Value
-from workers.work import Work, load_work
+from workers.work import Version, Work, load_work
 
 __all__ = ["Engine", "Running"]
 
@@ -120,6 +122,7 @@ class _Attempt:
         self._timings = timings
         self._work: Work | None = None
         self._rotation: Rotation | None = None
+        self._rollback: Rollback | None = None
         self._is_promoted = False
 
     def run(self) -> Status | None:
@@ -149,6 +152,8 @@ class _Attempt:
 
     @property
     def _may_be_applied(self) -> bool:
+        if self._rollback is not None and self._rollback.may_be_applied:
+            return True
         if self._rotation is not None:
             return self._rotation.may_be_applied
         return any(version.state == "applying" for version in self._claim.versions) and self._lease.has_begun
@@ -171,7 +176,7 @@ class _Attempt:
             effect=Effect.APPLIED,
             cause=error.code,
             post_status=PostStatus.UNKNOWN,
-            message=f"the new value is the current one, and its scripts are still to run: {error.sentence()}",
+            message=f"the new value is the current one, and what follows it is still to do: {error.sentence()}",
         )
 
     def _dispatch(self, work: Work) -> Outcome:
@@ -211,27 +216,48 @@ class _Attempt:
                 f"rotation profile {self._claim.profile} is not supported by this gateway",
                 remedy="use the profile general or scripts_only",
             )
+        # Read before anything is changed: a field that says neither yes nor no must not come up after a failure.
+        flags = self._flags(work)
+        self._rollback = Rollback.declared(work, flags, self._timings)
+        unresolved = work.unresolved
+        if unresolved is not None and unresolved.value.undoes is not None and not self._is_mine(unresolved):
+            work, ended = settle(work, self._timings)
+            if ended is not None:
+                return ended
+            self._work = work
         scripts = Scripts(work)
-        if work.claim.steps and work.unresolved is None:
+        if work.claim.steps and (work.unresolved is None or self._is_mine(work.unresolved)):
             # Steps are declared just before the promotion, while the version is being applied. So an attempt that
-            # finds steps and no such version comes after the promotion: only scripts are left.
-            return self._after_promotion(work, scripts, _promoted_before(), _resumed(work))
-        return self._change(work, scripts)
+            # finds steps and no such version comes after the promotion: only scripts and their roll-back are left.
+            return self._after_promotion(work, scripts, _promoted_before(), self._resumed(work))
+        return self._change(work, scripts, flags)
+
+    def _flags(self, work: Work) -> RollbackFlags:
+        resource = work.resource.record if work.resource else None
+        return RollbackFlags.of(work.user.record, resource, work.configuration.record)
+
+    def _is_mine(self, version: Version) -> bool:
+        return self._rollback is not None and self._rollback.is_of(version)
 
     def _reconcile(self, work: Work) -> Outcome:
         if work.unresolved is not None and work.unresolved.state == "applying":
             return self._change(work, Scripts(work))
         return reconcile(work, self._timings)
 
-    def _change(self, work: Work, scripts: Scripts) -> Outcome:
-        def before_promotion(_value: Value) -> Callable[[Outcome], Report] | None:
+    def _change(self, work: Work, scripts: Scripts, flags: RollbackFlags | None = None) -> Outcome:
+        old = work.current
+
+        def before_promotion(version: Version) -> Callable[[Outcome], Report] | None:
             if scripts.is_empty:
                 return self._report
+            more = []
+            if flags is not None and flags.on_post_rotation_fail:
+                self._rollback = Rollback.planned(version.seq, scripts.count + 1, flags, self._timings, old)
+                more = [self._rollback.row]
             with self._timings.of("declare"):
-                scripts.declare()
+                scripts.declare(more)
             return None
 
-        old = work.current
         rotation = self._rotation = Rotation(work, self._timings, before_promotion)
         outcome = rotation.run()
         if outcome.status is not Status.OK:
@@ -239,18 +265,31 @@ class _Attempt:
         if outcome.is_reported or rotation.promoted is None:
             return outcome
         new = Value.of_record(rotation.promoted.record)
+        work = self._work = work.going_on(rotation.promoted, rotation.version)
         return self._after_promotion(work, scripts, outcome, Credentials(old=old, new=new, user=rotation.promoted))
 
     def _after_promotion(self, work: Work, scripts: Scripts, outcome: Outcome, credentials: Credentials) -> Outcome:
-        """Run the scripts; whatever becomes of them, the rotation itself is done."""
+        """Run the scripts, and undo the rotation where one failed and the records say so."""
         work.lease.begin()
         self._is_promoted = True
         # A target that hung may have used up the job's time, and steps that are declared must still run.
         work.deadline = Deadline(self._ports.settings.job_seconds)
-        with self._timings.of("scripts"):
-            post = self._guarded(scripts, credentials)
+        rollback = self._rollback
+        if rollback is not None and rollback.has_begun:
+            post = scripts.ended
+        else:
+            with self._timings.of("scripts"):
+                post = self._guarded(scripts, credentials)
         cause = None if post in {PostStatus.OK, PostStatus.NONE} else f"scripts_{post.value}"
-        return replace(outcome, post_status=post, scripts=scripts.results, cause=outcome.cause or cause)
+        ended = replace(outcome, post_status=post, scripts=scripts.results, cause=outcome.cause or cause)
+        if rollback is None or post is not PostStatus.FAILED:
+            return ended
+        return rollback.run(work, ended)
+
+    def _resumed(self, work: Work) -> Credentials:
+        """Return what the scripts of an earlier attempt would have been told."""
+        previous = [version.value for version in work.versions if version.state == "previous"]
+        return Credentials(old=previous[0] if previous else Value(), new=work.current, user=work.user)
 
     def _guarded(self, scripts: Scripts, credentials: Credentials) -> PostStatus:
         try:
@@ -294,7 +333,8 @@ class _Attempt:
 
     def _finding(self, work: Work, outcome: Outcome) -> wire.AdminFinding | None:
         """Return what the router must know of an administrator: of the resource's, or that this account is one again."""
-        if self._claim.is_set_aside_admin and outcome.status is Status.OK and self._claim.kind != "plan":
+        is_in = outcome.status in {Status.OK, Status.ROLLED_BACK, Status.ROLLBACK_REFUSED}
+        if self._claim.is_set_aside_admin and is_in and self._claim.kind != "plan":
             return wire.AdminFinding(verdict=wire.AdminVerdict.ACCEPTED)
         return work.finding or (work.administrator.finding if work.administrator is not None else None)
 
@@ -303,12 +343,6 @@ def _promoted_before() -> Outcome:
     return Outcome(
         status=Status.OK, effect=Effect.APPLIED, message="the new value was promoted by an earlier attempt of this job"
     )
-
-
-def _resumed(work: Work) -> Credentials:
-    """Return what the scripts of an earlier attempt would have been told."""
-    previous = [version.value for version in work.versions if version.state == "previous"]
-    return Credentials(old=previous[0] if previous else Value(), new=work.current, user=work.user)
 
 
 def _where(error: BaseException) -> list[str]:

@@ -43,7 +43,7 @@ class Logins:
         else:
             breakers.worked(key)
         if verdict.state in {VerdictState.REFUSED, VerdictState.PARTIAL}:
-            self._budget.spend()
+            self.spend()
         return verdict
 
     def _probe(self, value: Value, session: Session | None) -> Verdict:
@@ -63,6 +63,7 @@ class Logins:
     def spend(self) -> None:
         """Count one refused login of the account, here and at the router."""
         self._budget.spend()
+        self._work.claim.refusals_left = self._budget.left  # for what else this attempt does
 
 
 def _once(session: Session, work: Work, value: Value) -> Verdict:

@@ -51,8 +51,8 @@ _log = structlog.get_logger(__name__)
 _MOST_VALUES: Final = 3  # new values tried against a target's password policy
 _MOST_CHANGES: Final = 2  # times the same value is set within one attempt
 
-BeforePromotion = Callable[[Value], Callable[[Outcome], Report] | None]
-"""Called when the value is proven; declares the steps that follow, or answers how to build the last report."""
+BeforePromotion = Callable[[Version], Callable[[Outcome], Report] | None]
+"""Called when the version is proven; declares the steps that follow, or answers how to build the last report."""
 
 
 class _Ended(Exception):
@@ -64,23 +64,32 @@ class _Ended(Exception):
 class Rotation:
     """One attempt at one credential."""
 
-    def __init__(self, work: Work, timings: Timings, before_promotion: BeforePromotion) -> None:
+    def __init__(
+        self, work: Work, timings: Timings, before_promotion: BeforePromotion, value: Value | None = None
+    ) -> None:
         """Prepare; nothing is sent yet.
 
         Args:
             work: the job.
             timings: takes the time of each step.
             before_promotion: declares what follows the promotion.
+            value: what to set; None makes a new one.
         """
         self._work = work
         self._timings = timings
         self._before_promotion = before_promotion
         self._logins = Logins(work)
         self._version: Version | None = work.unresolved
+        self._given = self._version.value if self._version and self._version.value.undoes is not None else value
         self._own: Value | None = None  # what logs in, where the account changes itself and that was learned
         self._evidence: dict[str, object] = {}
         self.promoted: VaultRecord | None = None
         self.value: Value | None = None
+
+    @property
+    def version(self) -> Version | None:
+        """The version that is set, or was; None: there is none yet, or it was given up."""
+        return self._version
 
     @property
     def may_be_applied(self) -> bool:
@@ -176,7 +185,7 @@ class Rotation:
         """Set the value with this connector until a login proves it, and promote it."""
         work = self._work
         work.lease.check()
-        parts = parts_of(work.user.record, connector)
+        parts = None if self._given else parts_of(work.user.record, connector)
         for turn in range(1, _MOST_CHANGES + 1):
             with self._timings.of("open"):
                 session = self._open(connector)
@@ -222,7 +231,7 @@ class Rotation:
             remedy="correct the record; the target is set aside until then",
         ) from refused
 
-    def _set(self, session: Session, parts: Parts, limits: Preflight, *, is_last: bool) -> bool:
+    def _set(self, session: Session, parts: Parts | None, limits: Preflight, *, is_last: bool) -> bool:
         """Change once and prove it; False asks for another turn with the same value."""
         lost: EffectUnknown | None = None
         try:
@@ -245,7 +254,7 @@ class Rotation:
             raise lost
         return False
 
-    def _change(self, session: Session, parts: Parts, limits: Preflight) -> None:
+    def _change(self, session: Session, parts: Parts | None, limits: Preflight) -> None:
         """Send the change; a value that the target's policy refuses is given up and replaced, a few times."""
         work = self._work
         for tried in range(1, _MOST_VALUES + 1):
@@ -257,16 +266,20 @@ class Rotation:
                 with self._timings.of("change"):
                     session.change(work.account, version.value.candidate(work.account), self._fence)
             except PolicyRefused:
-                if not self._abandon(version) or tried == _MOST_VALUES:
+                if not self.give_up("policy_refused") or self._given or tried == _MOST_VALUES:
                     raise
             else:
                 work.reach("after:change")
                 return
 
-    def _stage(self, parts: Parts, limits: Preflight) -> None:
+    def _stage(self, parts: Parts | None, limits: Preflight) -> None:
         work = self._work
         with self._timings.of("generate"):
-            value = new_value(parts, work.user.record, work.complexity, limits)
+            value = self._given
+            if value is None and parts is not None:
+                value = new_value(parts, work.user.record, work.complexity, limits)
+        if value is None:
+            raise StateError("there is nothing to set")
         work.lease.check()
         work.reach("before:stage")
         sealed = value.seal(work.user.key)
@@ -304,16 +317,16 @@ class Rotation:
             raise StateError("no value is staged")
         return self._version
 
-    def _abandon(self, version: Version) -> bool:
+    def give_up(self, reason: str) -> bool:
         """Give up a value that the target refused, once the current one is proven; False when it is not."""
-        work = self._work
+        work, version = self._work, self._staged()
         evidence: dict[str, object] = {"effect": "not_applied"}
         if not work.current.is_empty:
             verdict = self._login(work.current)
             if verdict.state is not VerdictState.ACCEPTED:
                 return False
             evidence["current"] = "accepted"
-        work.job.abandon(version.seq, "policy_refused", evidence)
+        work.job.abandon(version.seq, reason, evidence)
         work.note(version, "abandoned")
         _log.info("value_abandoned", seq=version.seq)
         self._version = None
@@ -329,7 +342,7 @@ class Rotation:
             probe={"verdict": "accepted", "version_seq": version.seq},
             extra={"old": self._evidence["old"]},
         )
-        last_report = self._before_promotion(version.value)
+        last_report = self._before_promotion(version)
         evidence = {**self._evidence, "login": "accepted"}
         work.reach("before:promote")
         report = last_report(outcome) if last_report else None

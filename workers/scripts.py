@@ -111,10 +111,19 @@ class Scripts:
         """What became of each script of this attempt, scrubbed."""
         return tuple(self._results)
 
-    def declare(self) -> None:
-        """Make the steps durable, so that a crash resumes at the first one that is not finished."""
+    @property
+    def ended(self) -> PostStatus:
+        """How the scripts of earlier attempts ended."""
+        return post_status(row.state for row in self._mine(self._work.claim.steps))
+
+    def declare(self, more: Sequence[StepRow] = ()) -> None:
+        """Make the steps durable, so that a crash resumes at the first one that is not finished.
+
+        Args:
+            more: steps of another kind.
+        """
         self._work.reach("before:declare")
-        self._states = self._declared()
+        self._states = self._declared(more)
         self._work.reach("after:declare")
 
     def run(self, credentials: Credentials) -> PostStatus:
@@ -150,8 +159,9 @@ class Scripts:
     def _mine(self, rows: Iterable[StepRow]) -> list[StepRow]:
         return [row for row in rows if row.kind == self._purpose]
 
-    def _declared(self) -> dict[str, StepRow]:
-        return {row.key: row for row in self._mine(self._work.job.declare_steps([step.row for step in self._steps]))}
+    def _declared(self, more: Sequence[StepRow] = ()) -> dict[str, StepRow]:
+        rows = self._work.job.declare_steps([*(step.row for step in self._steps), *more])
+        return {row.key: row for row in self._mine(rows)}
 
     def _planned(self, after: int) -> list[_Step]:
         work = self._work

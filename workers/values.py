@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from connectors.base import Account, Candidate, Credential
@@ -23,6 +23,7 @@ class Value:
     password: SecretValue | None = None
     private_key: SecretValue | None = None  # PEM
     public_key: str | None = None  # "type base64"
+    undoes: int | None = field(default=None, compare=False)  # the version that a roll-back sets it in place of
 
     @classmethod
     def of_record(cls, record: Record) -> Value:
@@ -45,6 +46,7 @@ class Value:
                 password=_secret(data.get("password")),
                 private_key=_secret(data.get("private_key")),
                 public_key=data.get("public_key"),
+                undoes=data.get("undoes"),
             )
         except (InvalidInput, ValueError, AttributeError):
             # Without the cause: it would carry the plain text.
@@ -61,6 +63,8 @@ class Value:
             data["private_key"] = self.private_key.reveal()
         if self.public_key is not None:
             data["public_key"] = self.public_key
+        if self.undoes is not None:
+            data["undoes"] = self.undoes
         return aes.encrypt(json.dumps(data).encode(), record_key)
 
     @property
@@ -76,12 +80,25 @@ class Value:
             if theirs is not None
         )
 
+    def has_parts_of(self, other: Value) -> bool:
+        """Say whether no part of the other value is missing here."""
+        has_password = self.password is not None or other.password is None
+        return has_password and (self.private_key is not None or other.private_key is None)
+
     def merged_over(self, older: Value) -> Value:
         """Return the older value with the parts of this one: what logs in after this one was set."""
         return Value(
             password=self.password if self.password is not None else older.password,
             private_key=self.private_key if self.private_key is not None else older.private_key,
             public_key=self.public_key if self.private_key is not None else older.public_key,
+        )
+
+    def like(self, other: Value) -> Value:
+        """Return those parts of this value that the other one has too."""
+        return Value(
+            password=self.password if other.password is not None else None,
+            private_key=self.private_key if other.private_key is not None else None,
+            public_key=self.public_key if other.private_key is not None else None,
         )
 
     def credential(self, account: Account) -> Credential:

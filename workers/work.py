@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from connectors.base import Account, Connector, Deadline, Session, Target
 from pam_jobs.crypto import aes
@@ -28,6 +28,7 @@ class Version:
     state: str
     value: Value = field(repr=False)
     ciphertext: bytes = field(repr=False)  # as it was staged
+    kind: str = "credential"
 
 
 @dataclass(kw_only=True)
@@ -46,6 +47,7 @@ class Work:
     administrator: Administrator | None  # None: the account changes itself
     versions: tuple[Version, ...]  # newest first
     finding: wire.AdminFinding | None = None  # what the router must know of an administrator
+    stage: str = ""  # begins the names of the instants: "rollback:"
 
     @property
     def login(self) -> str:
@@ -146,9 +148,9 @@ class Work:
         Raises:
             StateError: a client's own transaction is open on the record.
         """
-        for row, version in zip(self.claim.versions, self.versions, strict=True):
+        for version in self.versions:
             if version.state in {"staged", "applying"}:
-                if row.kind != "credential":
+                if version.kind != "credential":
                     raise StateError(
                         "a client's update of the record is staged and not finished",
                         remedy="finalize or roll back that update, then rotate",
@@ -177,6 +179,31 @@ class Work:
         """Say whether the job was submitted with this switch on."""
         return self.claim.parameters.get(name) is True
 
+    def going_on(self, user: VaultRecord, current: Version | None) -> Work:
+        """Return the job once its undecided version is decided.
+
+        Args:
+            user: the record as it is now.
+            current: the version that was promoted; None: it was given up.
+        """
+        decided = [version for version in self.versions if version.state not in {"staged", "applying"}]
+        if current is None:
+            return replace(self, user=user, versions=tuple(decided))
+        former = [replace(each, state="previous") if each.state == "current" else each for each in decided]
+        return replace(self, user=user, versions=(replace(current, state="current"), *former))
+
+    def before(self, seq: int) -> Value | None:
+        """Return what the parts of a version were before it; None where the ledger does not tell of each of them."""
+        rotated = next((version.value for version in self.versions if version.seq == seq), None)
+        if rotated is None:
+            return None
+        former = Value()
+        for version in self.versions:
+            if version.seq < seq and version.state == "previous":
+                former = former.merged_over(version.value)
+        found = former.like(rotated)
+        return found if not found.is_empty and found.has_parts_of(rotated) else None
+
     def note(self, version: Version, state: str) -> None:
         """Write into the gateway's journal how a version stands.
 
@@ -194,7 +221,7 @@ class Work:
 
     def reach(self, boundary: str) -> None:
         """Pass a named instant."""
-        self.ports.boundary(boundary)
+        self.ports.boundary(self.stage + boundary)
 
 
 def load_work(claim: wire.Claim, job: JobPort, lease: Lease, ports: Ports, deadline: Deadline) -> Work:
@@ -251,4 +278,4 @@ def _optional(found: dict[str, VaultRecord], uid: str | None) -> VaultRecord | N
 
 def _version(row: wire.LedgerVersion, key: bytes) -> Version:
     value = Value.open(row.ciphertext, key, row.kind)
-    return Version(seq=row.seq, state=row.state, value=value, ciphertext=row.ciphertext)
+    return Version(seq=row.seq, state=row.state, value=value, ciphertext=row.ciphertext, kind=row.kind)

@@ -103,6 +103,10 @@ _CATALOGUE: dict[str, dict[str, str]] = {
         "record_rotation_scheduled_fail": (
             "Scheduled rotation of record UID ${record_uid} failed: ${result_code}, scripts: ${post_rotation_code}"
         ),
+        "record_rotation_rolled_back": "Job ${job_uid} set the credential of record UID ${record_uid} back: ${cause}",
+        "record_rotation_rollback_refused": (
+            "The target refused to take back the former credential of record UID ${record_uid}: ${cause}"
+        ),
         "pam_job_created": "Job ${job_uid} (${job_kind}) was created by ${username}",
         "pam_job_joined": "User ${username} asked for what job ${job_uid} (${job_kind}) does already",
         "pam_job_cancel_requested": "User ${username} asked to cancel job ${job_uid}",

@@ -59,8 +59,8 @@ ResultFormatOption = Annotated[
 _WIDE = 4000
 _UID_CHARACTERS = 22
 _GOOD = {"ONLINE", "ok", "succeeded", "running", "current", "accepted", "enabled", "yes"}
-_BAD = {"OFFLINE", "failed", "refused", "dead", "abandoned"}
-_WARN = {"unknown", "waiting_human", "cancelled", "applying", "staged", "disabled", "skipped"}
+_BAD = {"OFFLINE", "failed", "refused", "dead", "abandoned", "rollback_refused"}
+_WARN = {"unknown", "waiting_human", "rolled_back", "cancelled", "applying", "staged", "disabled", "skipped"}
 
 
 def group(text: str, *, short: Mapping[str, str] | None = None, alone: str | None = None) -> typer.Typer:

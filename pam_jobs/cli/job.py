@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 app = group("Jobs.")
 
+_STEPS = {"script": "Script", "rerun": "Script after the roll-back", "rollback": "Roll-back"}
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="UID of the job.")]
 
 
@@ -194,7 +195,12 @@ def duration_text(job: dict[str, Any]) -> str | None:
 
 
 def _print_step(step: dict[str, Any]) -> None:
-    sys.stdout.write(f"\nScript {step['position']} ({step['place']}): {step['state']}")
+    if step["kind"] == "rollback" and step["state"] == "pending":
+        return  # declared in case a script fails
+    name = _STEPS.get(step["kind"], step["kind"].capitalize())
+    cause = f" ({step['cause']})" if step.get("cause") else ""
+    runs = f", run {step['attempts']} times" if step["kind"] != "rollback" and step.get("attempts", 0) > 1 else ""
+    sys.stdout.write(f"\n{name} {step['position']} ({step['place']}): {step['state']}{cause}{runs}")
     sys.stdout.write(f", exit code {step['exit_code']}\n" if step.get("exit_code") is not None else "\n")
     output = step.get("output")
     parts = {name: output.get(name) for name in ("name", "stdout", "stderr")} if isinstance(output, dict) else {}

@@ -38,6 +38,10 @@ EXHAUSTED: Final = "attempts_exhausted"
 _MAX_DETAIL = 4_000_000  # bytes of ciphertext
 _MAX_RESULT = 64_000_000
 _MAX_CODE = 256
+_ROLLED_BACK: Final = {
+    Status.ROLLED_BACK: "record_rotation_rolled_back",
+    Status.ROLLBACK_REFUSED: "record_rotation_rollback_refused",
+}
 _JOBS: Final = table_of(Job)
 _SETTINGS: Final = table_of(RotationSettings)
 _END: Final = update(_JOBS).where(  # these are made once: they run with every report
@@ -186,6 +190,8 @@ def _state_for(session: Session, policy: JobPolicy, job: Job, ended: Report) -> 
                 found = JobState.SUCCEEDED, ended.cause
             else:
                 found = JobState.FAILED, ended.cause or f"scripts_{ended.post_rotation_status}"
+        case Status.ROLLED_BACK | Status.ROLLBACK_REFUSED:
+            found = JobState.FAILED, ended.cause
         case Status.FAILED:
             is_open = _is_still_open(session, job, ended)
             found = _unknown(policy, job, ended.cause) if is_open else (JobState.FAILED, ended.cause)
@@ -266,6 +272,8 @@ def _tell(
         cause=cause,
         attempt=job.attempts,
     )
+    if ended.status in _ROLLED_BACK:
+        job_event(session, clock, actor, _ROLLED_BACK[ended.status], job, cause=cause, attempt=job.attempts)
 
 
 def _wake(session: Session, clock: Clock, job: Job) -> tuple[str, ...]:

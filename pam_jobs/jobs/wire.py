@@ -65,6 +65,8 @@ class Status(StrEnum):
     WAITING_HUMAN = "waiting_human"  # out of sync or locked: an operator decides
     SKIPPED = "skipped"  # NOOP: only scripts were to run
     CANCELLED = "cancelled"
+    ROLLED_BACK = "rolled_back"  # a later step failed, the former credential was set back and logs in
+    ROLLBACK_REFUSED = "rollback_refused"  # a later step failed, and the target did not take the former one back
 
 
 class PostStatus(StrEnum):

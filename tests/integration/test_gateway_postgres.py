@@ -154,3 +154,25 @@ def test_the_admin_rotates_itself_and_goes_on_working(targets: Targets) -> None:
     finally:
         with targets.connect(targets.server.admin_login, targets.server.admin_password) as connection:
             connection.execute("DROP ROLE second_admin")
+
+
+def test_a_rotation_whose_scripts_failed_is_rolled_back(targets: Targets, tmp_path: Path) -> None:
+    login, uid = targets.add_role()
+    targets.site.attach(uid, "count.sh", f"#!/bin/sh\necho x >> {tmp_path}/runs\n".encode())
+    targets.site.attach(targets.site.configuration_uid, "fails.sh", b"#!/bin/sh\nexit 7\n")
+    targets.site.vault.records.update(
+        targets.resource,
+        lambda record: record.set_field("text", "TRUE", "Rollback On Post Rotation Fail", custom=True),
+    )
+    engine = targets.site.engine()
+    job = targets.site.run("rotate", uid, engine)
+    assert (job["state"], job["status"], job["post_rotation_status"]) == ("failed", "rolled_back", "failed")
+    assert [(step["kind"], step["state"]) for step in job["steps"]] == [
+        ("script", "succeeded"), ("script", "failed"), ("rollback", "succeeded"),
+    ]  # fmt: skip
+    assert targets.logs_in(login, "First-Secret-1")
+    assert targets.site.password(uid) == "First-Secret-1"
+    proof = targets.site.vault.jobs.proof(uid)
+    assert (proof["proven"], proof["current"]["seq"], proof["unresolved"]) == (True, 3, [])
+    assert (tmp_path / "runs").read_text() == "x\n"
+    assert targets.site.run("verify", uid, engine)["state"] == "succeeded"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import paramiko
@@ -79,6 +81,41 @@ def test_password_and_key_rotate_together(machine: Machine) -> None:
     lines = machine.server.run(["cat", f"{home}/authorized_keys"]).stdout.decode().splitlines()
     assert [line.split()[2] for line in lines] == ["first", f"keeper-security-{uid}"]
     assert machine.site.record(uid).private_key != pair.private_pem
+
+
+@contextmanager
+def remembering_passwords(server: SshServer) -> Iterator[None]:
+    """Let PAM refuse, to root too, a password that the account had before."""
+    service = "/etc/pam.d/chpasswd"
+    before = server.run(["cat", service]).stdout
+    server.run(["touch", "/etc/security/opasswd"])
+    rule = b"password requisite pam_pwhistory.so remember=5 enforce_for_root\n"
+    server.run(["tee", service], rule + before)
+    try:
+        yield
+    finally:
+        server.run(["tee", service], before)
+
+
+def test_a_roll_back_that_the_machine_refuses_is_told_and_the_new_password_stays(machine: Machine) -> None:
+    login, uid = machine.add_account()
+    machine.site.attach(uid, "fails.sh", b"#!/bin/sh\nexit 7\n")
+    flag = "Rollback On Post Rotation Fail"
+    machine.site.vault.records.update(uid, lambda record: record.set_field("text", "TRUE", flag, custom=True))
+    engine = machine.site.engine()
+    with remembering_passwords(machine.server):
+        job = machine.site.run("rotate", uid, engine)
+    assert (job["state"], job["status"], job["cause"]) == ("failed", "rollback_refused", "policy_refused"), job
+    assert (job["steps"][-1]["kind"], job["steps"][-1]["state"]) == ("rollback", "failed")
+    new = machine.site.password(uid)
+    assert new != "First-Secret-1"
+    assert machine.logs_in(login, new)
+    proof = machine.site.vault.jobs.proof(uid)
+    assert (proof["proven"], proof["unresolved"]) == (True, [])
+    job = machine.site.run("rotate", uid, engine)
+    assert job["status"] == "rolled_back", "a machine without such a rule takes the former password back"
+    assert machine.logs_in(login, new)
+    assert machine.site.password(uid) == new
 
 
 def test_scripts_run_in_their_place_and_order(machine: Machine, tmp_path: Path) -> None:

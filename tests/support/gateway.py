@@ -272,7 +272,7 @@ class MemoryRouter:
         job.result, job.counts = said.content, said.counts
 
     def _end(self, job: MemoryJob, report: wire.Report) -> None:
-        ends = {"ok": "succeeded", "skipped": "succeeded"}
+        ends = {"ok": "succeeded", "skipped": "succeeded", "rolled_back": "failed", "rollback_refused": "failed"}
         job.report = report.model_dump()
         job.state = ends.get(report.status.value, report.status.value)
 

@@ -353,6 +353,21 @@ def test_what_becomes_of_a_job(
     assert (told.fields["result_code"], told.fields["post_rotation_code"]) == (status, post)
 
 
+@pytest.mark.parametrize(
+    ("status", "event"),
+    [
+        (Status.ROLLED_BACK, "record_rotation_rolled_back"),
+        (Status.ROLLBACK_REFUSED, "record_rotation_rollback_refused"),
+    ],
+)
+def test_a_roll_back_is_told_beside_the_failed_rotation(fleet: Fleet, record: str, status: Status, event: str):
+    came = begin(fleet, ask(fleet, record).uid).report(status, PostStatus.FAILED, cause="scripts_failed")
+    assert came.state == JobState.FAILED
+    [told], [failed] = fleet.events(event), fleet.events("record_rotation_on_demand_fail")
+    assert (failed.fields["result_code"], failed.fields["post_rotation_code"]) == (status, "failed")
+    assert (told.fields["record_uid"], told.fields["cause"]) == (record, "scripts_failed")
+
+
 def test_an_unresolved_job_is_tried_again_and_at_last_waits_for_an_operator(fleet: Fleet, record: str):
     job = ask(fleet, record)
     waits = []

@@ -1,0 +1,61 @@
+"""The gateway is killed at the boundaries of a roll-back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from tests.crash import judge, table
+from tests.crash.rounds import IS_FULL, Case, await_boundaries, submit
+from tests.crash.targets import Target
+from tests.crash.world import World
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
+_SOME = ("rollback:after:stage", "rollback:after:intend", "rollback:after:change", "rollback:after:promote")
+_ALL = (
+    "stored:step:2", "rollback:begun", *_SOME, "rollback:before:stage", "rollback:before:intend", "rollback:after:probe",
+    "rollback:before:promote", "before:declare", "rollback:before:finish", "rollback:after:finish", "stored:step:4",
+)  # fmt: skip
+
+
+def test_a_roll_back_cut_off_by_a_kill_is_finished_by_the_next_gateway(
+    world: World, crash_targets: Sequence[Target]
+) -> None:
+    places = _ALL if IS_FULL else _SOME
+    targets = [target for target in crash_targets if IS_FULL or not target.is_slow]
+    cases = [Case(target=target, boundary=place) for target in targets for place in places]
+    before: dict[str, str] = {}
+
+    def prepared(case: Case) -> str:
+        """Make the account's second script fail, and order the roll-back with the scripts run again."""
+        uid = case.account.uid
+        world.site.attach(uid, "fails.sh", b"#!/bin/sh\nexit 3\n")
+        for label in ("Rollback On Post Rotation Fail", "Re-run On Post Rotation Fail"):
+            world.vault.records.update(
+                uid, lambda record, label=label: record.set_field("text", "TRUE", label, custom=True)
+            )
+        secret = world.vault.records.get(uid).record.password
+        assert secret is not None
+        before[uid] = secret.reveal()
+        return case.target.resource
+
+    submit(world, cases, prepared)
+    await_boundaries(world, cases)
+    accounts = [case.account for case in cases]
+    world.kill("gateway")
+    judge.check_nothing_lost(world, accounts)
+    world.start_one("gateway")
+    judge.check_nothing_lost(world, accounts)
+    ends = judge.ended(world, [case.job_uid for case in cases])
+    judge.check_current(world, accounts)
+    for case in cases:
+        end, what = ends[case.job_uid], f"{case.target.name} at {case.boundary}: {ends[case.job_uid]}"
+        assert (end.state, end.status) == ("failed", "rolled_back"), what
+        assert case.target.logs_in(case.account.login, before[case.account.uid]), what
+        assert case.account.runs() - case.runs == 2, f"{what}: once for the rotation, once for the roll-back"
+        table.add(
+            "gateway killed in a roll-back", case.target.name, "rolled back", where=case.boundary, attempts=end.attempts
+        )
+    judge.check_story(world, accounts)
+    judge.check_no_secret(world)

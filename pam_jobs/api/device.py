@@ -25,9 +25,11 @@ from pam_jobs.jobs import (
     candidates,
     devices,
     flower_events,
+    history,
     lease,
     outcome,
     presence,
+    recovered,
     refusals,
     set_aside,
     signing,
@@ -130,6 +132,7 @@ def hello(said: wire.Hello, desk: Desk) -> wire.HelloAnswer:
 def _greet(said: wire.Hello, desk: Desk) -> wire.HelloAnswer:
     with desk.work() as work:
         is_first = presence.hello(work.session, work.clock, work.policy, work.device, said)
+        position = _position(work, said.position)
         waiting = presence.waiting_jobs(work.session, work.clock, work.device.gateway_uid) if is_first else []
     desk.context.declare_queues([work.device.gateway_uid])
     desk.context.after_commit(waiting)
@@ -143,7 +146,12 @@ def _greet(said: wire.Hello, desk: Desk) -> wire.HelloAnswer:
         signing_key=keys.signing_public,
         lease_seconds=desk.policy.lease_seconds,
         offline_seconds=desk.policy.offline_seconds,
+        position=position,
     )
+
+
+def _position(work: Work, said: wire.Position | None) -> wire.Position:
+    return history.check(work.session, work.clock, work.device.actor(), said, work.device.gateway_uid)
 
 
 @calls.post("/heartbeat")
@@ -151,9 +159,10 @@ def heartbeat(said: wire.Heartbeat, desk: Desk) -> wire.HeartbeatAnswer:
     """Note that the instance lives."""
     with desk.work() as work:
         cancelled = presence.heartbeat(work.session, work.clock, work.policy, work.device, said)
+        position = _position(work, said.position)
     event, fields = flower_events.worker("worker-heartbeat", work.device.gateway_name, said.instance)
     desk.tell(event, {**fields, "active": len(said.running)})
-    return wire.HeartbeatAnswer(cancelled=cancelled)
+    return wire.HeartbeatAnswer(cancelled=cancelled, position=position)
 
 
 @calls.post("/goodbye")
@@ -222,6 +231,22 @@ def promote(uid: str, said: wire.Promotion, desk: Desk) -> wire.PromotionAnswer:
     if said.report is not None:
         desk.ended(work.device, said.instance, uid, came, said.report.timings)
     return wire.PromotionAnswer(revision=revision, state=came.state)
+
+
+@calls.post("/jobs/{uid}/lift")
+def lift(uid: str, said: wire.Lift, desk: Desk) -> wire.LiftAnswer:
+    """Go on with an epoch above one that the gateway knows."""
+    with desk.work() as work:
+        holder = work.holder(uid, said)
+        epoch = recovered.lift(work.session, work.clock, work.device.actor(), holder, said.known)
+    return wire.LiftAnswer(epoch=epoch)
+
+
+@calls.post("/jobs/{uid}/recover")
+def recover(uid: str, said: wire.Recovery, desk: Desk) -> wire.RecoveryAnswer:
+    """Make a value that was found to log in the current one, and write the record."""
+    with desk.work() as work:
+        return recovered.recover(work.session, work.clock, work.device.actor(), work.holder(uid, said), said)
 
 
 @calls.post("/jobs/{uid}/abandon")

@@ -129,6 +129,18 @@ _CATALOGUE: dict[str, dict[str, str]] = {
             "The administrator UID ${admin_uid} of resource UID ${resource_uid} logged in with version ${version_seq},"
             " and not with what its record holds"
         ),
+        "credential_recovered": (
+            "Job ${job_uid} found a value of record UID ${record_uid} that logs in (${source}): it is version"
+            " ${version_seq} now, and the current one"
+        ),
+        "credential_epoch_lifted": (
+            "Gateway (UID: ${gateway_uid}) knows a later attempt (${known_epoch}) on record UID ${record_uid}: the"
+            " database was restored from an older backup"
+        ),
+        "pam_database_restored": (
+            "The database was restored from an older backup (told by: ${cause}); ${count} credentials have to be seen"
+            " to log in before they are rotated"
+        ),
         "discovery_job_started": "Discovery ${job_uid} of PAM configuration UID ${configuration_uid} started",
         "discovery_job_completed": "Discovery ${job_uid} ended: ${result_code}",
         "discovery_job_removed": "User ${username} removed discovery ${job_uid}",

@@ -1,4 +1,4 @@
-"""``pam up``, ``pam down``, ``pam status``: the whole system on this machine."""
+"""``pam up``, ``pam down``, ``pam status``: the whole system on this machine; ``pam restored`` after a restore."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOT_ALL_RUN = 3
 
 def register(app: typer.Typer, panel: str) -> None:
     """Add the commands to the top level."""
-    for name, command in (("up", up), ("down", down), ("status", status)):
+    for name, command in (("up", up), ("down", down), ("status", status), ("restored", restored)):
         app.command(name, rich_help_panel=panel)(command)
 
 
@@ -107,3 +107,39 @@ def _print_status(value: dict[str, Any]) -> None:
         ["Process", "PID", "State", "Restarts"],
         [(entry["name"], entry["pid"], entry["state"], entry.get("restarts", 0)) for entry in value["processes"]],
     )
+
+
+def restored(data_dir: DataDirOption = None, style: FormatOption = Format.TABLE) -> None:
+    """Say that the database was restored from a backup: each credential is proven before it is rotated again.
+
+    Run it before router, beat and control start. It writes to PAM_DATABASE_URL where that is set, else to the database
+    of the data folder, and brings an older schema up to date first.
+    """
+    from sqlalchemy.exc import OperationalError
+
+    from pam_jobs.audit.log import Actor
+    from pam_jobs.cli.embedded.state import DataFolder
+    from pam_jobs.clock import SystemClock
+    from pam_jobs.db.engine import Database
+    from pam_jobs.db.migrate import upgrade
+    from pam_jobs.errors import ConfigurationError
+    from pam_jobs.jobs import history
+
+    folder = DataFolder(_folder(data_dir))
+    url = os.environ.get("PAM_DATABASE_URL", "")
+    if not url and not folder.database.exists():
+        raise ConfigurationError(
+            f"there is no database {folder.database}", remedy="restore it first, or set PAM_DATABASE_URL or --data-dir"
+        )
+    url = url or folder.database_url
+    try:
+        upgrade(url)
+        database = Database(url)
+        with database.transaction() as session:
+            count = history.begin_anew(session, SystemClock(), Actor(username="operator"), cause="command")
+        database.dispose()
+    except OperationalError:
+        raise ConfigurationError(
+            "the database cannot be reached", remedy="check PAM_DATABASE_URL and that the server runs"
+        ) from None
+    done({"marked": count}, f"{count} credentials have to be seen to log in before they are rotated again", style)

@@ -30,7 +30,7 @@ from pam_jobs.jobs.states import HELD
 from pam_jobs.jobs.trail import job_event
 from pam_jobs.vault import ledger
 
-__all__ = ["abandon", "intend", "promote", "stage"]
+__all__ = ["abandon", "intend", "promote", "record_of", "stage", "write_record"]
 
 _MAX_RECORD = 5_000_000  # bytes of ciphertext
 _JOBS: Final = table_of(Job)
@@ -56,7 +56,7 @@ def stage(session: Session, clock: Clock, actor: Actor, holder: Holder, cipherte
         EpochConflict, LeaseLost, AccessDenied, NotFound: as ``hold``.
     """
     job = hold(session, clock, holder)
-    record_uid = _record_of(job)
+    record_uid = record_of(job)
     _check_not_cancelled(job)
     try:
         row = ledger.stage(
@@ -91,7 +91,7 @@ def intend(session: Session, clock: Clock, holder: Holder, seq: int) -> None:
     _check_not_cancelled(job)
     if job.state != JobState.RUNNING and run(session, _BEGIN, {"job": job.uid}) != 1:
         raise _cancelled(job)
-    ledger.begin_applying(session, clock, _record_of(job), seq, holder.epoch)
+    ledger.begin_applying(session, clock, record_of(job), seq, holder.epoch)
 
 
 def promote(
@@ -141,11 +141,16 @@ def abandon(
     outcome.check_codes(evidence, "evidence")
     job = hold(session, clock, holder)
     told = {**evidence, "gateway": job.gateway_uid, "job": job.uid, "at": clock.now().isoformat()}
-    ledger.abandon(session, clock, _record_of(job), seq, epoch=holder.epoch, reason=reason, evidence=told)
+    ledger.abandon(session, clock, record_of(job), seq, epoch=holder.epoch, reason=reason, evidence=told)
     job_event(session, clock, actor, "credential_abandoned", job, version_seq=seq, epoch=holder.epoch, cause=reason)
 
 
-def _record_of(job: Job) -> str:
+def record_of(job: Job) -> str:
+    """Return the uid of the job's user record.
+
+    Raises:
+        StateError: the job is about none.
+    """
     if job.record_uid is None:
         raise StateError(f"job {job.uid} has no credential")
     return job.record_uid
@@ -162,24 +167,42 @@ def _check_not_cancelled(job: Job) -> None:
 
 def _make_current(session: Session, clock: Clock, actor: Actor, job: Job, promotion: wire.Promotion) -> int:
     """Move the ledger, write the record and the settings, and return the record's new revision."""
-    record_uid, now = _record_of(job), clock.now()
-    evidence = {**promotion.evidence, "gateway": job.gateway_uid, "job": job.uid, "at": now.isoformat()}
-    ledger.promote(session, clock, record_uid, promotion.seq, epoch=promotion.epoch, evidence=evidence)
-    revision = promotion.record_revision + 1
-    record = {"data": promotion.record_data, "revision": revision, "updated_at": now}
-    found = {"record": record_uid, "made_from": promotion.record_revision}
-    if run(session, _WRITE_RECORD, {**found, **record}) != 1:
+    evidence = {**promotion.evidence, "gateway": job.gateway_uid, "job": job.uid, "at": clock.now().isoformat()}
+    ledger.promote(session, clock, record_of(job), promotion.seq, epoch=promotion.epoch, evidence=evidence)
+    revision = write_record(
+        session, clock, job, promotion.seq, promotion.record_data, promotion.record_revision, is_rotation=True
+    )
+    job_event(session, clock, actor, "credential_promoted", job, version_seq=promotion.seq, epoch=promotion.epoch)
+    return revision
+
+
+def write_record(
+    session: Session, clock: Clock, job: Job, seq: int, record_data: bytes, record_revision: int, *, is_rotation: bool
+) -> int:
+    """Write the record merged with the version that was seen to log in, and return the record's new revision.
+
+    Args:
+        session: the caller's transaction, which has made the version the current one.
+        clock: gives the time.
+        job: whose lease the transaction holds.
+        seq: the version.
+        record_data: the whole record.
+        record_revision: the revision that it was merged into.
+        is_rotation: the version is a new one; otherwise it was found.
+
+    Raises:
+        VaultConflict: the record has another revision.
+    """
+    record_uid, now = record_of(job), clock.now()
+    revision = record_revision + 1
+    record = {"data": record_data, "revision": revision, "updated_at": now}
+    if run(session, _WRITE_RECORD, {"record": record_uid, "made_from": record_revision, **record}) != 1:
         raise VaultConflict(
             "the record was edited meanwhile", remedy="fetch it, merge the credential into it and promote again"
         )
-    probe = {
-        "verdict": promotion.evidence.get("login"),
-        "version_seq": promotion.seq,
-        "at": now.isoformat(),
-        "gateway": job.gateway_uid,
-    }
-    run(session, _NOTE_ROTATION, {"record": record_uid, "last_rotated_at": now, "last_probe": probe})
-    job_event(session, clock, actor, "credential_promoted", job, version_seq=promotion.seq, epoch=promotion.epoch)
+    probe = {"verdict": ledger.ACCEPTED, "version_seq": seq, "at": now.isoformat(), "gateway": job.gateway_uid}
+    seen = {"record": record_uid, "last_probe": probe, "prove_since": None}
+    run(session, _NOTE_ROTATION, {**seen, "last_rotated_at": now} if is_rotation else seen)
     return revision
 
 

@@ -193,6 +193,7 @@ def claim(
         admin_refusals_left=max(0, policy.refusal_limit - admin_refused),
         is_set_aside_admin=is_set_aside_admin,
         attempts=job.attempts + 1,
+        prove_first=settings is not None and settings.prove_since is not None,
     )
 
 

@@ -247,7 +247,10 @@ def _remember_probe(session: Session, job: Job, probe: Mapping[str, Any] | None,
     if probe is None or job.record_uid is None:
         return
     last = {**probe, "at": now.isoformat(), "gateway": job.gateway_uid}
-    run(session, _NOTE_PROBE, {"record": job.record_uid, "last_probe": last})
+    seen: dict[str, Any] = {"record": job.record_uid, "last_probe": last}
+    if probe.get("verdict") == "accepted":
+        seen["prove_since"] = None
+    run(session, _NOTE_PROBE, seen)
 
 
 def _tell(

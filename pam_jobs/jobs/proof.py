@@ -58,8 +58,21 @@ def prove(session: Session, record_uid: str) -> Proof:
     ).all()
     current = next((row for row in rows if row.state == VersionState.CURRENT), None)
     unresolved = [row for row in rows if row.state in UNRESOLVED]
-    probe = session.scalar(select(RotationSettings.last_probe).where(RotationSettings.record_uid == record_uid))
+    known = session.execute(
+        select(RotationSettings.last_probe, RotationSettings.prove_since).where(
+            RotationSettings.record_uid == record_uid
+        )
+    ).one_or_none()
+    probe, since = known or (None, None)
     is_proven, reason = _judge(current, unresolved, probe)
+    if is_proven and since is not None:
+        is_proven, reason = (
+            False,
+            (
+                f"the database was restored from an older backup (noticed at {since.isoformat(timespec='seconds')}), and"
+                " nobody has seen the value log in since: `pam action verify`"
+            ),
+        )
     return Proof(
         record=record_uid,
         current=CurrentVersion.model_validate(current, from_attributes=True) if current else None,

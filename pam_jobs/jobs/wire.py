@@ -32,9 +32,14 @@ __all__ = [
     "Hello",
     "HelloAnswer",
     "LedgerVersion",
+    "Lift",
+    "LiftAnswer",
+    "Position",
     "PostStatus",
     "Promotion",
     "PromotionAnswer",
+    "Recovery",
+    "RecoveryAnswer",
     "Refusals",
     "RefusalsAnswer",
     "Release",
@@ -79,12 +84,21 @@ class PostStatus(StrEnum):
     NOT_RUN = "not_run"  # the rotation itself did not succeed
 
 
+class Position(_Wire):
+    """How far a gateway knows the database to have come: its newest audit event, and of which generation it is."""
+
+    generation: str
+    event_id: int
+    event_uid: str  # "" while there is no event
+
+
 class Hello(_Wire):
     """POST /hello, at start: registers the instance."""
 
     instance: str = Field(min_length=1, max_length=64)
     version: str = Field(max_length=200)  # "version;os;release;machine;osversion"
     details: dict[str, Any] = Field(default_factory=dict)
+    position: Position | None = Field(None, description="what the gateway was told last, by whichever instance")
 
 
 class HelloAnswer(_Wire):
@@ -97,6 +111,7 @@ class HelloAnswer(_Wire):
     signing_key: Blob  # Ed25519, 32 bytes
     lease_seconds: int
     offline_seconds: int
+    position: Position | None = None
 
 
 class Heartbeat(_Wire):
@@ -104,12 +119,14 @@ class Heartbeat(_Wire):
 
     instance: str
     running: list[str] = Field(default_factory=list, description="uids of the jobs this instance works on")
+    position: Position | None = None
 
 
 class HeartbeatAnswer(_Wire):
     """What the router wants of the instance."""
 
     cancelled: list[str] = Field(default_factory=list, description="running jobs that an operator cancelled")
+    position: Position | None = None
 
 
 class Goodbye(_Wire):
@@ -171,6 +188,9 @@ class Claim(_Wire):
     admin_refusals_left: int = Field(ge=0, description="the same of the administrator's account")
     is_set_aside_admin: bool = Field(False, description="targets are set aside because this very account was refused")
     attempts: int
+    prove_first: bool = Field(
+        default=False, description="the database was restored: a login has to show what is live before a change"
+    )
 
 
 class Fenced(_Wire):
@@ -249,6 +269,35 @@ class PromotionAnswer(_Wire):
 
     revision: int
     state: str
+
+
+class Lift(Fenced):
+    """POST /jobs/{uid}/lift: the gateway worked with a higher epoch before; the lease goes on with one above it."""
+
+    known: int = Field(ge=1)
+
+
+class LiftAnswer(_Wire):
+    """The lease's epoch from now on."""
+
+    epoch: int
+
+
+class Recovery(Fenced):
+    """POST /jobs/{uid}/recover: a value logs in that is not the ledger's current one; it becomes that, with the record."""
+
+    ciphertext: Annotated[Blob, Field(min_length=29, max_length=200_000)]  # by the record key
+    evidence: dict[str, Any]  # {"login": "accepted", "source": "journal" …}: codes only
+    record_data: Blob
+    record_revision: int
+
+
+class RecoveryAnswer(_Wire):
+    """The record's new revision, and the ledger as a claim would tell it now."""
+
+    revision: int
+    seq: int
+    versions: list[LedgerVersion]
 
 
 class Abandonment(Fenced):

@@ -7,6 +7,8 @@ A row's value never changes and no row is deleted while it may matter; its state
       ├──► current (a KSM client's transaction, which has no `applying`)
       └──► abandoned ◄────────┘
 
+    staged, applying ──► previous (another value, unknown to the ledger, was seen to log in: ``recovered``)
+
 A row that is `staged` or `applying` is *unresolved*: the target may have it, so it blocks a second candidate and every
 deletion of its record. Functions work in the caller's transaction and take the record's row lock first, so that two
 attempts on one record follow each other.
@@ -35,6 +37,7 @@ __all__ = [
     "client_current",
     "operator_current",
     "promote",
+    "recovered",
     "stage",
     "unresolved",
     "versions",
@@ -69,8 +72,10 @@ _ADD: Final = insert(CredentialVersion).returning(CredentialVersion)
 _SET: Final = update(table_of(CredentialVersion)).where(table_of(CredentialVersion).c.id == bindparam("row"))
 _ARROWS: Final[Mapping[VersionKind, Mapping[VersionState, frozenset[VersionState]]]] = {
     VersionKind.CREDENTIAL: {
-        _State.STAGED: frozenset({_State.APPLYING, _State.ABANDONED}),
-        _State.APPLYING: frozenset({_State.APPLYING, _State.CURRENT, _State.ABANDONED}),  # declared again: no change
+        _State.STAGED: frozenset({_State.APPLYING, _State.ABANDONED, _State.PREVIOUS}),
+        _State.APPLYING: frozenset(  # declared again: no change
+            {_State.APPLYING, _State.CURRENT, _State.ABANDONED, _State.PREVIOUS}
+        ),
         _State.CURRENT: frozenset({_State.PREVIOUS}),
         _State.PREVIOUS: frozenset({_State.RETIRED}),
     },
@@ -244,6 +249,56 @@ def client_current(
     return _add_current(
         session, clock, record_uid, VersionKind.RECORD, ciphertext, staged_by=client_id, source="client"
     )
+
+
+def recovered(
+    session: Session, clock: Clock, record_uid: str, ciphertext: bytes, *, epoch: int, **columns: Any
+) -> tuple[CredentialVersion, bool]:
+    """Add a value that was found to log in, and that the ledger has lost or set aside, as ``current``.
+
+    What was current becomes ``previous``, and so does a row of an attempt that was under way: another value is live, so
+    its own is not, but it stays among those that recovery tries.
+
+    Args:
+        session: the caller's transaction, which also writes the record's data.
+        clock: gives the row's times.
+        record_uid: whose value it is.
+        ciphertext: the value by the record key.
+        epoch: of the attempt.
+        columns: ``staged_by``, ``job_uid`` and ``evidence`` of the row.
+
+    Returns:
+        The row, and whether it is new: a value that is current already stays as it is.
+
+    Raises:
+        EpochConflict: a newer attempt has written already.
+        StateError: a KSM client's transaction is open on the record.
+        NotFound: there is no such record.
+    """
+    _lock(session, record_uid)
+    rows = session.scalars(_DECIDED, {"record": record_uid}).all()
+    current = next((row for row in rows if row.state == VersionState.CURRENT), None)
+    if current is not None and current.ciphertext == ciphertext:
+        return current, False
+    newest = _newest(session, record_uid)
+    if newest is not None and epoch < newest[1]:
+        raise _stale(epoch, newest[1])
+    if (open_version := unresolved(session, record_uid)) is not None:
+        if open_version.kind != VersionKind.CREDENTIAL:
+            raise StateError("a client's update of the record is staged and not finished", remedy="finish it first")
+        _move(session, open_version, VersionState.PREVIOUS, decided_at=clock.now())
+    _retire_current(session, clock, record_uid)
+    columns |= {"staged_at": clock.now(), "decided_at": clock.now(), "state": VersionState.CURRENT}
+    row = _add(
+        session,
+        record_uid=record_uid,
+        seq=newest[0] + 1 if newest else 1,
+        kind=VersionKind.CREDENTIAL,
+        epoch=epoch,
+        ciphertext=ciphertext,
+        **columns,
+    )
+    return row, True
 
 
 def versions(session: Session, record_uid: str) -> list[CredentialVersion]:

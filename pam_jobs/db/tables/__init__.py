@@ -4,6 +4,7 @@ from pam_jobs.db.tables.access import ApiToken, User
 from pam_jobs.db.tables.audit import AuditEvent, SiemSink
 from pam_jobs.db.tables.jobs import (
     CredentialEpoch,
+    DatabaseGeneration,
     DiscoveryResult,
     Job,
     JobKind,
@@ -37,6 +38,7 @@ __all__ = [
     "Client",
     "CredentialEpoch",
     "CredentialVersion",
+    "DatabaseGeneration",
     "DiscoveryResult",
     "FileBlob",
     "Folder",

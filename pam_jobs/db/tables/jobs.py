@@ -13,6 +13,7 @@ from pam_jobs.db.base import Base, BigIntKey
 
 __all__ = [
     "CredentialEpoch",
+    "DatabaseGeneration",
     "DiscoveryResult",
     "Job",
     "JobKind",
@@ -115,6 +116,17 @@ class CredentialEpoch(Base):
     epoch: Mapped[int]
     job_uid: Mapped[str | None] = mapped_column(String(22))  # who holds it now
     lease_until: Mapped[datetime | None]
+
+
+class DatabaseGeneration(Base):
+    """A time in the life of the database: the first one, and one more for each restore from an older backup."""
+
+    __tablename__ = "database_generations"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    uid: Mapped[str] = mapped_column(String(22), unique=True)
+    began_at: Mapped[datetime]
+    cause: Mapped[str] = mapped_column(String(16))  # first, command, gateway
 
 
 class OutboxMessage(Base):

@@ -81,6 +81,7 @@ class RotationSettings(Base):
     updated_at: Mapped[datetime]
     last_rotated_at: Mapped[datetime | None]
     last_probe: Mapped[dict[str, Any] | None]  # {"at", "verdict", "gateway", "version_seq"}
+    prove_since: Mapped[datetime | None]  # the database was restored then: a login has to show what is live, first
 
 
 class Schedule(Base):

@@ -95,4 +95,4 @@ def recover(session: Session, clock: Clock, actor: Actor, holder: Holder, found:
         )
     else:
         revision = session.scalars(select(StoredRecord.revision).where(StoredRecord.uid == record_uid)).one()
-    return wire.RecoveryAnswer(revision=revision, seq=row.seq, versions=lease.versions_of(session, record_uid))
+    return wire.RecoveryAnswer(revision=revision, seq=row.seq, versions=lease.kept_versions(session, record_uid))

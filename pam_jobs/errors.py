@@ -3,7 +3,7 @@
 PamJobsError(remedy)
 ├─ ConfigurationError            wrong settings or files; never retried
 ├─ InvalidInput                  refused before anything was written
-├─ AccessDenied                  who asks may not do this
+├─ AccessDenied                  who asks may not do this: ClockDiffers
 ├─ NotFound                      no such record, folder, job …
 ├─ StateError                    Conflict · LeaseLost · EpochConflict · AlreadyExists
 ├─ TargetError(effect, cause)
@@ -28,6 +28,7 @@ __all__ = [
     "AmbiguousReply",
     "AuditError",
     "AuthRejected",
+    "ClockDiffers",
     "ConfigurationError",
     "Conflict",
     "ConnectionLost",
@@ -104,6 +105,12 @@ class AccessDenied(PamJobsError):
     """You are not allowed to do this."""
 
     code = "access_denied"
+
+
+class ClockDiffers(AccessDenied):
+    """The clocks of the two machines differ too much."""
+
+    code = "clock_differs"
 
 
 class NotFound(PamJobsError):

@@ -26,7 +26,15 @@ from connectors.registry import ConnectorRegistry
 from pam_jobs import __version__
 from pam_jobs.app import make_app, node_name
 from pam_jobs.clock import SystemClock
-from pam_jobs.errors import AccessDenied, ConfigurationError, NotFound, PamJobsError, StateError, VaultUnavailable
+from pam_jobs.errors import (
+    AccessDenied,
+    ClockDiffers,
+    ConfigurationError,
+    NotFound,
+    PamJobsError,
+    StateError,
+    VaultUnavailable,
+)
 from pam_jobs.jobs import redis_guard, wire
 from pam_jobs.settings import GatewaySettings
 from workers import tasks
@@ -197,6 +205,8 @@ class Agent:
         def once() -> wire.HelloAnswer:
             try:
                 return router.hello(_version(), details)
+            except ClockDiffers as error:
+                raise RouterUnavailable(error.message, remedy=error.remedy) from error
             except StateError as error:
                 if self._clock.monotonic() >= end:
                     raise ConfigurationError(error.message, remedy=error.remedy) from error
@@ -236,6 +246,8 @@ class Agent:
         while not self._stop.wait(self._settings.heartbeat_seconds):
             try:
                 self._beat_once()
+            except ClockDiffers as error:  # no word about our access
+                _log.error("clock_differs", reason=error.sentence())
             except AccessDenied as error:
                 denials += 1
                 if denials >= _DENIALS:

@@ -142,7 +142,7 @@ class _Attempt:
             outcome = outcome_of(error, may_be_applied=self._may_be_applied)
         except Exception as error:  # noqa: BLE001 - the edge of the job: a defect of ours must not end the worker
             _log.error("attempt_failed_inside", error=type(error).__name__, where=_where(error))
-            outcome = outcome_of(error, may_be_applied=self._may_be_applied)
+            outcome = self._interrupted(error)
         _log.info("attempt_ended", status=outcome.status.value, cause=outcome.cause, timings=self._timings.result())
         if not outcome.is_reported:
             self._ports.boundary("before:report")
@@ -167,16 +167,17 @@ class _Attempt:
         _log.info("released", cause=error.code)
         return True
 
-    def _interrupted(self, error: PamJobsError) -> Outcome:
-        """Return the end of an attempt that the vault's absence cut off; after the promotion only scripts are left."""
+    def _interrupted(self, error: Exception) -> Outcome:
+        """Return the end of an attempt that was cut off; after the promotion only scripts are left."""
+        outcome = outcome_of(error, may_be_applied=self._may_be_applied)
         if not self._is_promoted:
-            return outcome_of(error, may_be_applied=self._may_be_applied)
+            return outcome
         return Outcome(
             status=Status.UNKNOWN,
             effect=Effect.APPLIED,
-            cause=error.code,
+            cause=outcome.cause,
             post_status=PostStatus.UNKNOWN,
-            message=f"the new value is the current one, and what follows it is still to do: {error.sentence()}",
+            message=f"the new value is the current one, and what follows it is still to do: {outcome.message}",
         )
 
     def _dispatch(self, work: Work) -> Outcome:

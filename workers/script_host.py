@@ -86,7 +86,7 @@ def run_script(
         ScriptTimeout: it ran too long; it may have done a part of its work.
         InvalidInput: it cannot be started at all.
     """
-    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=work_dir))
+    folder = _new_folder(work_dir)
     try:
         path = folder / safe_name(name)
         _write(path, content)
@@ -115,10 +115,27 @@ def safe_name(name: str) -> str:
     return clean[:100] or "script"
 
 
+def _new_folder(work_dir: Path | None) -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=work_dir))
+    except OSError as error:
+        raise _no_room(error) from None
+
+
 def _write(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+    except OSError as error:
+        raise _no_room(error) from None
+
+
+def _no_room(error: OSError) -> InvalidInput:
+    return InvalidInput(
+        f"the script was not started, because the gateway cannot write it to its disk ({error.strerror})",
+        remedy="make space there or set PAM_WORK_DIR, then rotate again",
+    )
 
 
 def _start(argv: list[str], folder: Path) -> subprocess.Popen[bytes]:

@@ -19,6 +19,7 @@ __all__ = ["install", "problem", "status_of"]
 
 _STATUS: list[tuple[type[errors.PamJobsError], HTTPStatus]] = [
     (errors.InvalidInput, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (errors.ClockDiffers, HTTPStatus.UNAUTHORIZED),
     (errors.AccessDenied, HTTPStatus.FORBIDDEN),
     (errors.NotFound, HTTPStatus.NOT_FOUND),
     (errors.StateError, HTTPStatus.CONFLICT),

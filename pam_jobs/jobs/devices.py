@@ -17,7 +17,7 @@ from pam_jobs.clock import Clock
 from pam_jobs.crypto import p256
 from pam_jobs.db.engine import Database
 from pam_jobs.db.tables import Client, Gateway
-from pam_jobs.errors import AccessDenied, VaultError
+from pam_jobs.errors import AccessDenied, ClockDiffers, VaultError
 from pam_jobs.jobs.trail import gateway_actor
 from pam_jobs.jobs.wire import AUDIENCE
 
@@ -80,6 +80,7 @@ class DeviceKeys:
 
         Raises:
             NotProven: it did not.
+            ClockDiffers: it did, for another time than now.
         """
         try:
             unproven: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
@@ -96,11 +97,12 @@ class DeviceKeys:
             issued, expires = int(claims["iat"]), int(claims["exp"])
         except (jwt.PyJWTError, ValueError, TypeError) as error:
             raise NotProven("the call is not signed by this device", remedy=_REBIND) from error
+        if expires - issued > _LIFETIME_SECONDS:
+            raise NotProven("the device's token is valid for too long", remedy="update the gateway")
         at = now.timestamp()
-        too_long = expires - issued > _LIFETIME_SECONDS
-        if too_long or at > expires + _LEEWAY_SECONDS or at < issued - _LEEWAY_SECONDS:
-            raise NotProven(
-                "the device's token is not valid at this time", remedy="compare the clocks of both machines"
+        if at > expires + _LEEWAY_SECONDS or at < issued - _LEEWAY_SECONDS:
+            raise ClockDiffers(
+                "the device's token is not valid at this time", remedy="set the clocks of both machines right"
             )
         with self._lock:
             if len(self._seen) >= _KEPT_KEYS:

@@ -254,6 +254,23 @@ def test_a_vault_that_goes_away_after_the_promotion_leaves_the_scripts_for_later
     assert world.states() == ["previous", "current"], "the second attempt does not rotate again"
 
 
+def test_a_defect_after_the_promotion_says_nothing_against_the_rotation(world: GatewayWorld) -> None:
+    world.attach(world.user, b"#!/bin/sh\ntrue\n")
+    world.at["stored:step:1"] = lambda: 1 / 0
+    job = world.run()
+    assert job.report is not None
+    assert (job.report["status"], job.report["effect"], job.report["cause"]) == ("unknown", "applied", "internal")
+    world.run(job)
+    assert job.state == "succeeded", world.detail(job)
+    assert world.states() == ["previous", "current"]
+
+
+def test_a_script_for_which_there_is_no_room_is_not_started(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="cannot write it to its disk") as told:
+        run("echo never", work_dir=tmp_path / "absent")
+    assert "PAM_WORK_DIR" in (told.value.remedy or "")
+
+
 def test_a_step_whose_start_was_not_heard_is_run_once(world: GatewayWorld, tmp_path: Path) -> None:
     world.attach(world.user, f"#!/bin/sh\necho x >> {tmp_path}/ran\n".encode())
     world.router.cut_after["steps/start"] = 1

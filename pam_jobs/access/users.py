@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from pam_jobs.access.roles import Role
@@ -127,9 +127,12 @@ def everyone(session: Session) -> list[User]:
     return list(session.scalars(select(User).order_by(User.username)))
 
 
+_BY_NAME: Final = select(User).where(User.username == bindparam("name"), User.disabled_at.is_(None))
+
+
 def by_name(session: Session, username: str) -> User | None:
     """Return the user of that name who is not disabled."""
-    return session.scalar(select(User).where(User.username == username, User.disabled_at.is_(None)))
+    return session.scalar(_BY_NAME, {"name": username})
 
 
 def sign_in(session: Session, clock: Clock, actor: Actor, username: str, proof: bytes) -> User | None:

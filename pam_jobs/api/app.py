@@ -8,7 +8,6 @@ from pam_jobs import __version__
 from pam_jobs.api import (
     audit,
     auth,
-    device,
     discovery,
     files,
     health,
@@ -23,6 +22,7 @@ from pam_jobs.api import (
 )
 from pam_jobs.api.context import AppContext
 from pam_jobs.api.limits import AccessLog, BodyLimit
+from pam_jobs.api.machines import MachineCalls
 
 __all__ = ["create_app"]
 
@@ -46,11 +46,9 @@ def create_app(context: AppContext) -> FastAPI:
     auth.install(app)
     users.install(app, context)
     ksm.install(app, context)
-    # Routes are tried one after the other: what every rotation calls several times comes first.
-    app.add_route(f"{device.calls.prefix}/{{call:path}}", device.calls.serve, methods=["POST"], include_in_schema=False)
-    app.add_route(ksm.PATH, ksm.serve, methods=["POST"], include_in_schema=False)
     for module in (files, jobs, health, users, tokens, vault, pam, discovery, audit, siem):
         app.include_router(module.router)
     app.add_middleware(BodyLimit, file_bytes=context.settings.max_file_bytes)
     app.add_middleware(AccessLog)
+    app.add_middleware(MachineCalls, file_bytes=context.settings.max_file_bytes)  # the last one added is asked first
     return app

@@ -6,13 +6,14 @@ goes through a second thread) costs several times what such a call does; these c
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -60,8 +61,8 @@ class Calls(Generic[Desk]):
 
         return register
 
-    async def serve(self, request: Request) -> Response:
-        """Answer one call.
+    async def serve(self, request: Request, body: bytes, threads: ThreadPoolExecutor) -> Response:
+        """Answer one call, in one of the threads.
 
         Raises:
             HTTPException: there is no such call.
@@ -70,8 +71,7 @@ class Calls(Generic[Desk]):
         """
         call, uid = self._find(request.url.path.removeprefix(self.prefix))
         desk = await self._desk(request)
-        body = await request.body()
-        content = await run_in_threadpool(_answer, call, uid, body, desk)
+        content = await asyncio.get_running_loop().run_in_executor(threads, _answer, call, uid, body, desk)
         if content is None:
             return Response(status_code=204)
         return Response(content, media_type="application/json")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +12,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
 from pam_jobs.api.context import AppContext, remote_address
 from pam_jobs.api.problems import status_of
@@ -24,9 +25,9 @@ from pam_jobs.vault.ksm_access import Caller
 from pam_jobs.vault.ksm_envelope import BadRequest, Expired, InvalidClientVersion, Opened, Throttled, WrongKey
 from pam_jobs.vault.throttle import RequestWindow
 
-__all__ = ["PATH", "Limits", "install", "limits_of", "refused", "serve"]
+__all__ = ["PREFIX", "Limits", "install", "limits_of", "refused", "serve"]
 
-PATH = "/api/rest/sm/v1/{endpoint}"
+PREFIX = "/api/rest/sm/v1/"
 _WINDOW_SECONDS = 10.0
 _BAD_REQUEST, _FORBIDDEN = 400, 403
 _Action = Callable[[AppContext, Session, Caller, Any], dict[str, Any] | None]
@@ -192,10 +193,10 @@ _ENDPOINTS: dict[str, tuple[type[p.ClientPayload], _Action]] = {
 }
 
 
-async def serve(request: Request) -> Response:
+async def serve(request: Request, body: bytes, threads: ThreadPoolExecutor) -> Response:
     """Answer a device: the request and its answer are sealed with the key that the request brings."""
-    body = await request.body()
-    return await run_in_threadpool(_exchange, request.path_params["endpoint"], request, body)
+    endpoint = request.url.path.removeprefix(PREFIX)
+    return await asyncio.get_running_loop().run_in_executor(threads, _exchange, endpoint, request, body)
 
 
 def _exchange(endpoint: str, request: Request, body: bytes) -> Response:

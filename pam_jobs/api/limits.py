@@ -7,11 +7,22 @@ import time
 from typing import Final
 
 import structlog
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pam_jobs.api.problems import problem
 
-__all__ = ["BODY_BYTES", "DRAIN_BYTES", "AccessLog", "BodyLimit", "shown_path"]
+__all__ = [
+    "BODY_BYTES",
+    "DRAIN_BYTES",
+    "AccessLog",
+    "BodyLimit",
+    "access_line",
+    "body_limit",
+    "drain",
+    "shown_path",
+    "too_large",
+]
 
 BODY_BYTES: Final = 8 * 2**20
 """Largest body of a request that carries no file."""
@@ -20,6 +31,7 @@ DRAIN_BYTES: Final = 64 * 2**20
 """How much of a refused body is still read, and thrown away, before the answer."""
 
 _CAPABILITY_PREFIX = "/api/files/"
+_log = structlog.get_logger("router.access")
 _SILENT = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
@@ -38,18 +50,18 @@ class BodyLimit:
             file_bytes: largest file; requests that carry one may be that large in base64, with room for the rest.
         """
         self._app = app
-        self._with_file = file_bytes * 4 // 3 + BODY_BYTES
+        self._file_bytes = file_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, counting what it carries."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._with_file if _may_carry_file(scope["path"]) else BODY_BYTES
+        limit = body_limit(scope["path"], self._file_bytes)
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if not announced.isdigit() or int(announced) > limit:
-            await _drain(receive)
-            await self._refuse(scope, receive, send, limit)
+            await drain(receive)
+            await too_large(limit)(scope, receive, send)
             return
         seen = 0
         is_whole = has_started = False
@@ -74,17 +86,18 @@ class BodyLimit:
             await self._app(scope, counted, noted)
         if seen > limit and not has_started:
             if not is_whole:
-                await _drain(receive)
-            await self._refuse(scope, receive, send, limit)
-
-    @staticmethod
-    async def _refuse(scope: Scope, receive: Receive, send: Send, limit: int) -> None:
-        answer = problem(413, "too_large", f"the request is larger than {limit} bytes", "send less at a time")
-        answer.headers["Connection"] = "close"
-        await answer(scope, receive, send)
+                await drain(receive)
+            await too_large(limit)(scope, receive, send)
 
 
-async def _drain(receive: Receive) -> None:
+def too_large(limit: int) -> Response:
+    """Return the refusal of a body with more bytes than it may have; the connection ends with it."""
+    answer = problem(413, "too_large", f"the request is larger than {limit} bytes", "send less at a time")
+    answer.headers["Connection"] = "close"
+    return answer
+
+
+async def drain(receive: Receive) -> None:
     """Read on, for a peer that is still sending would lose the answer with the connection."""
     left = DRAIN_BYTES
     while left > 0:
@@ -94,8 +107,10 @@ async def _drain(receive: Receive) -> None:
             return
 
 
-def _may_carry_file(path: str) -> bool:
-    return path.startswith((_CAPABILITY_PREFIX, "/api/device/")) or path.endswith("/files")
+def body_limit(path: str, file_bytes: int) -> int:
+    """Return the most bytes of a request's body: room for a file in base64 where the path may carry one."""
+    may_carry_file = path.startswith((_CAPABILITY_PREFIX, "/api/device/")) or path.endswith("/files")
+    return file_bytes * 4 // 3 + BODY_BYTES if may_carry_file else BODY_BYTES
 
 
 def shown_path(path: str) -> str:
@@ -105,12 +120,24 @@ def shown_path(path: str) -> str:
     return path
 
 
+def access_line(scope: Scope, status: int, seconds: float) -> None:
+    """Write the line of a request."""
+    client = scope.get("client")
+    _log.info(
+        "request",
+        method=scope["method"],
+        path=shown_path(scope["path"]),
+        status=status,
+        milliseconds=round(seconds * 1000, 1),
+        remote=client[0] if client else None,
+    )
+
+
 class AccessLog:
     """One line a request: method, path, status, milliseconds. No query, header or body, for they carry tokens."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._log = structlog.get_logger("router.access")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and write the line when its answer begins."""
@@ -121,15 +148,7 @@ class AccessLog:
 
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                client = scope.get("client")
-                self._log.info(
-                    "request",
-                    method=scope["method"],
-                    path=shown_path(scope["path"]),
-                    status=message["status"],
-                    milliseconds=round((time.monotonic() - start) * 1000, 1),
-                    remote=client[0] if client else None,
-                )
+                access_line(scope, message["status"], time.monotonic() - start)
             await send(message)
 
         await self._app(scope, receive, noted)

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from pam_jobs import errors
 
-__all__ = ["install", "problem", "status_of"]
+__all__ = ["answer_to", "install", "problem", "status_of"]
 
 _STATUS: list[tuple[type[errors.PamJobsError], HTTPStatus]] = [
     (errors.InvalidInput, HTTPStatus.UNPROCESSABLE_ENTITY),
@@ -70,15 +70,17 @@ def problem(status: int, code: str, detail: str, remedy: str | None = None, **mo
     return JSONResponse(body, status_code=status, media_type="application/problem+json")
 
 
-def _ours(_request: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, errors.PamJobsError):
-        raise TypeError("this handler is for our own errors")
+def _handler(_request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, errors.PamJobsError | RequestValidationError | HTTPException):
+        raise TypeError("this handler is for errors of requests")
+    return answer_to(error)
+
+
+def _of_ours(error: errors.PamJobsError) -> JSONResponse:
     return problem(status_of(error), error.code, error.message, error.remedy)
 
 
-def _validation(_request: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, RequestValidationError):
-        raise TypeError("this handler is for validation errors")
+def _of_input(error: RequestValidationError) -> JSONResponse:
     fields = [
         {"field": ".".join(str(part) for part in entry["loc"][1:]), "message": entry["msg"]} for entry in error.errors()
     ]
@@ -89,19 +91,27 @@ def _validation(_request: Request, error: Exception) -> JSONResponse:
     return problem(422, "invalid_input", detail, "correct the named field and send the request again", fields=fields)
 
 
-def _http(_request: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, HTTPException):
-        raise TypeError("this handler is for HTTP errors")
+def _of_http(error: HTTPException) -> JSONResponse:
     answer = problem(error.status_code, "http", str(error.detail), _REMEDIES.get(error.status_code))
     answer.headers.update(error.headers or {})
     return answer
 
 
+def answer_to(error: errors.PamJobsError | RequestValidationError | HTTPException) -> JSONResponse:
+    """Return what is answered to an error; input values are never echoed, they may be secret."""
+    match error:
+        case errors.PamJobsError():
+            return _of_ours(error)
+        case RequestValidationError():
+            return _of_input(error)
+        case _:
+            return _of_http(error)
+
+
 def install(app: FastAPI) -> None:
     """Make the application answer every error as a problem; input values are never echoed, they may be secret."""
-    app.add_exception_handler(errors.PamJobsError, _ours)
-    app.add_exception_handler(RequestValidationError, _validation)
-    app.add_exception_handler(HTTPException, _http)
+    for kind in (errors.PamJobsError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _handler)
     app.openapi = partial(_document, app)  # type: ignore[method-assign]
 
 

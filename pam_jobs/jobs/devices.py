@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from pam_jobs.audit.log import Actor, record_event
@@ -28,6 +28,20 @@ _LIFETIME_SECONDS = 300
 _LEEWAY_SECONDS = 60
 _KEPT_KEYS = 4096
 _REBIND = "bind the gateway again with a new one-time token"
+_ACCESS: Final = (  # made once: it runs with every call of every gateway
+    select(
+        Client.removed_at,
+        Client.access_expires_at,
+        Client.lock_ip,
+        Client.locked_ip,
+        Client.gateway_uid,
+        Gateway.name,
+        Gateway.max_instances,
+        Gateway.removed_at.label("gateway_removed_at"),
+    )
+    .outerjoin(Gateway, Gateway.uid == Client.gateway_uid)
+    .where(Client.client_id == bindparam("client_id"))
+)
 
 
 class NotProven(AccessDenied):
@@ -135,20 +149,7 @@ def admit(session: Session, clock: Clock, caller: Caller) -> Device:
     Raises:
         AccessDenied: it was removed or has expired, comes from another address than it is locked to, or is no gateway.
     """
-    row = session.execute(
-        select(
-            Client.removed_at,
-            Client.access_expires_at,
-            Client.lock_ip,
-            Client.locked_ip,
-            Client.gateway_uid,
-            Gateway.name,
-            Gateway.max_instances,
-            Gateway.removed_at.label("gateway_removed_at"),
-        )
-        .outerjoin(Gateway, Gateway.uid == Client.gateway_uid)
-        .where(Client.client_id == caller.client_id)
-    ).one_or_none()
+    row = session.execute(_ACCESS, {"client_id": caller.client_id}).one_or_none()
     if row is None or row.removed_at is not None:
         raise AccessDenied("the device was removed", remedy=_REBIND)
     if row.access_expires_at is not None and row.access_expires_at <= clock.now():

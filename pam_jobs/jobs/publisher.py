@@ -13,20 +13,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from kombu import messaging
 from kombu.exceptions import KombuError
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 
 from pam_jobs.app import is_amqp, make_app, queue_for, queue_name
 from pam_jobs.clock import Clock
 from pam_jobs.crypto.keystore import KeyStore
+from pam_jobs.db.base import table_of
 from pam_jobs.db.engine import Database
 from pam_jobs.db.tables import Job, JobState, OutboxMessage
 from pam_jobs.jobs.signing import HEADER, sign, task_name
-from pam_jobs.jobs.sql import changed
+from pam_jobs.jobs.sql import run
 from pam_jobs.jobs.states import WAITING
 from pam_jobs.settings import ControlSettings
 
@@ -36,6 +37,21 @@ _log = structlog.get_logger(__name__)
 _BATCH = 500
 _BACKLOG = 20_000  # uids that wait for the background thread; beyond it the reconciler finds them
 _STOP_SECONDS = 5.0
+_JOBS: Final = table_of(Job)
+_OUTBOX: Final = table_of(OutboxMessage)
+_OLDEST: Final = (  # these are made once: they run with every message
+    select(_OUTBOX.c.id, _OUTBOX.c.queue, _JOBS.c.uid, _JOBS.c.kind, _JOBS.c.state)
+    .join(_JOBS, _JOBS.c.uid == _OUTBOX.c.job_uid)
+    .order_by(_OUTBOX.c.id)
+    .limit(_BATCH * 4)
+)
+_OF_JOBS: Final = _OLDEST.where(_OUTBOX.c.job_uid.in_(bindparam("jobs", expanding=True)))
+_DELETE: Final = delete(_OUTBOX).where(_OUTBOX.c.id.in_(bindparam("ids", expanding=True)))
+_QUEUED: Final = (
+    update(_JOBS)
+    .where(_JOBS.c.uid.in_(bindparam("jobs", expanding=True)), _JOBS.c.state.in_(WAITING))
+    .values(state=JobState.QUEUED, queued_at=bindparam("at"))
+)
 
 Notify = Callable[[str, dict[str, object]], None]
 
@@ -142,13 +158,11 @@ class Publisher:
 
     def _read(self, database: Database, uids: Sequence[str] | None) -> tuple[list[_Message], list[int]]:
         """Return one message a job that may still start, and the outbox rows of those that may not."""
-        query = select(OutboxMessage.id, OutboxMessage.queue, Job.uid, Job.kind, Job.state).join(
-            Job, Job.uid == OutboxMessage.job_uid
-        )
-        if uids is not None:
-            query = query.where(OutboxMessage.job_uid.in_(uids))
         with database.transaction(read_only=True) as session:
-            rows = session.execute(query.order_by(OutboxMessage.id).limit(_BATCH * 4)).all()
+            if uids is None:
+                rows = session.execute(_OLDEST).all()
+            else:
+                rows = session.execute(_OF_JOBS, {"jobs": list(uids)}).all()
         wanted: dict[str, _Message] = {}
         idle = []
         for row in rows:
@@ -213,14 +227,9 @@ class Publisher:
         if not ids:
             return
         with database.transaction() as session:
-            changed(session, delete(OutboxMessage).where(OutboxMessage.id.in_(ids)))
+            run(session, _DELETE, {"ids": ids})
             uids = [message.job_uid for message in messages]
-            changed(
-                session,
-                update(Job)
-                .where(Job.uid.in_(uids), Job.state.in_(WAITING))
-                .values(state=JobState.QUEUED, queued_at=self._clock.now()),
-            )
+            run(session, _QUEUED, {"jobs": uids, "at": self._clock.now()})
 
     def _connected(self) -> Any:
         if self._producer is None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from pydantic import BaseModel
-from sqlalchemy import select, tuple_
+from sqlalchemy import bindparam, select, tuple_
 from sqlalchemy.orm import Session
 
 from pam_jobs.crypto.blob import Blob
@@ -86,6 +86,14 @@ class JobFilter(BaseModel):
     kind: JobKind | None = None
 
 
+_STEPS: Final = (
+    select(JobStep)
+    .where(JobStep.job_uid.in_(bindparam("jobs", expanding=True)))
+    .order_by(JobStep.position, JobStep.key)
+    .execution_options(populate_existing=True)
+)
+
+
 def require_job(session: Session, job_uid: str) -> Job:
     """Return the job.
 
@@ -134,12 +142,7 @@ def views(session: Session, jobs: Sequence[Job]) -> list[JobView]:
     """Return the views of the jobs, in their order, with one query for all their steps."""
     steps: dict[str, list[JobStep]] = {}
     if jobs:
-        rows = session.scalars(
-            select(JobStep)
-            .where(JobStep.job_uid.in_([job.uid for job in jobs]))
-            .order_by(JobStep.position, JobStep.key)
-            .execution_options(populate_existing=True)
-        )
+        rows = session.scalars(_STEPS, {"jobs": [job.uid for job in jobs]})
         for row in rows:
             steps.setdefault(row.job_uid, []).append(row)
     return [_view(job, steps.get(job.uid, [])) for job in jobs]

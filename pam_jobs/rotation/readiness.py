@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from pam_jobs.db.tables import (
@@ -19,6 +20,25 @@ from pam_jobs.db.tables import (
 )
 
 __all__ = ["SERVED_PROFILES", "Blocker", "Facts", "Readiness", "Setup", "assess", "blockers", "facts_for", "judge"]
+
+_WANTED: Final[Any] = bindparam("uids", expanding=True)
+_SETUPS: Final = (  # made once: they run with every job that is asked for or due
+    select(RotationSettings, ResourceLink.admin_uid)
+    .outerjoin(ResourceLink, ResourceLink.resource_uid == RotationSettings.resource_uid)
+    .where(RotationSettings.record_uid.in_(_WANTED))
+)
+_CONFIGURATIONS: Final = (
+    select(PamConfiguration, Gateway)
+    .join(Gateway, Gateway.uid == PamConfiguration.gateway_uid)
+    .where(PamConfiguration.record_uid.in_(_WANTED))
+)
+_RESOURCES: Final = select(ResourceLink).where(ResourceLink.resource_uid.in_(_WANTED))
+_ROOTS: Final = (
+    select(StoredRecord.uid, Folder.root_uid)
+    .join(Folder, Folder.uid == StoredRecord.folder_uid)
+    .where(StoredRecord.uid.in_(_WANTED))
+)
+_SHARES: Final = select(ApplicationShare).where(ApplicationShare.application_uid.in_(_WANTED))
 
 SERVED_PROFILES = ("general", "scripts_only")  # iam_user and saas wait for their connectors
 
@@ -78,11 +98,7 @@ def blockers(session: Session, record_uid: str) -> list[str]:
 
 def assess(session: Session, record_uids: Sequence[str]) -> dict[str, Readiness]:
     """Return the verdict on each record, in a handful of queries however many there are."""
-    rows = session.execute(
-        select(RotationSettings, ResourceLink.admin_uid)
-        .outerjoin(ResourceLink, ResourceLink.resource_uid == RotationSettings.resource_uid)
-        .where(RotationSettings.record_uid.in_(record_uids))
-    ).all()
+    rows = session.execute(_SETUPS, {"uids": list(record_uids)}).all()
     setups = [_setup(settings, admin_uid) for settings, admin_uid in rows]
     facts = facts_for(session, setups)
     verdicts = {uid: Readiness(record_uid=uid, blockers=(_NOT_SET_UP,)) for uid in record_uids}
@@ -104,30 +120,16 @@ def facts_for(session: Session, setups: Iterable[Setup]) -> Facts:
     resource_uids = {setup.resource_uid for setup in setups if setup.resource_uid}
     configurations = {
         configuration.record_uid: (configuration, gateway)
-        for configuration, gateway in session.execute(
-            select(PamConfiguration, Gateway)
-            .join(Gateway, Gateway.uid == PamConfiguration.gateway_uid)
-            .where(PamConfiguration.record_uid.in_(configuration_uids))
-        )
+        for configuration, gateway in session.execute(_CONFIGURATIONS, {"uids": list(configuration_uids)})
     }
-    resources = {
-        link.resource_uid: link
-        for link in session.scalars(select(ResourceLink).where(ResourceLink.resource_uid.in_(resource_uids)))
-    }
+    resources = {link.resource_uid: link for link in session.scalars(_RESOURCES, {"uids": list(resource_uids)})}
     parties = {setup.record_uid for setup in setups} | configuration_uids | resource_uids
     parties |= {setup.admin_uid for setup in setups if setup.admin_uid}
-    roots = {
-        row.uid: row.root_uid
-        for row in session.execute(
-            select(StoredRecord.uid, Folder.root_uid)
-            .join(Folder, Folder.uid == StoredRecord.folder_uid)
-            .where(StoredRecord.uid.in_(parties))
-        )
-    }
+    roots = {row.uid: row.root_uid for row in session.execute(_ROOTS, {"uids": list(parties)})}
     applications = {gateway.application_uid for _, gateway in configurations.values()}
     shares = {
         (share.application_uid, share.folder_uid): share.can_edit
-        for share in session.scalars(select(ApplicationShare).where(ApplicationShare.application_uid.in_(applications)))
+        for share in session.scalars(_SHARES, {"uids": list(applications)})
     }
     return Facts(configurations=configurations, resources=resources, roots=roots, shares=shares)
 

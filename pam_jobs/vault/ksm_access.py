@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from pam_jobs.audit.log import Actor, record_event
@@ -57,18 +58,21 @@ def check_version(version: str) -> None:
         raise InvalidClientVersion("the client version is not of a known form", remedy="use one of the vendor's SDKs")
 
 
+_DEVICE: Final = (  # made once: it runs with every request of every device
+    select(Client, Application, User.public_key)
+    .join(Application, Application.uid == Client.application_uid)
+    .join(User, User.uid == Application.owner_uid)
+    .where(Client.client_id == bindparam("client_id"))
+)
+
+
 def find(session: Session, client_id: str) -> tuple[Client, Application, bytes]:
     """Return the device of that id, its application and the public key of the application's owner.
 
     Raises:
         AccessDenied: there is none.
     """
-    row = session.execute(
-        select(Client, Application, User.public_key)
-        .join(Application, Application.uid == Client.application_uid)
-        .join(User, User.uid == Application.owner_uid)
-        .where(Client.client_id == client_id)
-    ).one_or_none()
+    row = session.execute(_DEVICE, {"client_id": client_id}).one_or_none()
     if row is None:
         raise AccessDenied("the device is not known", remedy=_NEW_TOKEN)
     return row[0], row[1], row[2]

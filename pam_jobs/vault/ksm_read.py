@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Row, Select, bindparam, select
 from sqlalchemy.orm import Session, aliased
@@ -19,6 +19,19 @@ from pam_jobs.vault.ksm_access import Caller
 from pam_jobs.vault.ksm_payloads import GetSecret
 
 __all__ = ["get_folders", "get_secret"]
+
+
+_PART: Final[Any] = bindparam("record_uids", expanding=True)
+_FILES: Final = (
+    select(StoredFile.uid, StoredFile.record_uid, StoredFile.key_by_record, StoredFile.data, StoredFile.download_token)
+    .where(StoredFile.record_uid.in_(_PART), StoredFile.uploaded_at.is_not(None))
+    .order_by(StoredFile.created_at, StoredFile.uid)
+)
+_RESOURCES: Final = select(ResourceLink).where(ResourceLink.resource_uid.in_(_PART))
+_USERS: Final = select(RotationSettings).where(
+    RotationSettings.resource_uid.in_(_PART)
+    | (RotationSettings.configuration_uid.in_(_PART) & RotationSettings.resource_uid.is_(None))
+)
 
 
 def get_secret(session: Session, clock: Clock, caller: Caller, payload: GetSecret, *, file_url: str) -> dict[str, Any]:
@@ -71,10 +84,12 @@ def _answer(caller: Caller, folders: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 @cache
-def _read_statement() -> Select[str, bytes, bool, bytes, str, str, bytes, bytes, int]:
-    """Return the statement of every read, put together once: building it costs as much as running it."""
+def _read_statement(
+    *, by_record: bool, by_folder: bool
+) -> Select[str, bytes, bool, bytes, str, str, bytes, bytes, int]:
+    """Return the statement of a read, put together once: building it costs more than running it."""
     root = aliased(Folder)
-    return (
+    query = (
         select(
             ApplicationShare.folder_uid.label("root_uid"),
             ApplicationShare.key_by_application,
@@ -92,16 +107,22 @@ def _read_statement() -> Select[str, bytes, bool, bytes, str, str, bytes, bytes,
         .where(ApplicationShare.application_uid == bindparam("application_uid"))
         .order_by(ApplicationShare.created_at, ApplicationShare.folder_uid, StoredRecord.created_at, StoredRecord.uid)
     )
+    if by_record:
+        query = query.where(StoredRecord.uid.in_(bindparam("record_uids", expanding=True)))
+    if by_folder:
+        query = query.where(Folder.uid.in_(bindparam("folder_uids", expanding=True)))
+    return query
 
 
 def _rows(session: Session, caller: Caller, payload: GetSecret) -> list[Row[Any]]:
     """Return one row a record with its shared folder, and one without a record for a shared folder that is empty."""
-    query = _read_statement()
+    wanted: dict[str, Any] = {"application_uid": caller.application.uid}
     if payload.requestedRecords:
-        query = query.where(StoredRecord.uid.in_(payload.requestedRecords))
+        wanted["record_uids"] = payload.requestedRecords
     if payload.requestedFolders:
-        query = query.where(Folder.uid.in_(payload.requestedFolders))
-    return list(session.execute(query, {"application_uid": caller.application.uid}))
+        wanted["folder_uids"] = payload.requestedFolders
+    query = _read_statement(by_record="record_uids" in wanted, by_folder="folder_uids" in wanted)
+    return list(session.execute(query, wanted))
 
 
 def _record(row: Row[Any], files: list[dict[str, Any]], links: list[dict[str, Any]]) -> dict[str, Any]:
@@ -122,14 +143,7 @@ def _record(row: Row[Any], files: list[dict[str, Any]], links: list[dict[str, An
 def _files(session: Session, record_uids: list[str], file_url: str) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for part in _parts(record_uids):
-        for file in session.execute(
-            select(
-                StoredFile.uid, StoredFile.record_uid, StoredFile.key_by_record, StoredFile.data,
-                StoredFile.download_token,
-            )
-            .where(StoredFile.record_uid.in_(part), StoredFile.uploaded_at.is_not(None))
-            .order_by(StoredFile.created_at, StoredFile.uid)
-        ):  # fmt: skip
+        for file in session.execute(_FILES, {"record_uids": part}):
             found.setdefault(file.record_uid, []).append(
                 {
                     "fileUid": file.uid,
@@ -152,16 +166,11 @@ def _links(session: Session, record_uids: list[str]) -> dict[str, list[dict[str,
     found: dict[str, list[dict[str, Any]]] = {}
     for part in _parts(record_uids):
         admins: dict[str, str | None] = {}
-        for link in session.scalars(select(ResourceLink).where(ResourceLink.resource_uid.in_(part))):
+        for link in session.scalars(_RESOURCES, {"record_uids": part}):
             admins[link.resource_uid] = link.admin_uid
             meta = {"allowedSettings": {"rotation": True}, "version": 1}
             found.setdefault(link.resource_uid, []).append(_link(link.resource_uid, meta, path="meta"))
-        users = session.scalars(
-            select(RotationSettings).where(
-                RotationSettings.resource_uid.in_(part)
-                | (RotationSettings.configuration_uid.in_(part) & RotationSettings.resource_uid.is_(None))
-            )
-        ).all()
+        users = session.scalars(_USERS, {"record_uids": part}).all()
         for settings in users:
             place = settings.resource_uid or settings.configuration_uid
             is_admin = admins.get(place) == settings.record_uid

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
-from sqlalchemy import Select, or_, select
+from sqlalchemy import Select, bindparam, or_, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
@@ -60,6 +61,15 @@ class RecordView:
     files: list[StoredFile] = field(default_factory=list)
 
 
+_TO_READ: Final = (
+    select(StoredRecord, FolderMember.can_edit)
+    .join(Folder, Folder.uid == StoredRecord.folder_uid)
+    .join(FolderMember, FolderMember.folder_uid == Folder.root_uid)
+    .where(StoredRecord.uid == bindparam("record"), FolderMember.user_uid == bindparam("user"))
+)
+_TO_EDIT: Final = _TO_READ.with_for_update(of=StoredRecord).execution_options(populate_existing=True)
+
+
 def require(session: Session, user_uid: str, record_uid: str, *, can_edit: bool = False) -> StoredRecord:
     """Return the record when the user is a member of its shared folder; for a change its row is locked.
 
@@ -67,15 +77,8 @@ def require(session: Session, user_uid: str, record_uid: str, *, can_edit: bool 
         NotFound: there is no such record, or it lies in no folder of the user's; the answer does not tell which.
         AccessDenied: the user may read but not edit.
     """
-    query = (
-        select(StoredRecord, FolderMember.can_edit)
-        .join(Folder, Folder.uid == StoredRecord.folder_uid)
-        .join(FolderMember, FolderMember.folder_uid == Folder.root_uid)
-        .where(StoredRecord.uid == record_uid, FolderMember.user_uid == user_uid)
-    )
-    if can_edit:
-        query = query.with_for_update(of=StoredRecord).execution_options(populate_existing=True)
-    row = session.execute(query).one_or_none()
+    query = _TO_EDIT if can_edit else _TO_READ
+    row = session.execute(query, {"record": record_uid, "user": user_uid}).one_or_none()
     if row is None:
         raise NotFound(
             f"there is no record {record_uid} of yours", remedy="list the records and take the UID from there"

@@ -45,6 +45,7 @@ from workers.identity import Identity, bind
 from workers.instances import InstanceFile
 from workers.journal import Journal
 from workers.ports import EngineSettings, Ports
+from workers.position import PositionFile
 from workers.request import MessageGuard
 from workers.router import DeviceToken, RouterClient, RouterUnavailable
 from workers.script_host import sweep
@@ -87,6 +88,9 @@ class Agent:
         self._registry = ConnectorRegistry(state_folder=state_dir)
         self._journal = Journal(state_dir, clock=self._clock)
         self._http = _http_client(identity.hostname, settings)
+        self._position: PositionFile | None = None
+        self._told_trouble: str | None = None
+        self._state_dir = state_dir
         self._router: RouterClient | None = None
         self._engine: Engine | None = None
         self._guard: MessageGuard | None = None
@@ -101,6 +105,7 @@ class Agent:
         self._patiently(lambda: bind(self._identity, self._vault.greet))
         token = DeviceToken(self._identity.client_id, self._identity.private_key, self._clock)
         router = self._router = RouterClient(self._http, token, self.instance)
+        self._position = PositionFile(self._state_dir, self._identity.client_id)
         answer = self._hello(router)
         sweep(self._settings.work_dir)
         self._guard = MessageGuard(answer.signing_key, answer.queue, self._clock)
@@ -204,7 +209,7 @@ class Agent:
 
         def once() -> wire.HelloAnswer:
             try:
-                return router.hello(_version(), details)
+                return self._say_hello(router, details)
             except ClockDiffers as error:
                 raise RouterUnavailable(error.message, remedy=error.remedy) from error
             except StateError as error:
@@ -216,8 +221,17 @@ class Agent:
         _log.info("hello", gateway=answer.gateway_uid, instance=self.instance, queue=answer.queue)
         return answer
 
+    def _say_hello(self, router: RouterClient, details: dict[str, Any]) -> wire.HelloAnswer:
+        position = self._position
+        answer = router.hello(_version(), details, position.newest if position else None)
+        self._told_trouble = details["journal"]
+        if position is not None:
+            position.take(answer.position)
+        return answer
+
     def _details(self) -> dict[str, Any]:
         return {
+            "journal": self._journal.trouble,
             "hostname": socket.gethostname(),
             "os": f"{platform.system()} {platform.release()}",
             "python": platform.python_version(),
@@ -266,12 +280,17 @@ class Agent:
         router, engine = self._router, self._engine
         if router is None or engine is None or self._guard is None:
             return
+        position = self._position
         try:
-            answer = router.heartbeat(engine.running.uids())
+            answer = router.heartbeat(engine.running.uids(), position.newest if position else None)
         except (NotFound, StateError):
-            again = router.hello(_version(), self._details())
+            again = self._say_hello(router, self._details())
             self._guard.renew(again.signing_key)
             return
+        if position is not None:
+            position.take(answer.position)
+        if self._journal.trouble != self._told_trouble:
+            self._say_hello(router, self._details())
         for job_uid in answer.cancelled:
             engine.running.cancel(job_uid)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from connectors.base import Connector, Verdict, VerdictState
@@ -11,12 +12,15 @@ from workers.chain import through
 from workers.logins import Logins
 from workers.outcome import Outcome
 from workers.parts import new_value, parts_of
+from workers.proving import take_from_journal
+from workers.restored import CAUSE, Lead, kept_leads
 from workers.rotation import checked_preflight
 from workers.timings import Timings
 from workers.work import Work
 
 __all__ = ["plan", "reconcile", "verify"]
 
+_KEPT: Final = "the target refuses the current value and takes one that the gateway's journal kept: rotate or reconcile"
 _MOST_TRIES: Final = 3  # of a verification that could not be decided; the next scheduled one comes anyway
 
 
@@ -29,6 +33,7 @@ def verify(work: Work, timings: Timings) -> Outcome:
         verdict = logins.attempt(work.current)
         unfinished = work.unresolved if verdict.state is VerdictState.REFUSED else None
         new = logins.attempt(unfinished.value) if unfinished and unfinished.state == "applying" else None
+        kept = verdict.state is VerdictState.REFUSED and _logs_in(logins, kept_leads(work))
     probe = {"verdict": verdict.state.value, "version_seq": work.current_seq}
     if verdict.state is VerdictState.ACCEPTED:
         return Outcome(status=Status.OK, message="the current value logs in", probe=probe)
@@ -40,8 +45,13 @@ def verify(work: Work, timings: Timings) -> Outcome:
             message=f"it cannot be told whether the current value logs in: {verdict.detail or verdict.cause}",
             probe=probe,
         )
-    cause, message = _drift(verdict, new)
+    cause, message = (CAUSE, _KEPT) if kept else _drift(verdict, new)
     return Outcome(status=Status.FAILED, cause=cause, message=message, probe=probe)
+
+
+def _logs_in(logins: Logins, leads: Sequence[Lead]) -> bool:
+    """Say whether one of the values is live; an untried one counts as not."""
+    return any(logins.attempt(lead.value).state is VerdictState.ACCEPTED for lead in leads)
 
 
 def _drift(verdict: Verdict, new: Verdict | None) -> tuple[str, str]:
@@ -61,7 +71,13 @@ def reconcile(work: Work, timings: Timings) -> Outcome:
     logins = Logins(work)
     with work.ports.breakers.slot(work.target_key):
         with timings.of("probe"):
-            verdict = logins.attempt(work.current)
+            spare = 0 if work.is_self else 1  # to prove what the admin sets
+            found, verdict = take_from_journal(work, logins, spare=spare)
+            if found is not None:
+                told = "a value that the gateway's journal kept logs in; it is the current one again"
+                return _in_sync(found, told, Effect.NOT_APPLIED)
+            if verdict is None:
+                verdict = logins.attempt(work.current)
         if verdict.state is VerdictState.ACCEPTED:
             return _in_sync(work, "the current value logs in; nothing was to be done", Effect.NOT_APPLIED)
         if verdict.state is VerdictState.UNKNOWN:
@@ -87,8 +103,13 @@ def reconcile(work: Work, timings: Timings) -> Outcome:
 
 
 def _set_current(work: Work, connector: Connector, logins: Logins, timings: Timings) -> Outcome:
+    rows = (each for each in work.versions if each.seq == work.current_seq and each.kind == "credential")
+    known = next(rows, None)
+
     def fence() -> None:
         work.lease.check()
+        if known is not None:
+            work.note(known, "applying")
         work.job.fence()
         work.lease.begin()
 
@@ -103,6 +124,8 @@ def _set_current(work: Work, connector: Connector, logins: Logins, timings: Timi
         with timings.of("probe"):
             verdict = logins.attempt(work.current, None if lost else session)
     if verdict.state is VerdictState.ACCEPTED:
+        if known is not None:
+            work.note(known, "current")
         return _in_sync(work, "the admin set the current value, and it logs in", Effect.APPLIED)
     if lost is not None:
         raise lost

@@ -27,6 +27,8 @@ from workers.checks import plan, reconcile, verify
 from workers.lease import Lease
 from workers.outcome import Outcome, outcome_of, sealed_detail
 from workers.ports import JobPort, Ports
+from workers.proving import prove
+from workers.restored import Proven, is_suspected
 from workers.rollback import Rollback, settle
 from workers.rotation import Rotation
 from workers.scripts import Credentials, Scripts
@@ -82,7 +84,7 @@ class Engine:
         ports = self.ports
         claimed_at = ports.clock.monotonic()
         try:
-            claim = ports.router.claim(job_uid)
+            claim = self._above_known(ports.router.claim(job_uid))
         except StateError as error:
             _log.info("not_claimed", job=job_uid, cause=error.code, reason=error.message)
             return None
@@ -101,6 +103,14 @@ class Engine:
                 return None
             finally:
                 self.running.remove(job_uid)
+
+    def _above_known(self, claim: wire.Claim) -> wire.Claim:
+        """Return the claim with an epoch above all that this gateway worked with: a restored database counts anew."""
+        known = self.ports.journal.epoch_of(claim.record_uid) if claim.record_uid else 0
+        if known < claim.epoch:
+            return claim
+        _log.warning("epoch_behind_journal", job=claim.job_uid, epoch=claim.epoch, known=known)
+        return self.ports.router.lift(claim, known)
 
     def _work_on(self, claim: wire.Claim, job: JobPort, lease: Lease, timings: Timings) -> Status | None:
         if claim.kind == "discover":
@@ -246,6 +256,12 @@ class _Attempt:
         return reconcile(work, self._timings)
 
     def _change(self, work: Work, scripts: Scripts, flags: RollbackFlags | None = None) -> Outcome:
+        proven: Proven | None = None
+        if is_suspected(work):
+            work, proven, ended = prove(work, self._timings)
+            self._work = work
+            if ended is not None:
+                return ended if scripts.is_empty else replace(ended, post_status=PostStatus.NOT_RUN)
         old = work.current
 
         def before_promotion(version: Version) -> Callable[[Outcome], Report] | None:
@@ -259,7 +275,7 @@ class _Attempt:
                 scripts.declare(more)
             return None
 
-        rotation = self._rotation = Rotation(work, self._timings, before_promotion)
+        rotation = self._rotation = Rotation(work, self._timings, before_promotion, proven=proven)
         outcome = rotation.run()
         if outcome.status is not Status.OK:
             return outcome if scripts.is_empty else replace(outcome, post_status=PostStatus.NOT_RUN)

@@ -83,6 +83,12 @@ class JobPort(Protocol):
         """Make the version current and write the record."""
         ...
 
+    def recover(
+        self, ciphertext: bytes, evidence: Mapping[str, Any], record_data: bytes, record_revision: int
+    ) -> wire.RecoveryAnswer:
+        """Make a value that was found to log in the current one, and write the record."""
+        ...
+
     def abandon(self, seq: int, reason: str, evidence: Mapping[str, Any]) -> None:
         """Give a version up."""
         ...
@@ -135,6 +141,10 @@ class RouterPort(Protocol):
 
     def claim(self, job_uid: str) -> wire.Claim:
         """Take the lease of a job."""
+        ...
+
+    def lift(self, claim: wire.Claim, known: int) -> wire.Claim:
+        """Return the claim with an epoch above the known one."""
         ...
 
     def job(self, claim: wire.Claim) -> JobPort:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
 
 from pam_jobs.crypto import aes
-from pam_jobs.errors import Conflict, PamJobsError, VaultConflict
+from pam_jobs.errors import Conflict, PamJobsError, VaultConflict, VaultUnavailable
 from pam_jobs.jobs import wire
 from workers.ports import VaultRecord
 from workers.router import MaybeDone
 from workers.values import Value
 from workers.work import Work
 
-__all__ = ["promote"]
+__all__ = ["promote", "record_found"]
 
 _log = structlog.get_logger(__name__)
 _TRIES: Final = 6
@@ -41,29 +41,66 @@ def promote(
         VaultUnavailable: it is not known whether it was done; the next attempt finds out.
         VaultConflict: the record changed each time.
     """
+
+    def say(sealed: bytes, revision: int) -> int:
+        return work.job.promote(seq, evidence, sealed, revision, report).revision
+
+    return _written(work, value, say)
+
+
+def record_found(work: Work, ciphertext: bytes, value: Value, evidence: Mapping[str, Any]) -> Work:
+    """Make a value that was seen to log in the current one, in a ledger that does not hold it as such.
+
+    Args:
+        work: the job.
+        ciphertext: the value, by the record key.
+        value: the same in clear.
+        evidence: codes only.
+
+    Returns:
+        The job with record and ledger as they are now.
+
+    Raises:
+        LeaseLost, EpochConflict: a newer attempt decides.
+        VaultUnavailable: it is not known whether it was done; saying it again is harmless.
+        VaultConflict: the record changed each time.
+    """
+    answers: list[wire.RecoveryAnswer] = []
+
+    def say(sealed: bytes, revision: int) -> int:
+        answers.append(work.job.recover(ciphertext, evidence, sealed, revision))
+        return answers[-1].revision
+
+    user = _written(work, value, say)
+    if not answers:
+        raise VaultUnavailable("it is not known how the ledger stands now")
+    _log.info("value_recovered", seq=answers[-1].seq, source=evidence.get("source"))
+    return work.with_ledger(user, answers[-1].versions)
+
+
+def _written(work: Work, value: Value, say: Callable[[bytes, int], int]) -> VaultRecord:
+    """Merge the value into the record's latest revision until the router takes it."""
     latest = work.user
     refused: PamJobsError | None = None
     for _ in range(_TRIES):
         merged = latest.record.with_credential(password=value.password, private_key=value.private_key)
         sealed = aes.encrypt(merged.to_json().encode(), latest.key)
         try:
-            answer = work.job.promote(seq, evidence, sealed, latest.revision, report)
+            revision = say(sealed, latest.revision)
         except (VaultConflict, Conflict) as error:
             refused = error
         except MaybeDone as error:
             # The first answer was lost. Ledger and record move in one transaction, so the record tells.
             now = _again(work)
             if now.revision > latest.revision and Value.of_record(now.record).covers(value):
-                _log.info("promotion_found_done", seq=seq)
+                _log.info("promotion_found_done")
                 return now
             if not isinstance(error.refusal, (VaultConflict, Conflict)):
                 raise error.refusal from error
             refused = error.refusal
         else:
-            return VaultRecord(
-                uid=latest.uid, record=merged, key=latest.key, revision=answer.revision, files=latest.files
-            )
-        _log.info("record_changed_meanwhile", seq=seq)
+            return VaultRecord(uid=latest.uid, record=merged, key=latest.key, revision=revision, files=latest.files)
+        _log.info("record_changed_meanwhile")
         latest = _again(work)
     raise refused or VaultConflict()
 

@@ -40,6 +40,7 @@ from workers.parts import Parts, new_value, parts_of
 from workers.ports import VaultRecord
 from workers.promotion import promote
 from workers.recovery import Action, Decision, decide
+from workers.restored import CAUSE, Proven
 from workers.router import MaybeDone, RouterUnavailable
 from workers.timings import Timings
 from workers.values import Value
@@ -65,7 +66,12 @@ class Rotation:
     """One attempt at one credential."""
 
     def __init__(
-        self, work: Work, timings: Timings, before_promotion: BeforePromotion, value: Value | None = None
+        self,
+        work: Work,
+        timings: Timings,
+        before_promotion: BeforePromotion,
+        value: Value | None = None,
+        proven: Proven | None = None,
     ) -> None:
         """Prepare; nothing is sent yet.
 
@@ -74,6 +80,7 @@ class Rotation:
             timings: takes the time of each step.
             before_promotion: declares what follows the promotion.
             value: what to set; None makes a new one.
+            proven: what logins have shown already, where the ledger is not to be believed alone.
         """
         self._work = work
         self._timings = timings
@@ -81,8 +88,9 @@ class Rotation:
         self._logins = Logins(work)
         self._version: Version | None = work.unresolved
         self._given = self._version.value if self._version and self._version.value.undoes is not None else value
-        self._own: Value | None = None  # what logs in, where the account changes itself and that was learned
-        self._evidence: dict[str, object] = {}
+        self._own = proven.own if proven else None  # what logs in, where that was learned
+        self._is_blind = proven is not None and proven.own is None  # nothing known logs in; the admin sets a value
+        self._evidence: dict[str, object] = dict(proven.evidence) if proven else {}
         self.promoted: VaultRecord | None = None
         self.value: Value | None = None
 
@@ -103,7 +111,7 @@ class Rotation:
             with work.ports.breakers.slot(work.target_key):
                 if self._version is not None and self._version.state == "applying":
                     work.lease.begin()  # what an earlier attempt began is brought to an end, cancelled or not
-                    if self._recover():
+                    if not self._is_blind and self._recover():
                         return self._promote()
                 self._check_budget()
                 return through(work.chain, work.target.protocol, self._change_and_prove)
@@ -338,7 +346,9 @@ class Rotation:
         outcome = Outcome(
             status=Status.OK,
             effect=Effect.APPLIED,
-            message="the new value logs in and is the current one",
+            cause=CAUSE if self._is_blind else None,
+            message="the new value logs in and is the current one"
+            + ("; no value that was known did, after a restore from an older backup" if self._is_blind else ""),
             probe={"verdict": "accepted", "version_seq": version.seq},
             extra={"old": self._evidence["old"]},
         )

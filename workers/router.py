@@ -122,19 +122,19 @@ class RouterClient:
         self._monotonic = monotonic
         self._sleep = sleep
 
-    def hello(self, version: str, details: dict[str, Any]) -> wire.HelloAnswer:
+    def hello(self, version: str, details: dict[str, Any], position: wire.Position | None = None) -> wire.HelloAnswer:
         """Register the instance.
 
         Raises:
             AccessDenied: the gateway was removed, or the device's access ended.
             RouterUnavailable: the router is away.
         """
-        body = wire.Hello(instance=self.instance, version=version, details=details)
+        body = wire.Hello(instance=self.instance, version=version, details=details, position=position)
         return self.call("/hello", body, wire.HelloAnswer)
 
-    def heartbeat(self, running: Sequence[str]) -> wire.HeartbeatAnswer:
+    def heartbeat(self, running: Sequence[str], position: wire.Position | None = None) -> wire.HeartbeatAnswer:
         """Say that the instance lives, and return which running jobs were cancelled."""
-        body = wire.Heartbeat(instance=self.instance, running=list(running))
+        body = wire.Heartbeat(instance=self.instance, running=list(running), position=position)
         return self.call("/heartbeat", body, wire.HeartbeatAnswer, patience_seconds=0)
 
     def goodbye(self) -> None:
@@ -148,6 +148,16 @@ class RouterClient:
             StateError: somebody else has it, or it is done; nothing is to be done here.
         """
         return self.call(f"/jobs/{job_uid}/claim", wire.ClaimRequest(instance=self.instance), wire.Claim)
+
+    def lift(self, claim: wire.Claim, known: int) -> wire.Claim:
+        """Return the claim with an epoch above one that this gateway worked with before.
+
+        Raises:
+            LeaseLost, EpochConflict: another attempt has the credential.
+        """
+        body = wire.Lift(epoch=claim.epoch, instance=self.instance, known=known)
+        answer = self.call(f"/jobs/{claim.job_uid}/lift", body, wire.LiftAnswer)
+        return claim.model_copy(update={"epoch": answer.epoch})
 
     def job(self, claim: wire.Claim) -> JobLink:
         """Return the calls on a leased job."""
@@ -287,6 +297,23 @@ class JobLink:
             report=report,
         )
         return self._client.call(self._path("promote"), body, wire.PromotionAnswer)
+
+    def recover(
+        self, ciphertext: bytes, evidence: Mapping[str, Any], record_data: bytes, record_revision: int
+    ) -> wire.RecoveryAnswer:
+        """Make a value that was found to log in the current one, and write the record; may be said again.
+
+        Raises:
+            VaultConflict: the record has a newer revision.
+        """
+        body = wire.Recovery(
+            **self._fenced(),
+            ciphertext=ciphertext,
+            evidence=dict(evidence),
+            record_data=record_data,
+            record_revision=record_revision,
+        )
+        return self._client.call(self._path("recover"), body, wire.RecoveryAnswer)
 
     def abandon(self, seq: int, reason: str, evidence: Mapping[str, Any]) -> None:
         """Give a version up; nobody but the holder of the lease can have done it before."""

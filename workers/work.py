@@ -192,6 +192,11 @@ class Work:
         former = [replace(each, state="previous") if each.state == "current" else each for each in decided]
         return replace(self, user=user, versions=(replace(current, state="current"), *former))
 
+    def with_ledger(self, user: VaultRecord, rows: Sequence[wire.LedgerVersion]) -> Work:
+        """Return the job with the record and the ledger's rows as they are now."""
+        claim = self.claim.model_copy(update={"versions": list(rows)})
+        return replace(self, claim=claim, user=user, versions=tuple(_version(row, user.key) for row in rows))
+
     def before(self, seq: int) -> Value | None:
         """Return what the parts of a version were before it; None where the ledger does not tell of each of them."""
         rotated = next((version.value for version in self.versions if version.seq == seq), None)

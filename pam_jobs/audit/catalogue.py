@@ -81,6 +81,10 @@ _CATALOGUE: dict[str, dict[str, str]] = {
         "pam_gateway_updated": "User ${username} changed gateway (UID: ${gateway_uid})",
         "pam_gateway_online": "Gateway is online (UID: ${gateway_uid})",
         "pam_gateway_offline": "Gateway is offline (UID: ${gateway_uid})",
+        "pam_gateway_journal_failed": (
+            "Gateway (UID: ${gateway_uid}) cannot write its journal: ${result_code}; rotations go on without it"
+        ),
+        "pam_gateway_journal_restored": "Gateway (UID: ${gateway_uid}) writes its journal again",
         "pam_gateway_removed": "User ${username} removed gateway (UID: ${gateway_uid})",
         "pam_configuration_created": "User ${username} created PAM configuration UID ${record_uid}",
         "pam_configuration_updated": "User ${username} changed PAM configuration UID ${record_uid}",

@@ -56,6 +56,7 @@ def hello(session: Session, clock: Clock, policy: JobPolicy, device: Device, sai
         row = GatewayInstance(gateway_uid=device.gateway_uid, instance=said.instance, started_at=now, running=0)
         session.add(row)
     row.version = said.version
+    _tell_journal(session, clock, device, said, before=(row.details or {}).get("journal"))
     row.details = _checked(said.details)
     row.last_seen_at = now
     row.stopped_at = None
@@ -221,6 +222,23 @@ def _bury(session: Session, gateway_uid: str, instance: str, now: datetime) -> N
     uids = select(Job.uid).where(held)
     changed(session, update(CredentialEpoch).where(CredentialEpoch.job_uid.in_(uids)).values(lease_until=now))
     changed(session, update(Job).where(held).values(lease_until=now))
+
+
+def _tell_journal(session: Session, clock: Clock, device: Device, said: wire.Hello, *, before: Any) -> None:
+    """Tell when an instance can no longer write its journal, and when it can again."""
+    now = said.details.get("journal")
+    if bool(now) == bool(before):
+        return
+    event, code = ("pam_gateway_journal_failed", str(now)[:256]) if now else ("pam_gateway_journal_restored", None)
+    record_event(
+        session,
+        clock,
+        device.actor(),
+        event,
+        gateway_uid=device.gateway_uid,
+        instance=said.instance,
+        result_code=code,
+    )
 
 
 def _checked(details: dict[str, Any]) -> dict[str, Any]:

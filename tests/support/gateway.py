@@ -55,6 +55,7 @@ class Row:
     epoch: int = 0
     kind: str = "credential"
     evidence: dict[str, Any] = field(default_factory=dict)
+    staged_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass(kw_only=True)
@@ -94,6 +95,7 @@ class MemoryRouter:
         self.admin_refusals_left = 3
         self.is_set_aside_admin = False
         self.windows: list[int | None] = []  # that refusals were counted within
+        self.prove_first = False
         self.calls: list[str] = []
         self.cut_after: Counter[str] = Counter()  # calls that are handled and whose answer is lost
         self.cut_before: Counter[str] = Counter()  # calls that never arrive
@@ -150,7 +152,7 @@ class MemoryRouter:
             configuration_uid=job.configuration_uid, record_uid=job.record_uid, resource_uid=job.resource_uid,
             admin_uid=job.admin_uid, profile=job.profile, complexity=job.complexity, parameters=job.parameters,
             epoch=job.epoch, lease_seconds=60, versions=self._versions(job), steps=self._rows(job),
-            refusals_left=self.refusals_left, admin_refusals_left=self.admin_refusals_left, attempts=job.attempts,
+            refusals_left=self.refusals_left, admin_refusals_left=self.admin_refusals_left, attempts=job.attempts, prove_first=self.prove_first,
             is_set_aside_admin=self.is_set_aside_admin,
         )  # fmt: skip
         return json.loads(claim.model_dump_json())  # type: ignore[no-any-return]
@@ -160,7 +162,7 @@ class MemoryRouter:
         return [
             wire.LedgerVersion(
                 seq=row.seq, kind=row.kind, state=row.state, epoch=row.epoch, ciphertext=row.ciphertext,
-                staged_at=datetime.now(UTC),
+                staged_at=row.staged_at,
             )
             for row in sorted(kept, key=lambda row: -row.seq)
         ]  # fmt: skip
@@ -225,6 +227,28 @@ class MemoryRouter:
         if has_current and body["evidence"].get("current") != "accepted":
             raise StateError("the current credential is not proven")
         row.state, row.evidence = "abandoned", {**body["evidence"], "reason": body["reason"]}
+
+    def _lift(self, job: MemoryJob, body: dict[str, Any]) -> dict[str, Any]:
+        job.epoch = self.epochs[_subject(job)] = max(job.epoch, body["known"]) + 1
+        return {"epoch": job.epoch}
+
+    def _recover(self, job: MemoryJob, body: dict[str, Any]) -> dict[str, Any]:
+        said = wire.Recovery(**body)
+        uid = job.record_uid or ""
+        _, revision, key = self.records[uid]
+        if said.record_revision != revision:
+            raise VaultConflict("the record was edited meanwhile")
+        rows = self.ledger[uid]
+        for row in rows:
+            if row.state in {"current", "staged", "applying"}:
+                row.state = "previous"
+        seq = max(row.seq for row in rows) + 1
+        rows.append(
+            Row(seq=seq, state="current", ciphertext=said.ciphertext, epoch=said.epoch, evidence=dict(said.evidence))
+        )
+        self.records[uid] = (said.record_data, revision + 1, key)
+        versions = [json.loads(version.model_dump_json()) for version in self._versions(job)]
+        return {"revision": revision + 1, "seq": seq, "versions": versions}
 
     def _refusals(self, job: MemoryJob, body: dict[str, Any]) -> dict[str, Any]:
         self.windows.append(body["window_seconds"])

@@ -60,8 +60,47 @@ def drop_epoch_check() -> None:
     fence.hold.__code__ = hold.__code__  # other modules hold the function itself
 
 
+def purge_unresolved() -> None:
+    """A clean-up takes what nobody has decided for a second, as retention jobs do that do not know the ledger."""
+    from datetime import timedelta
+
+    from sqlalchemy import delete
+
+    from pam_jobs.clock import SystemClock
+    from pam_jobs.db.tables import CredentialVersion
+    from pam_jobs.jobs import control
+    from pam_jobs.vault.ledger import UNRESOLVED
+
+    reconcile = control.reconcile_once
+
+    def purging(database, *about, **options):
+        with database.transaction() as session:
+            old = CredentialVersion.staged_at < SystemClock().now() - timedelta(seconds=1)
+            session.execute(delete(CredentialVersion).where(CredentialVersion.state.in_(UNRESOLVED), old))
+        return reconcile(database, *about, **options)
+
+    control.reconcile_once = purging
+
+
+def retry_with_a_new_value() -> None:
+    """An attempt that finds an undecided value gives it up and makes another one."""
+    from pam_jobs.vault import ledger
+    from workers.work import Work
+
+    Work.unresolved = property(lambda _self: None)  # type: ignore[assignment]
+    unresolved = ledger.unresolved
+
+    def given_up(session, record_uid):
+        if (row := unresolved(session, record_uid)) is not None:
+            row.state = "abandoned"
+            session.flush()
+
+    ledger.unresolved = given_up
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
-    each.__name__: each for each in (stage_after_change, promote_without_probe, drop_epoch_check)
+    each.__name__: each
+    for each in (stage_after_change, promote_without_probe, drop_epoch_check, purge_unresolved, retry_with_a_new_value)
 }
 
 

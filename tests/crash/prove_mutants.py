@@ -17,8 +17,10 @@ WATCHERS = {
     "stage_after_change": "tests/crash/test_gateway.py",
     "promote_without_probe": "tests/crash/test_gateway.py",
     "drop_epoch_check": "tests/crash/test_zombie.py",
+    "purge_unresolved": "tests/crash/test_gateway.py",
+    "retry_with_a_new_value": "tests/crash/test_gateway.py",
 }
-_SECONDS = 400
+_SECONDS = 600
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ from random import Random  # noqa: TID251 - a seed has to repeat the walk
 from connectors.faults import Action, When
 from connectors.faults import Fault as LineFault
 from tests.crash import judge, table
+from tests.crash.disk import fill, is_alive
 from tests.crash.rounds import (
     BOUNDARIES,
     MOST_ATTEMPTS,
@@ -23,6 +24,7 @@ from tests.crash.rounds import (
     submit,
 )
 from tests.crash.targets import Target
+from tests.crash.waiting import eventually
 from tests.crash.world import PROCESSES, TIMED, World, canary
 
 _MOST_AT_ONCE = 5
@@ -64,9 +66,7 @@ class Walk:
         self._is_cut_off = bool({"router", "database"} & set(killed))
         self._touched, self._unreachable, self._undo = [], set(), []
         told = [happen(cases) for happen in happenings]
-        for name in killed:
-            world.kill(name)
-            told.append(f"{name} killed")
+        told += [self._end(name) for name in killed]
         self.faults += len(told)
         alone = [case.account for case in cases if case not in self._touched]
         if "database" not in killed:
@@ -80,6 +80,16 @@ class Walk:
         if "gateway" in killed:
             world.start_one("gateway")
         self._judge(cases, told, is_gateway_killed="gateway" in killed)
+
+    def _end(self, name: str) -> str:
+        """Kill a process, or let the disk of the database be full until it gives up."""
+        world = self._world
+        if name != "database" or self._random.random() < 0.7:
+            world.kill(name)
+            return f"{name} killed"
+        fill(world.store.process)
+        eventually(lambda: not is_alive(world.store.process), "the database stops for want of space")
+        return "disk of the database full"
 
     def _happenings(self) -> list[Callable[[Sequence[Case]], str]]:
         return [

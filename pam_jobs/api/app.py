@@ -7,7 +7,6 @@ from fastapi import FastAPI
 from pam_jobs import __version__
 from pam_jobs.api import (
     audit,
-    auth,
     discovery,
     files,
     health,
@@ -43,7 +42,6 @@ def create_app(context: AppContext) -> FastAPI:
     )
     app.state.context = context
     problems.install(app)
-    auth.install(app)
     users.install(app, context)
     ksm.install(app, context)
     for module in (files, jobs, health, users, tokens, vault, pam, discovery, audit, siem):

@@ -10,25 +10,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import Depends, Request
 
 from pam_jobs.access import sign_in_token, tokens, users
 from pam_jobs.access.roles import Permission, permissions
 from pam_jobs.api.context import AppContext, Context, remote_address
-from pam_jobs.api.problems import problem
+from pam_jobs.api.problems import Unauthenticated
 from pam_jobs.audit.log import Actor
 from pam_jobs.db.tables import User
 from pam_jobs.errors import AccessDenied
 
-__all__ = ["CurrentUser", "Principal", "Unauthenticated", "anonymous", "install", "require"]
+__all__ = ["CurrentUser", "Principal", "Unauthenticated", "anonymous", "require"]
 
 _VERSION_CHARACTERS = 64
 _SIGN_IN = "sign in with `pam login`, or send an API token"
-
-
-class Unauthenticated(AccessDenied):
-    """Nobody is signed in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,16 +113,3 @@ def require(permission: str) -> Callable[[Principal], Principal]:
         return principal
 
     return permitted
-
-
-def _unauthenticated(_request: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, Unauthenticated):
-        raise TypeError("this handler is for requests that prove nothing")
-    answer = problem(401, error.code, error.message, error.remedy)
-    answer.headers["WWW-Authenticate"] = "Bearer"
-    return answer
-
-
-def install(app: FastAPI) -> None:
-    """Make the application answer 401 where nobody is signed in."""
-    app.add_exception_handler(Unauthenticated, _unauthenticated)

@@ -14,9 +14,9 @@ from fastapi import Request
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from pam_jobs.api.auth import Unauthenticated
 from pam_jobs.api.calls import Calls
 from pam_jobs.api.context import AppContext, remote_address
+from pam_jobs.api.problems import Unauthenticated
 from pam_jobs.app import queue_name
 from pam_jobs.clock import Clock
 from pam_jobs.db.tables import JobState

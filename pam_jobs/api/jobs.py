@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pam_jobs.api.auth import Principal, require
 from pam_jobs.api.context import AppContext, Context
+from pam_jobs.api.problems import Problem, problem_of
 from pam_jobs.db.tables import JobKind, JobState
 from pam_jobs.jobs import cancel as cancellation
 from pam_jobs.jobs import explain as explanation
@@ -29,6 +30,8 @@ router = APIRouter(prefix="/api/v1", tags=["jobs"])
 _Reader = Annotated[Principal, Depends(require("jobs_read"))]
 _Rotator = Annotated[Principal, Depends(require("rotate"))]
 
+_MOST_JOBS = 1000  # of one request
+_TOGETHER = 50  # in one transaction, so that others' short ones come between
 _POLL_SECONDS = 0.5
 _SLOWEST_POLL_SECONDS = 2.0
 _KEEP_ALIVE_SECONDS = 15.0
@@ -43,6 +46,31 @@ class NewJob(BaseModel):
     kind: JobKind
     record_uid: str = Field(max_length=64)
     parameters: dict[str, Any] | None = None
+
+
+class NewJobs(BaseModel):
+    """The same job on several records."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: JobKind
+    record_uids: list[Annotated[str, Field(max_length=64)]] = Field(min_length=1, max_length=_MOST_JOBS)
+    parameters: dict[str, Any] | None = None
+
+
+class SubmittedJob(BaseModel):
+    """What came of it for one record: a job, or the problem that kept it from one."""
+
+    record_uid: str
+    job: JobView | None
+    is_new: bool
+    problem: Problem | None
+
+
+class SubmittedJobs(BaseModel):
+    """What came of it for each record, in the order asked for."""
+
+    jobs: list[SubmittedJob]
 
 
 class Explanation(BaseModel):
@@ -78,6 +106,42 @@ def submit_job(
     if not is_new:
         response.status_code = 200
     return shown
+
+
+@router.post("/jobs/batch")
+def submit_jobs(
+    body: NewJobs,
+    principal: _Rotator,
+    context: Context,
+    idempotency_key: Annotated[str | None, Header(max_length=128)] = None,
+) -> SubmittedJobs:
+    """Submit the same job on up to 1000 records; a record that is refused does not keep the others from theirs."""
+    submitted: list[SubmittedJob] = []
+    for start in range(0, len(body.record_uids), _TOGETHER):
+        with context.database.transaction() as session:
+            part = requests.request_many(
+                session,
+                context.clock,
+                principal.actor(),
+                user_uid=principal.user_uid,
+                kind=body.kind,
+                record_uids=body.record_uids[start : start + _TOGETHER],
+                parameters=body.parameters,
+                idempotency_key=idempotency_key,
+            )
+            shown = {job.uid: job for job in view.views(session, [entry.job for entry in part if entry.job])}
+            submitted += [_submitted(entry, shown) for entry in part]
+        context.after_commit([uid for uid, job in shown.items() if job.state not in FINAL])
+    return SubmittedJobs(jobs=submitted)
+
+
+def _submitted(entry: requests.Requested, shown: dict[str, JobView]) -> SubmittedJob:
+    return SubmittedJob(
+        record_uid=entry.record_uid,
+        job=shown[entry.job.uid] if entry.job is not None else None,
+        is_new=entry.is_new,
+        problem=problem_of(entry.refusal) if entry.refusal is not None else None,
+    )
 
 
 @router.get("/jobs")

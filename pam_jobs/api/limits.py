@@ -127,7 +127,7 @@ def access_line(scope: Scope, status: int, seconds: float) -> None:
         "request",
         method=scope["method"],
         path=shown_path(scope["path"]),
-        status=status,
+        status=int(status),
         milliseconds=round(seconds * 1000, 1),
         remote=client[0] if client else None,
     )

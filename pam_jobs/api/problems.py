@@ -15,11 +15,17 @@ from starlette.exceptions import HTTPException
 
 from pam_jobs import errors
 
-__all__ = ["answer_to", "install", "problem", "status_of"]
+__all__ = ["Problem", "Unauthenticated", "answer_to", "install", "problem", "problem_of", "status_of"]
+
+
+class Unauthenticated(errors.AccessDenied):
+    """Nobody is signed in, or no device has proved itself."""
+
 
 _STATUS: list[tuple[type[errors.PamJobsError], HTTPStatus]] = [
     (errors.InvalidInput, HTTPStatus.UNPROCESSABLE_ENTITY),
     (errors.ClockDiffers, HTTPStatus.UNAUTHORIZED),
+    (Unauthenticated, HTTPStatus.UNAUTHORIZED),
     (errors.AccessDenied, HTTPStatus.FORBIDDEN),
     (errors.NotFound, HTTPStatus.NOT_FOUND),
     (errors.StateError, HTTPStatus.CONFLICT),
@@ -55,6 +61,19 @@ def status_of(error: errors.PamJobsError) -> int:
     return HTTPStatus.INTERNAL_SERVER_ERROR
 
 
+def problem_of(error: errors.PamJobsError) -> Problem:
+    """Return the problem of one part of a request whose other parts were carried out."""
+    status = status_of(error)
+    return Problem(
+        type=f"urn:pam-jobs:error:{error.code}",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        code=error.code,
+        detail=error.message,
+        remedy=error.remedy,
+    )
+
+
 def problem(status: int, code: str, detail: str, remedy: str | None = None, **more: Any) -> JSONResponse:
     """Return a problem-details answer."""
     body: dict[str, Any] = {
@@ -77,7 +96,10 @@ def _handler(_request: Request, error: Exception) -> JSONResponse:
 
 
 def _of_ours(error: errors.PamJobsError) -> JSONResponse:
-    return problem(status_of(error), error.code, error.message, error.remedy)
+    answer = problem(status_of(error), error.code, error.message, error.remedy)
+    if isinstance(error, Unauthenticated):
+        answer.headers["WWW-Authenticate"] = "Bearer"
+    return answer
 
 
 def _of_input(error: RequestValidationError) -> JSONResponse:

@@ -12,9 +12,9 @@ from pydantic import BaseModel, Field
 
 from pam_jobs.access import users
 from pam_jobs.access.users import NewPassphrase, NewUser
-from pam_jobs.api.auth import CurrentUser, Principal, Unauthenticated, anonymous, require
+from pam_jobs.api.auth import CurrentUser, Principal, anonymous, require
 from pam_jobs.api.context import AppContext, Context
-from pam_jobs.api.problems import problem
+from pam_jobs.api.problems import Unauthenticated, problem
 from pam_jobs.crypto.blob import Blob
 from pam_jobs.crypto.passphrase import ITERATIONS
 from pam_jobs.vault.models import StrictModel

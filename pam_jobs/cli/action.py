@@ -129,7 +129,7 @@ def _run(
             records = _of_folder(client, folder)
             note(f"Selected: {len(records)} records")
             confirm(f"{kind} {len(records)} records?", force=force)
-            results = [_submit_or_say(client, kind, stored) for stored in records]
+            results = _submit_all(client, kind, records)
         if wait:
             end = None if timeout is None else time.monotonic() + timeout
             results = [_wait(client, result, end) for result in results]
@@ -162,12 +162,18 @@ def _submit(client: VaultClient, kind: str, stored: VaultRecord) -> dict[str, An
     return {**_result(client.jobs.submit(kind, stored.uid)), "title": stored.title}
 
 
-def _submit_or_say(client: VaultClient, kind: str, stored: VaultRecord) -> dict[str, Any]:
-    try:
-        return _submit(client, kind, stored)
-    except PamJobsError as error:  # the others of the folder go on
-        note(f"{stored.title}: {error.sentence()}")
-        return {"job": None, "record": stored.uid, "title": stored.title, "status": None, "error": error.sentence()}
+def _submit_all(client: VaultClient, kind: str, records: list[VaultRecord]) -> list[dict[str, Any]]:
+    answers = client.jobs.submit_all(kind, [stored.uid for stored in records])
+    return [_submitted(stored, answer) for stored, answer in zip(records, answers, strict=True)]
+
+
+def _submitted(stored: VaultRecord, answer: dict[str, Any]) -> dict[str, Any]:
+    if answer["job"] is not None:
+        return {**_result(answer["job"]), "title": stored.title}
+    problem = answer["problem"]
+    sentence = PamJobsError(problem["detail"], remedy=problem["remedy"]).sentence()
+    note(f"{stored.title}: {sentence}")
+    return {"job": None, "record": stored.uid, "title": stored.title, "status": None, "error": sentence}
 
 
 def _wait(client: VaultClient, result: dict[str, Any], end: float | None) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pam_jobs.client.http import RouterClient
@@ -19,6 +20,7 @@ __all__ = ["Jobs", "is_final"]
 _ENDED = frozenset({"succeeded", "failed", "cancelled", "expired", "waiting_human"})
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
+_MOST_JOBS = 1000  # of one request
 _PATIENCE_SECONDS = 60.0  # a router that is being restarted
 
 Progress = Callable[[dict[str, Any]], None]
@@ -47,6 +49,21 @@ class Jobs:
         body = {"kind": kind, "record_uid": record_uid, "parameters": parameters or {}}
         job: dict[str, Any] = self._router.post("/api/v1/jobs", body, headers={"Idempotency-Key": new_uid()})
         return job
+
+    def submit_all(
+        self, kind: str, record_uids: Sequence[str], parameters: dict[str, Any] | None = None
+    ) -> builtins.list[dict[str, Any]]:
+        """Create a job for each record, or find the open one; what is refused keeps none of the others from theirs.
+
+        Returns:
+            ``record_uid``, ``job`` (None when refused) and ``problem`` (None when not), in the order of the records.
+        """
+        answers: builtins.list[dict[str, Any]] = []
+        for start in range(0, len(record_uids), _MOST_JOBS):
+            part = list(record_uids[start : start + _MOST_JOBS])
+            body = {"kind": kind, "record_uids": part, "parameters": parameters or {}}
+            answers += self._router.post("/api/v1/jobs/batch", body, headers={"Idempotency-Key": new_uid()})["jobs"]
+        return answers
 
     def get(self, uid: str) -> dict[str, Any]:
         """Return one job."""

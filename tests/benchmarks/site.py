@@ -75,7 +75,7 @@ class Site:
         claim to its end. Time in the queue is not counted, so that 1 and 8 at a time compare.
         """
         with self.client() as client:
-            jobs = [client.jobs.submit("rotate", uid)["uid"] for uid in self.records]
+            jobs = [answer["job"]["uid"] for answer in client.jobs.submit_all("rotate", self.records)]
             client.jobs.wait(jobs[-1], seconds=_SETTLE_SECONDS)  # one poller: watching each job would slow them down
             done = [client.jobs.wait(uid, seconds=_SETTLE_SECONDS) for uid in jobs]
         failed = [job["cause"] for job in done if job["status"] != "ok"]

@@ -65,12 +65,12 @@ def submit(api: PamApi, record_uid: str, kind: str = "rotate", status: int = 202
     return job
 
 
-def submit_raw(api: PamApi, body: dict[str, Any], **headers: str) -> Any:
+def submit_raw(api: PamApi, body: dict[str, Any], path: str = "/api/v1/jobs", **headers: str) -> Any:
     from pam_jobs.access import sign_in_token
 
     token = sign_in_token.issue(api.key, api.username, api.fleet.clock.now())
     sent = {"Authorization": f"Bearer {token}", **{name.replace("_", "-"): value for name, value in headers.items()}}
-    return call(api.app, "POST", "/api/v1/jobs", json=body, headers=sent)
+    return call(api.app, "POST", path, json=body, headers=sent)
 
 
 def rotate(device: DeviceCaller, job_uid: str, *, revision: int = 1) -> None:
@@ -118,6 +118,36 @@ def test_a_second_submission_joins_and_a_key_is_remembered(api: PamApi, device: 
     assert submit(api, record, status=200, Idempotency_Key="once")["uid"] == first["uid"]
     problem = submit_raw(api, {"kind": "verify", "record_uid": record}, Idempotency_Key="once")
     assert (problem.status_code, problem.json()["code"]) == (409, "conflict")
+
+
+def test_many_records_are_submitted_at_once_and_a_refused_one_keeps_none_from_theirs(
+    api: PamApi, record: str, published: list[str]
+):
+    others = [api.fleet.add_record() for _ in range(60)]  # more than go in one transaction
+    for uid in others[1:]:
+        api.fleet.put(uid)
+    asked = [record, *others, new_uid()]
+    body = {"kind": "rotate", "record_uids": asked}
+    answers = submit_raw(api, body, "/api/v1/jobs/batch", Idempotency_Key="night").json()["jobs"]
+    assert [answer["record_uid"] for answer in answers] == asked
+    refused = {answer["record_uid"]: answer["problem"]["code"] for answer in answers if answer["problem"]}
+    assert refused == {others[0]: "invalid_input", asked[-1]: "not_found"}
+    jobs = [answer["job"]["uid"] for answer in answers if answer["job"]]
+    assert len(set(jobs)) == 60
+    assert published == jobs
+    again = submit_raw(api, body, "/api/v1/jobs/batch", Idempotency_Key="night").json()["jobs"]
+    assert [answer["job"]["uid"] for answer in again if answer["job"]] == jobs
+    assert not any(answer["is_new"] for answer in again)
+
+
+@pytest.mark.parametrize("uids", [[], ["not a uid"], [new_uid()] * 1001])
+def test_a_malformed_batch_is_refused_and_nothing_is_written(
+    api: PamApi, record: str, published: list[str], uids: list[str]
+):
+    body = {"kind": "rotate", "record_uids": [record, *uids] if uids else []}
+    assert submit_raw(api, body, "/api/v1/jobs/batch").status_code == 422
+    assert published == []
+    assert api.get("/jobs")["jobs"] == []
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ from pam_jobs.clock import Clock
 from pam_jobs.db.engine import Database
 from pam_jobs.db.tables import Gateway, Job, JobKind, JobState, PamConfiguration, Schedule
 from pam_jobs.errors import InvalidInput
-from pam_jobs.jobs.states import OPEN, WAITING
+from pam_jobs.jobs.lease import OPEN_ROTATION
+from pam_jobs.jobs.states import LOOKING, OPEN, WAITING
 from pam_jobs.jobs.trail import BEAT
-from pam_jobs.rotation.readiness import assess
+from pam_jobs.rotation.readiness import OPERATORS_CHOICE, Readiness, assess
 from pam_jobs.rotation.schedules import next_run
 from scheduler.emission import DueRun, create_jobs
 
@@ -138,16 +139,25 @@ def _credential_routes(session: Session, rows: Sequence[Any]) -> dict[str, _Rout
             select(Job.record_uid, Job.kind).where(Job.record_uid.in_(subjects), Job.state.in_(_ABOUT_TO_RUN))
         )
     }
+    # The end of a rotation tells what a verification would find out, and before that end nothing is certain.
+    if looked_at := [row.subject_uid for row in rows if row.kind == JobKind.VERIFY.value]:
+        rotating = session.scalars(select(Job.record_uid).where(Job.record_uid.in_(looked_at), OPEN_ROTATION))
+        covered |= {(uid, JobKind.VERIFY.value) for uid in rotating}
     found: dict[str, _Route] = {}
     for row in rows:
         verdict = verdicts[row.subject_uid]
         found[row.uid] = _Route(
             configuration_uid=verdict.setup.configuration_uid if verdict.setup else None,
             gateway_uid=verdict.gateway_uid,
-            blocked=verdict.blockers[0].code if verdict.blockers else None,
+            blocked=_blocked(verdict, row.kind),
             is_covered=(row.subject_uid, row.kind) in covered,
         )
     return found
+
+
+def _blocked(verdict: Readiness, kind: str) -> str | None:
+    codes = (blocker.code for blocker in verdict.blockers)
+    return next((code for code in codes if kind not in LOOKING or code not in OPERATORS_CHOICE), None)
 
 
 def _discovery_routes(session: Session, rows: Sequence[Any]) -> dict[str, _Route]:
@@ -188,11 +198,14 @@ def _tell_blocked(session: Session, clock: Clock, rows: Sequence[Any], routes: d
         if route.blocked is None or route.blocked == row.blocked:
             continue
         is_discovery = row.kind == JobKind.DISCOVER.value
+        is_verification = row.kind == JobKind.VERIFY.value
+        other = "pam_job_failed" if is_verification else "record_rotation_scheduled_fail"
         record_event(
             session,
             clock,
             BEAT,
-            "discovery_job_completed" if is_discovery else "record_rotation_scheduled_fail",
+            "discovery_job_completed" if is_discovery else other,
+            job_kind=row.kind,
             record_uid=None if is_discovery else row.subject_uid,
             configuration_uid=route.configuration_uid,
             gateway_uid=route.gateway_uid,

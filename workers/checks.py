@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
-from connectors.base import Connector, Verdict, VerdictState
-from pam_jobs.errors import Effect, EffectUnknown, Forbidden, InvalidInput
-from pam_jobs.jobs.wire import Status
+import structlog
+
+from connectors.base import AccountMetadata, Capability, Connector, Verdict, VerdictState
+from pam_jobs.errors import Effect, EffectUnknown, Forbidden, InvalidInput, TargetError, Unsupported
+from pam_jobs.jobs.wire import LOCKOUT_BUDGET, Status
+from workers.breaker import BreakerOpen, TargetBusy
 from workers.chain import through
 from workers.logins import Logins
 from workers.outcome import Outcome
@@ -21,32 +25,51 @@ from workers.work import Work
 __all__ = ["plan", "reconcile", "verify"]
 
 _KEPT: Final = "the target refuses the current value and takes one that the gateway's journal kept: rotate or reconcile"
+_log = structlog.get_logger(__name__)
+_UNFINISHED: Final = "unfinished"
 _MOST_TRIES: Final = 3  # of a verification that could not be decided; the next scheduled one comes anyway
 
 
 def verify(work: Work, timings: Timings) -> Outcome:
-    """Return whether the current value logs in; changes nothing."""
+    """Return whether the current value logs in; changes nothing.
+
+    One that the schedule asks for leaves the account a login: it must not be what stops a rotation, or locks a person
+    out.
+    """
     if work.current.is_empty:
         raise InvalidInput("the record has no credential to verify", remedy="store the credential in the record")
-    logins = Logins(work)
-    with work.ports.breakers.slot(work.target_key), timings.of("probe"):
-        verdict = logins.attempt(work.current)
-        unfinished = work.unresolved if verdict.state is VerdictState.REFUSED else None
-        new = logins.attempt(unfinished.value) if unfinished and unfinished.state == "applying" else None
-        kept = verdict.state is VerdictState.REFUSED and _logs_in(logins, kept_leads(work))
-    probe = {"verdict": verdict.state.value, "version_seq": work.current_seq}
+    is_scheduled = work.claim.trigger == "scheduled"
+    verdict, live = _look(work, Logins(work, spare=1 if is_scheduled else 0), timings)
+    probe = _probe(work, verdict)
     if verdict.state is VerdictState.ACCEPTED:
         return Outcome(status=Status.OK, message="the current value logs in", probe=probe)
     if verdict.state is VerdictState.UNKNOWN:
-        last = work.claim.attempts >= _MOST_TRIES
+        is_kept_back = is_scheduled and verdict.cause == LOCKOUT_BUDGET  # the schedule asks again by itself
         return Outcome(
-            status=Status.FAILED if last else Status.UNKNOWN,
+            status=Status.FAILED if is_kept_back or work.claim.attempts >= _MOST_TRIES else Status.UNKNOWN,
             cause=verdict.cause or "unknown",
             message=f"it cannot be told whether the current value logs in: {verdict.detail or verdict.cause}",
             probe=probe,
         )
-    cause, message = (CAUSE, _KEPT) if kept else _drift(verdict, new)
+    cause, message = _drift(verdict, live)
     return Outcome(status=Status.FAILED, cause=cause, message=message, probe=probe)
+
+
+def _look(work: Work, logins: Logins, timings: Timings) -> tuple[Verdict, str | None]:
+    """Return the verdict on the current value; where it is refused, also the code of what logs in instead."""
+    live: str | None = None
+    try:
+        with work.ports.breakers.slot(work.target_key), timings.of("probe"):
+            verdict = _why_refused(work, logins.attempt(work.current))
+            if verdict.state is VerdictState.REFUSED:
+                unfinished = work.unresolved
+                if unfinished is not None and unfinished.state == "applying":
+                    live = _UNFINISHED if logins.attempt(unfinished.value).state is VerdictState.ACCEPTED else None
+                if live is None and _logs_in(logins, kept_leads(work)):
+                    live = CAUSE
+    except BreakerOpen as error:  # others have just found out that it cannot be reached
+        verdict = Verdict(state=VerdictState.UNKNOWN, cause=error.code, detail=error.message)
+    return verdict, live
 
 
 def _logs_in(logins: Logins, leads: Sequence[Lead]) -> bool:
@@ -54,11 +77,43 @@ def _logs_in(logins: Logins, leads: Sequence[Lead]) -> bool:
     return any(logins.attempt(lead.value).state is VerdictState.ACCEPTED for lead in leads)
 
 
-def _drift(verdict: Verdict, new: Verdict | None) -> tuple[str, str]:
+def _why_refused(work: Work, verdict: Verdict) -> Verdict:
+    """Ask the administrator whether the account is locked: many targets refuse it then in the same words."""
+    if verdict.state is not VerdictState.REFUSED or work.administrator is None:
+        return verdict
+
+    def ask(connector: Connector) -> AccountMetadata:
+        if Capability.METADATA not in connector.capabilities:
+            raise Unsupported("the connector cannot tell whether an account is locked")
+        with work.open(connector) as session:
+            return session.metadata(work.account)
+
+    try:
+        told = through(work.chain, work.target.protocol, ask)
+    except (TargetError, TargetBusy, InvalidInput) as error:
+        _log.info("locks_not_seen", cause=error.code)
+        return verdict
+    is_over = told.expires is not None and told.expires <= work.ports.clock.now()
+    causes = (("locked", told.locked), ("disabled", told.disabled), ("expired", is_over))
+    cause = next((cause for cause, holds in causes if holds), None)
+    return verdict if cause is None else replace(verdict, state=VerdictState.LOCKED, cause=cause)
+
+
+def _probe(work: Work, verdict: Verdict) -> dict[str, Any]:
+    """Return what the report says of a login with the current value."""
+    probe: dict[str, Any] = {"verdict": verdict.state.value, "version_seq": work.current_seq}
+    if verdict.cause and verdict.state is not VerdictState.ACCEPTED:
+        probe["cause"] = verdict.cause
+    return probe
+
+
+def _drift(verdict: Verdict, live: str | None) -> tuple[str, str]:
     if verdict.state is VerdictState.LOCKED:
         return "locked", "the account is locked on the target: unlock it there"
-    if new is not None and new.state is VerdictState.ACCEPTED:
-        return "unfinished", "the value of an unfinished rotation logs in: rotate again, and it becomes the current one"
+    if live == CAUSE:
+        return CAUSE, _KEPT
+    if live == _UNFINISHED:
+        return live, "the value of an unfinished rotation logs in: rotate again, and it becomes the current one"
     if verdict.state is VerdictState.PARTIAL:
         return "partial", "only a part of the current credential logs in: run `pam action reconcile`"
     return "drift", "the target refuses the current value: correct the record, or run `pam action reconcile`"
@@ -85,17 +140,22 @@ def reconcile(work: Work, timings: Timings) -> Outcome:
                 status=Status.UNKNOWN,
                 cause=verdict.cause or "unknown",
                 message=f"it cannot be told whether the current value logs in: {verdict.detail or verdict.cause}",
+                probe=_probe(work, verdict),
             )
         if verdict.state is VerdictState.LOCKED:
             return Outcome(
                 status=Status.WAITING_HUMAN,
                 cause="locked",
                 message="the account is locked on the target: unlock it there, then reconcile again",
+                probe=_probe(work, verdict),
             )
         if work.is_self:
-            raise Forbidden(
-                "the account's own credential is refused, and no admin can set it",
-                remedy="name an admin of the resource, or correct the record",
+            return Outcome(
+                status=Status.FAILED,
+                cause=Forbidden.code,
+                message="the account's own credential is refused, and no admin can set it: name an admin of the resource,"
+                " or correct the record",
+                probe=_probe(work, verdict),
             )
         return through(
             work.chain, work.target.protocol, lambda connector: _set_current(work, connector, logins, timings)
@@ -134,7 +194,7 @@ def _set_current(work: Work, connector: Connector, logins: Logins, timings: Timi
         effect=Effect.APPLIED,
         cause=verdict.cause or "not_effective",
         message="the admin set the current value, but it could not be seen to log in",
-        probe={"verdict": verdict.state.value, "version_seq": work.current_seq},
+        probe=_probe(work, verdict),
     )
 
 

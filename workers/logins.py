@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from connectors.base import Session, Verdict, VerdictState
 from pam_jobs.errors import NotApplied
+from pam_jobs.jobs.wire import LOCKOUT_BUDGET
 from workers.chain import through
 from workers.lockout import Budget
 from workers.values import Value
@@ -15,8 +16,15 @@ __all__ = ["Logins"]
 class Logins:
     """Tries values on the target; never once more than the budget allows to be refused."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, *, spare: int = 0) -> None:
+        """Begin with what the router says is left.
+
+        Args:
+            work: the job.
+            spare: how many logins of the budget are left for others, at least 0.
+        """
         self._work = work
+        self._spare = spare
         self._budget = Budget(work.job, "account", work.claim.refusals_left, lambda: work.lockout)
 
     @property
@@ -31,8 +39,8 @@ class Logins:
             value: what to log in with.
             session: an open session whose connector makes the login; None opens one that can only probe.
         """
-        if self.left <= 0:
-            return Verdict(state=VerdictState.UNKNOWN, cause="lockout_budget")
+        if self.left <= self._spare:
+            return Verdict(state=VerdictState.UNKNOWN, cause=LOCKOUT_BUDGET)
         self._work.lease.check()
         self._work.reach("before:probe")
         verdict = self._probe(value, session)

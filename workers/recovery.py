@@ -24,6 +24,7 @@ from enum import StrEnum
 from typing import Any, assert_never
 
 from connectors.base import Verdict, VerdictState
+from pam_jobs.jobs.wire import LOCKOUT_BUDGET
 from workers.values import Value
 
 __all__ = ["Action", "Decision", "Login", "decide"]
@@ -126,7 +127,7 @@ def _after_both_refusals(
                 return Decision(action=Action.APPLY, cause="partial", evidence=evidence)
             case VerdictState.LOCKED:
                 return _locked(evidence)
-            case VerdictState.UNKNOWN if again.cause != "lockout_budget":
+            case VerdictState.UNKNOWN if again.cause != LOCKOUT_BUDGET:
                 return _unknown(again, evidence)
             case _:  # it really is neither
                 pass
@@ -140,7 +141,7 @@ def _out_of_sync(login: Login, older: Sequence[Value], evidence: dict[str, Any],
         if verdict.state is VerdictState.LOCKED:
             return _locked(evidence)
         if verdict.state is VerdictState.UNKNOWN:
-            evidence["older"] = "not_tried" if verdict.cause == "lockout_budget" else "unknown"
+            evidence["older"] = "not_tried" if verdict.cause == LOCKOUT_BUDGET else "unknown"
             break
         if verdict.state in {VerdictState.ACCEPTED, VerdictState.PARTIAL}:
             evidence["older"] = f"accepted:{back}"
@@ -169,6 +170,6 @@ def _locked(evidence: dict[str, Any]) -> Decision:
 def _unknown(verdict: Verdict, evidence: dict[str, Any]) -> Decision:
     cause = verdict.cause or "unknown"
     message = "it cannot be told now whether the new value is live; both are kept and it is tried again"
-    if cause == "lockout_budget":
+    if cause == LOCKOUT_BUDGET:
         message = "no login may be refused any more without risking a lock-out; both values are kept until later"
     return Decision(action=Action.BACK_OFF, cause=cause, message=message, evidence=evidence)

@@ -30,7 +30,7 @@ from pam_jobs.errors import (
     Unsupported,
 )
 from pam_jobs.jobs import wire
-from pam_jobs.jobs.wire import Report, Status
+from pam_jobs.jobs.wire import LOCKOUT_BUDGET, Report, Status
 from workers.chain import through
 from workers.lease import Cancelled
 from workers.lockout import LockoutBudget
@@ -164,7 +164,7 @@ class Rotation:
                 status = Status.WAITING_HUMAN
             case Action.BACK_OFF:
                 status = Status.UNKNOWN
-        current = self._evidence.get("current")
+        current = "locked" if decision.cause == "locked" else self._evidence.get("current")
         raise _Ended(
             Outcome(
                 status=status,
@@ -184,7 +184,7 @@ class Rotation:
             Outcome(
                 status=Status.UNKNOWN if is_open else Status.FAILED,
                 effect=Effect.UNKNOWN if is_open else Effect.NOT_APPLIED,
-                cause="lockout_budget",
+                cause=LOCKOUT_BUDGET,
                 message="the target refused this account too many logins lately: the new value could not be proven",
             )
         )
@@ -251,7 +251,7 @@ class Rotation:
         verdict = None
         if lost is None:
             verdict = self._login(version.value, session)
-            if verdict.state is VerdictState.UNKNOWN and verdict.cause != "lockout_budget":
+            if verdict.state is VerdictState.UNKNOWN and verdict.cause != LOCKOUT_BUDGET:
                 self._work.lease.check()
                 time.sleep(self._work.ports.settings.settle_seconds)
                 verdict = self._login(version.value, session)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Annotated, Any
 
 import anyio
@@ -32,6 +33,10 @@ _Rotator = Annotated[Principal, Depends(require("rotate"))]
 
 _MOST_JOBS = 1000  # of one request
 _TOGETHER = 50  # in one transaction, so that others' short ones come between
+_MaxAge = Annotated[
+    float | None, Query(gt=0, le=36_500, description="a login longer ago than so many days does not count")
+]
+
 _POLL_SECONDS = 0.5
 _SLOWEST_POLL_SECONDS = 2.0
 _KEEP_ALIVE_SECONDS = 15.0
@@ -202,11 +207,28 @@ def follow_job(uid: str, request: Request, _principal: _Reader, context: Context
 
 
 @router.get("/records/{uid}/proof")
-def prove_record(uid: str, principal: _Reader, context: Context) -> proof.Proof:
+def prove_record(uid: str, principal: _Reader, context: Context, max_age_days: _MaxAge = None) -> proof.Proof:
     """Return the evidence that the record's credential logs in."""
     with context.database.transaction(read_only=True) as session:
         records.require(session, principal.user_uid, uid)
-        return proof.prove(session, uid)
+        return proof.prove(session, context.clock, uid, max_age=_days(max_age_days))
+
+
+@router.get("/proofs")
+def prove_records(
+    _principal: _Reader,
+    context: Context,
+    max_age_days: _MaxAge = None,
+    limit: Annotated[int, Query(ge=1, le=proof.MAX_PAGE)] = 500,
+    after: Annotated[str | None, Query(max_length=22)] = None,
+) -> proof.ProofPage:
+    """Return the evidence on every credential that is rotated on a target, a page at a time: for a nightly check."""
+    with context.database.transaction(read_only=True) as session:
+        return proof.prove_all(session, context.clock, after=after, limit=limit, max_age=_days(max_age_days))
+
+
+def _days(days: float | None) -> timedelta | None:
+    return None if days is None else timedelta(days=days)
 
 
 def _read(context: AppContext, uid: str) -> JobView:

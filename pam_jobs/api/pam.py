@@ -118,6 +118,7 @@ def create_configuration(
                 gateway_uid=body.gateway_uid,
                 environment=body.environment,
                 default_schedule=body.default_schedule,
+                default_verify_schedule=body.default_verify_schedule,
                 rotation_enabled=body.rotation_enabled,
             ),
             minimum_seconds=context.settings.minimum_interval_seconds,
@@ -161,6 +162,7 @@ def _configurations(session: Session, rows: list[PamConfiguration]) -> list[mode
             gateway_uid=row.gateway_uid,
             environment=row.environment,
             default_schedule=json.loads(row.default_schedule),
+            default_verify_schedule=json.loads(row.default_verify_schedule),
             rotation_enabled=row.rotation_enabled,
             resources=[
                 models.LinkOut(record_uid=link.resource_uid, admin_uid=link.admin_uid)

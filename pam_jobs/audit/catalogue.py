@@ -145,6 +145,13 @@ _CATALOGUE: dict[str, dict[str, str]] = {
             "The database was restored from an older backup (told by: ${cause}); ${count} credentials have to be seen"
             " to log in before they are rotated"
         ),
+        "credential_drift_detected": (
+            "The credential of record UID ${record_uid} is ${drift_state} on its target: ${cause}"
+        ),
+        "credential_drift_resolved": "The credential of record UID ${record_uid} logs in; it was ${drift_before}",
+        "credential_drift_unchecked": (
+            "It is not known whether the credential of record UID ${record_uid} logs in: ${cause}"
+        ),
         "discovery_job_started": "Discovery ${job_uid} of PAM configuration UID ${configuration_uid} started",
         "discovery_job_completed": "Discovery ${job_uid} ended: ${result_code}",
         "discovery_job_removed": "User ${username} removed discovery ${job_uid}",

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from pam_jobs.clock import stamp
 from pam_jobs.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -58,9 +59,10 @@ ResultFormatOption = Annotated[
 
 _WIDE = 4000
 _UID_CHARACTERS = 22
-_GOOD = {"ONLINE", "ok", "succeeded", "running", "current", "accepted", "enabled", "yes"}
-_BAD = {"OFFLINE", "failed", "refused", "dead", "abandoned", "rollback_refused"}
+_GOOD = {"ONLINE", "ok", "succeeded", "running", "current", "accepted", "enabled", "yes", "healthy"}
+_BAD = {"OFFLINE", "failed", "refused", "dead", "abandoned", "rollback_refused", "out_of_sync"}
 _WARN = {"unknown", "waiting_human", "rolled_back", "cancelled", "applying", "staged", "disabled", "skipped"}
+_WARN |= {"unreachable", "locked", "unchecked"}
 
 
 def group(text: str, *, short: Mapping[str, str] | None = None, alone: str | None = None) -> typer.Typer:
@@ -221,7 +223,7 @@ def when(moment: str | datetime | None) -> str | None:
     if moment is None:
         return None
     instant = moment if isinstance(moment, datetime) else datetime.fromisoformat(moment)
-    return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return stamp(instant)
 
 
 def age(moment: str | datetime | None, now: datetime | None = None) -> str | None:

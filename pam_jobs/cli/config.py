@@ -10,6 +10,7 @@ import typer
 
 from pam_jobs.cli.common import Format, FormatOption, confirm, created, done, emit, group, print_table, vault
 from pam_jobs.cli.gateway import default_gateway
+from pam_jobs.cli.schedule import from_texts
 from pam_jobs.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -51,6 +52,15 @@ FolderOption = Annotated[str | None, typer.Option("--shared-folder", "-sf", help
 ScheduleOption = Annotated[
     str | None, typer.Option("--schedule", "-sc", help="Default cron, five fields or Quartz; empty for on demand.")
 ]
+VerifyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--default-verify-schedule",
+        "-dvs",
+        help="When users without a schedule of their own for it are checked for drift: a cron, or JSON; repeat;"
+        " empty for on demand.",
+    ),
+]
 ZoneOption = Annotated[str, typer.Option("--timezone", help="IANA time zone of the cron.")]
 PortOption = Annotated[
     list[str] | None, typer.Option("--port-mapping", "-pm", help="PORT=LABEL such as 2222=ssh; repeat.")
@@ -69,6 +79,7 @@ def new(
     ),
     gateway: GatewayOption = None,
     schedule: ScheduleOption = None,
+    verify: VerifyOption = None,
     timezone: ZoneOption = "Etc/UTC",
     port_mapping: PortOption = None,
     network_id: NetworkIdOption = None,
@@ -87,7 +98,8 @@ def new(
     _check_title(title)
     record = new_record("pamNetworkConfiguration", title, complete=False)
     record = _with_fields(record, port_mapping, network_id, network_cidr)
-    plan = _cron(schedule, timezone)
+    plan = from_texts([schedule or ""], timezone)
+    looking = from_texts(verify or [], timezone)
     if plan:
         record = record.set_field("schedule", plan, "defaultRotationSchedule")
     with vault() as client:
@@ -100,6 +112,7 @@ def new(
             row,
             environment=environment.value,
             schedule=plan,
+            verify_schedule=looking,
             rotation_enabled=rotation is not Switch.OFF,
         )
     created({"uid": uid}, f"created the configuration {title}, served by the gateway {row['name']}", style)
@@ -167,18 +180,6 @@ def _with_fields(
     return record
 
 
-def _cron(expression: str | None, timezone: str) -> list[dict[str, Any]]:
-    from datetime import UTC, datetime
-
-    from pam_jobs.records.schedule import parse_schedule
-
-    if not expression:
-        return []
-    items = [{"type": "CRON", "cron": expression, "tz": timezone}]
-    parse_schedule(items, now=datetime.now(UTC))
-    return items
-
-
 @app.command("list")
 def list_(
     config: Annotated[str | None, typer.Option("--config", "-c", help="Only this one, by UID or title.")] = None,
@@ -203,6 +204,7 @@ def list_(
             "gateway_name": gateways.get(entry.gateway_uid),
             "resource_record_uids": list(entry.resource_uids),
             "default_schedule": entry.default_schedule,
+            "default_verify_schedule": entry.default_verify_schedule,
             "rotation": "on" if entry.rotation_enabled else "off",
         }
         if verbose and stored:
@@ -243,6 +245,7 @@ def edit(
     title: TitleOption = None,
     gateway: GatewayOption = None,
     schedule: ScheduleOption = None,
+    verify: VerifyOption = None,
     timezone: ZoneOption = "Etc/UTC",
     port_mapping: PortOption = None,
     network_id: NetworkIdOption = None,
@@ -257,7 +260,8 @@ def edit(
     with vault() as client:
         found = client.pam.find_configuration(config)
         stored = found.require_record()
-        plan = None if schedule is None else _cron(schedule, timezone)
+        plan = None if schedule is None else from_texts([schedule], timezone)
+        looking = None if verify is None else from_texts(verify, timezone)
         changes: dict[str, Any] = {}
         if gateway is not None:
             row = client.pam.find_gateway(gateway)
@@ -265,6 +269,8 @@ def edit(
             changes["gateway_uid"] = row["uid"]
         if plan is not None:
             changes["default_schedule"] = plan
+        if looking is not None:
+            changes["default_verify_schedule"] = looking
         if rotation is not None:
             changes["rotation_enabled"] = rotation is not Switch.OFF
         removed = [client.records.find(text).uid for text in remove_resource or []]

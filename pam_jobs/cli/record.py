@@ -163,6 +163,7 @@ def list_(
     with vault() as client:
         found = client.records.list(client.folders.find(folder) if folder else None)
         paths = {entry.uid: client.folders.path(entry) for entry in client.folders.list()}
+        drift = {row["record_uid"]: row["drift"]["state"] for row in client.pam.rotations()}
     rows = [
         {
             "uid": entry.uid,
@@ -171,6 +172,7 @@ def list_(
             "login": entry.record.login,
             "folder_uid": entry.folder_uid,
             "folder": paths.get(entry.folder_uid),
+            "drift": drift.get(entry.uid),
         }
         for entry in found
         if record_type is None or entry.type == record_type
@@ -179,8 +181,8 @@ def list_(
         style,
         {"records": rows},
         lambda: print_table(
-            ["Record UID", "Type", "Title", "Login", "Folder"],
-            [(row["uid"], row["type"], row["title"], row["login"], row["folder"]) for row in rows],
+            ["Record UID", "Type", "Title", "Login", "Folder", "Drift"],
+            [[row[name] for name in ("uid", "type", "title", "login", "folder", "drift")] for row in rows],
             empty="there are no records here",
         ),
     )

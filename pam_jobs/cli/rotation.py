@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +21,7 @@ from pam_jobs.cli.common import (
     vault,
     when,
 )
+from pam_jobs.cli.schedule import from_cron, from_json, from_texts, schedule_text
 from pam_jobs.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -53,6 +53,14 @@ _Json = Annotated[
 ]
 _OnDemand = Annotated[bool, typer.Option("--on-demand", "-od", help="Only when asked for.")]
 _Inherit = Annotated[bool, typer.Option("--schedule-config", "-sf", help="By the configuration's default schedule.")]
+_Verify = Annotated[
+    list[str] | None,
+    typer.Option("--verify-schedule", "-vs", help="When to look for drift: a cron, or JSON as with -sj; repeat."),
+]
+_VerifyOnDemand = Annotated[bool, typer.Option("--verify-on-demand", "-vod", help="Look only when asked to.")]
+_VerifyInherit = Annotated[
+    bool, typer.Option("--verify-schedule-config", "-vsf", help="Look by the configuration's default schedule.")
+]
 _ScheduleOnly = Annotated[bool, typer.Option("--schedule-only", "-so", help="Change the schedule and nothing else.")]
 _Complexity = Annotated[
     str | None, typer.Option("--complexity", "-x", help="LENGTH,UPPER,LOWER,DIGITS,SYMBOLS[,SPECIALS].")
@@ -76,6 +84,9 @@ def edit(
     schedule_json: _Json = None,
     on_demand: _OnDemand = False,
     inherit: _Inherit = False,
+    verify: _Verify = None,
+    verify_on_demand: _VerifyOnDemand = False,
+    verify_inherit: _VerifyInherit = False,
     schedule_only: _ScheduleOnly = False,
     complexity: _Complexity = None,
     enable: _Enable = False,
@@ -92,11 +103,12 @@ def edit(
     if enable and disable:
         raise InvalidInput("rotation cannot be enabled and disabled at once", remedy="give one of the two")
     schedule = _schedule(cron, timezone, schedule_json, on_demand=on_demand, inherit=inherit)
+    looking = _looking(verify, timezone, on_demand=verify_on_demand, inherit=verify_inherit)
     if schedule_only and (any((config, resource, admin, profile, complexity)) or enable or disable):
         raise InvalidInput("--schedule-only changes the schedule alone", remedy="leave the other options out")
     wishes = Wishes(
         configuration=config, resource=resource, admin=admin, profile=profile, schedule=schedule,
-        inherits_schedule=inherit, complexity=Complexity.parse(complexity) if complexity else None,
+        inherits_schedule=inherit, verify_schedule=looking, inherits_verify_schedule=verify_inherit, complexity=Complexity.parse(complexity) if complexity else None,
         disabled=False if enable else True if disable else None,
     )  # fmt: skip
     with vault() as client:
@@ -118,6 +130,10 @@ def edit(
                 _print_plan(plan)
             confirm(f"Change the rotation of {len(plan.planned)} records?", force=force)
         results = [_result(client, planned, planner.apply(planned)) for planned in plan.planned]
+    _show(style, plan, results)
+
+
+def _show(style: Format, plan: Edit, results: list[dict[str, Any]]) -> None:
     skipped = [
         {"record_uid": entry.uid, "title": entry.title, "reason": error.sentence()} for entry, error in plan.skipped
     ]
@@ -136,23 +152,25 @@ def _schedule(
     if sum((bool(cron), bool(items), on_demand, inherit)) > 1:
         raise InvalidInput("several kinds of schedule were given", remedy="give one of -sc, -sj, -od and -sf")
     if cron:
-        return [{"type": "CRON", "cron": expression, "tz": timezone} for expression in cron]
+        return from_cron(cron, timezone)
     if items:
-        return [part for text in items for part in _decoded(text)]
+        return [part for text in items for part in from_json(text)]
     return [] if on_demand else None
 
 
-def _decoded(text: str) -> list[dict[str, Any]]:
-    try:
-        value = json.loads(text)
-    except ValueError:
+def _looking(texts: list[str] | None, timezone: str, *, on_demand: bool, inherit: bool) -> list[dict[str, Any]] | None:
+    """Return the schedule of verifications asked for, [] for on demand, None when none was."""
+    if sum((bool(texts), on_demand, inherit)) > 1:
         raise InvalidInput(
-            "the schedule is not valid JSON", remedy='write it as {"type":"DAILY","time":"02:30:00"}'
-        ) from None
-    parts = value if isinstance(value, list) else [value]
-    if not all(isinstance(part, dict) for part in parts):
-        raise InvalidInput("the schedule is no JSON object", remedy='write it as {"type":"DAILY","time":"02:30:00"}')
-    return [part for part in parts if part.get("type") != "ON_DEMAND"] if len(parts) == 1 else parts
+            "several kinds of schedule were given for verifications", remedy="give one of -vs, -vod and -vsf"
+        )
+    if texts:
+        return from_texts(texts, timezone)
+    return [] if on_demand else None
+
+
+def _looking_text(schedule: list[dict[str, Any]] | None) -> str:
+    return schedule_text(schedule or [], inherits=schedule is None, manual="[On demand]")
 
 
 def _print_skipped(plan: Edit) -> None:
@@ -164,7 +182,7 @@ def _print_skipped(plan: Edit) -> None:
 
 def _print_plan(plan: Edit) -> None:
     print_table(
-        ["Record UID", "Title", "Profile", "Resource", "Admin", "Schedule", "Configuration"],
+        ["Record UID", "Title", "Profile", "Resource", "Admin", "Schedule", "Verified", "Configuration"],
         [
             (
                 planned.stored.uid,
@@ -173,21 +191,12 @@ def _print_plan(plan: Edit) -> None:
                 planned.resource.title if planned.resource else None,
                 planned.admin.title if planned.admin else None,
                 schedule_text(planned.change.schedule, inherits=planned.change.inherits_schedule),
+                _looking_text(planned.change.verify_schedule),
                 planned.configuration.title,
             )
             for planned in plan.planned
         ],
     )
-
-
-def schedule_text(schedule: list[dict[str, Any]], *, inherits: bool) -> str:
-    """Return a schedule as people read it."""
-    from pam_jobs.records.schedule import parse_schedule
-
-    if inherits:
-        return "[Configuration's default]"
-    parsed = parse_schedule(schedule)
-    return "[Manual Rotation]" if parsed.is_manual else parsed.describe()
 
 
 def _result(client: VaultClient, planned: Planned, answer: dict[str, Any]) -> dict[str, Any]:
@@ -201,6 +210,8 @@ def _result(client: VaultClient, planned: Planned, answer: dict[str, Any]) -> di
         "admin_uid": planned.change.admin_uid,
         "schedule": planned.change.schedule,
         "next_run_at": settings.get("next_run_at"),
+        "verify_schedule": planned.change.verify_schedule,
+        "next_verify_at": settings.get("next_verify_at"),
         "revision": settings.get("revision"),
     }
 
@@ -214,23 +225,31 @@ def list_(
     with vault() as client:
         records = {entry.uid: entry for entry in client.records.list()}
         rows = [_row(settings, records) for settings in client.pam.rotations()]
-    columns = ["Record UID", "Title", "Type", "Schedule", "Gateway", "Configuration"]
-    names = ["record_uid", "title", "type", "schedule", "gateway_name", "configuration"]
+    columns = ["Record UID", "Title", "Type", "Schedule", "Gateway", "Configuration", "Drift"]
+    names = ["record_uid", "title", "type", "schedule", "gateway_name", "configuration", "drift_state"]
     if verbose:
-        columns += ["Next run", "Last rotated", "Enabled"]
+        columns += ["Next run", "Last rotated", "Verified", "Next check", "Checked", "Enabled"]
     emit(
         style,
         {"rotation": rows},
         lambda: print_table(
             columns,
-            [
-                [row[name] for name in names]
-                + ([when(row["next_run_at"]), when(row["last_rotated_at"]), row["enabled"]] if verbose else [])
-                for row in rows
-            ],
+            [[row[name] for name in names] + (_more(row) if verbose else []) for row in rows],
             empty="no user has rotation settings; set them with `pam rotation edit`",
         ),
     )
+
+
+def _more(row: dict[str, Any]) -> list[object]:
+    drift = row["drift"] or {}
+    return [
+        when(row["next_run_at"]),
+        when(row["last_rotated_at"]),
+        row["verify_schedule"],
+        when(row["next_verify_at"]),
+        when(drift.get("checked_at")),
+        row["enabled"],
+    ]
 
 
 def _row(settings: dict[str, Any], records: dict[str, Any]) -> dict[str, Any]:
@@ -248,6 +267,10 @@ def _row(settings: dict[str, Any], records: dict[str, Any]) -> dict[str, Any]:
         "profile": settings.get("profile"),
         "next_run_at": settings.get("next_run_at"),
         "last_rotated_at": settings.get("last_rotated_at"),
+        "verify_schedule": _looking_text(settings.get("verify_schedule")),
+        "next_verify_at": settings.get("next_verify_at"),
+        "drift": settings.get("drift"),
+        "drift_state": (settings.get("drift") or {}).get("state"),
         "enabled": "no" if settings.get("disabled") else "yes",
     }
 
@@ -292,6 +315,10 @@ def _info(uid: str, settings: dict[str, Any], complexity: str | None) -> dict[st
         "next_run_at": settings.get("next_run_at"),
         "last_rotated_at": settings.get("last_rotated_at"),
         "last_probe": settings.get("last_probe"),
+        "verify_schedule": settings.get("verify_schedule"),
+        "effective_verify_schedule": settings.get("effective_verify_schedule") or [],
+        "next_verify_at": settings.get("next_verify_at"),
+        "drift": settings.get("drift"),
         "revision": settings.get("revision"),
     }
 
@@ -310,11 +337,20 @@ def _pairs(title: str, value: dict[str, Any]) -> dict[str, object]:
             "Schedule": schedule_text(value["schedule_data"], inherits=False),
             "Next run": when(value["next_run_at"]),
             "Last rotated": when(value["last_rotated_at"]),
+            "Verified": schedule_text(value["effective_verify_schedule"], inherits=False, manual="[On demand]"),
+            "Next check": when(value["next_verify_at"]),
+            "Drift": _drift(value["drift"] or {}),
             "Rotation": "disabled" if value["disabled"] else "enabled",
         }
     for number, sentence in enumerate(value.get("blockers") or [], start=1):
         pairs[f"Blocker {number}"] = sentence
     return pairs
+
+
+def _drift(drift: dict[str, Any]) -> str:
+    cause = f" ({drift['cause']})" if drift.get("cause") else ""
+    checked = f", checked {when(drift['checked_at'])}" if drift.get("checked_at") else ""
+    return f"{drift.get('state')}{cause} since {when(drift.get('since')) or '-'}{checked}"
 
 
 @app.command("remove")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pam_jobs.client.http import RouterClient
@@ -21,6 +21,7 @@ _ENDED = frozenset({"succeeded", "failed", "cancelled", "expired", "waiting_huma
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
 _MOST_JOBS = 1000  # of one request
+_PAGE = 1000
 _PATIENCE_SECONDS = 60.0  # a router that is being restarted
 
 Progress = Callable[[dict[str, Any]], None]
@@ -85,10 +86,20 @@ class Jobs:
         answer: dict[str, Any] = self._router.get(f"/api/v1/jobs/{uid}/explain")
         return answer
 
-    def proof(self, record_uid: str) -> dict[str, Any]:
-        """Return what is known of a record's credential."""
-        answer: dict[str, Any] = self._router.get(f"/api/v1/records/{record_uid}/proof")
+    def proof(self, record_uid: str, *, max_age_days: float | None = None) -> dict[str, Any]:
+        """Return what is known of a record's credential; a login longer ago than the age does not count."""
+        answer: dict[str, Any] = self._router.get(f"/api/v1/records/{record_uid}/proof", max_age_days=max_age_days)
         return answer
+
+    def proofs(self, *, max_age_days: float | None = None) -> Iterator[dict[str, Any]]:
+        """Yield what is known of every credential that is rotated on a target, a page of them with each request."""
+        after: str | None = None
+        while True:
+            page = self._router.get("/api/v1/proofs", max_age_days=max_age_days, limit=_PAGE, after=after)
+            yield from page["proofs"]
+            after = page["next"]
+            if after is None:
+                return
 
     def wait(self, uid: str, *, seconds: float | None = None, progress: Progress | None = None) -> dict[str, Any]:
         """Return the job once it is final, or as it is when the time is over.

@@ -30,6 +30,7 @@ class Configuration:
     gateway_uid: str
     environment: str
     default_schedule: list[dict[str, Any]]
+    default_verify_schedule: list[dict[str, Any]]
     rotation_enabled: bool
     resource_uids: tuple[str, ...]
     stored: VaultRecord | None
@@ -65,6 +66,7 @@ class RotationChange:
     complexity: Complexity | None
     disabled: bool
     revision: int | None  # of the settings as they were read; None: there were none
+    verify_schedule: list[dict[str, Any]] | None = None  # None: the configuration's default
 
     def body(self, record_key: bytes) -> dict[str, Any]:
         """Return what is sent; the complexity is sealed by the record's key."""
@@ -75,6 +77,7 @@ class RotationChange:
             "profile": self.profile,
             "schedule": self.schedule,
             "inherits_schedule": self.inherits_schedule,
+            "verify_schedule": self.verify_schedule,
             "complexity": to_base64(sealed) if sealed else None,
             "disabled": self.disabled,
             "revision": self.revision,
@@ -177,6 +180,7 @@ class Pam:
         environment: str,
         schedule: list[dict[str, Any]],
         rotation_enabled: bool,
+        verify_schedule: Sequence[dict[str, Any]] = (),
     ) -> str:
         """Create a configuration and return its UID.
 
@@ -192,13 +196,14 @@ class Pam:
                 "gateway_uid": gateway["uid"],
                 "environment": environment,
                 "default_schedule": schedule,
+                "default_verify_schedule": list(verify_schedule),
                 "rotation_enabled": rotation_enabled,
             },
         )
         return new.uid
 
     def edit_configuration(self, uid: str, **changes: Any) -> None:
-        """Change ``gateway_uid``, ``environment``, ``default_schedule`` or ``rotation_enabled``."""
+        """Change ``gateway_uid``, ``environment``, ``default_schedule``, ``default_verify_schedule``, ``rotation_enabled``."""
         self._router.patch(f"/api/v1/configurations/{uid}", changes)
 
     def remove_configuration(self, uid: str) -> None:
@@ -280,6 +285,7 @@ def _configuration(row: dict[str, Any], stored: VaultRecord | None) -> Configura
         gateway_uid=row["gateway_uid"],
         environment=row["environment"],
         default_schedule=row.get("default_schedule") or [],
+        default_verify_schedule=row.get("default_verify_schedule") or [],
         rotation_enabled=bool(row.get("rotation_enabled", True)),
         resource_uids=tuple(entry if isinstance(entry, str) else entry["record_uid"] for entry in resources),
         stored=stored,

@@ -30,6 +30,8 @@ class Wishes:
     profile: str | None = None
     schedule: list[dict[str, Any]] | None = None  # [] is on demand
     inherits_schedule: bool = False
+    verify_schedule: list[dict[str, Any]] | None = None  # [] is on demand
+    inherits_verify_schedule: bool = False
     complexity: Complexity | None = None
     disabled: bool | None = None
 
@@ -233,6 +235,9 @@ class Planner:
             inherits, schedule = True, []
         elif wishes.schedule is not None:
             inherits, schedule = False, wishes.schedule
+        verify = wishes.verify_schedule
+        if verify is None and not wishes.inherits_verify_schedule:
+            verify = known.get("verify_schedule")
         return RotationChange(
             configuration_uid=configuration.uid,
             resource_uid=resource.uid if resource else None,
@@ -240,6 +245,7 @@ class Planner:
             profile=profile,
             schedule=schedule,
             inherits_schedule=inherits,
+            verify_schedule=verify,
             complexity=wishes.complexity or open_complexity(known.get("complexity"), stored.key),
             disabled=bool(known.get("disabled")) if wishes.disabled is None else wishes.disabled,
             revision=known.get("revision"),

@@ -15,13 +15,12 @@ from pam_jobs.db.tables import (
     CredentialVersion,
     Job,
     JobState,
-    RotationSettings,
     StoredRecord,
     VersionKind,
     VersionState,
 )
 from pam_jobs.errors import Conflict, InvalidInput, StateError, VaultConflict
-from pam_jobs.jobs import outcome, wire
+from pam_jobs.jobs import findings, outcome, wire
 from pam_jobs.jobs.fence import Holder, hold
 from pam_jobs.jobs.outcome import Outcome
 from pam_jobs.jobs.policy import JobPolicy
@@ -35,7 +34,6 @@ __all__ = ["abandon", "intend", "promote", "record_of", "stage", "write_record"]
 _MAX_RECORD = 5_000_000  # bytes of ciphertext
 _JOBS: Final = table_of(Job)
 _RECORDS: Final = table_of(StoredRecord)
-_SETTINGS: Final = table_of(RotationSettings)
 _BEGIN: Final = (  # these are made once: they run with every rotation
     update(_JOBS)
     .where(_JOBS.c.uid == bindparam("job"), _JOBS.c.state.in_(HELD), _JOBS.c.cancel_requested_at.is_(None))
@@ -44,7 +42,6 @@ _BEGIN: Final = (  # these are made once: they run with every rotation
 _WRITE_RECORD: Final = update(_RECORDS).where(
     _RECORDS.c.uid == bindparam("record"), _RECORDS.c.revision == bindparam("made_from")
 )
-_NOTE_ROTATION: Final = update(_SETTINGS).where(_SETTINGS.c.record_uid == bindparam("record"))
 
 
 def stage(session: Session, clock: Clock, actor: Actor, holder: Holder, ciphertext: bytes) -> int:
@@ -170,20 +167,29 @@ def _make_current(session: Session, clock: Clock, actor: Actor, job: Job, promot
     evidence = {**promotion.evidence, "gateway": job.gateway_uid, "job": job.uid, "at": clock.now().isoformat()}
     ledger.promote(session, clock, record_of(job), promotion.seq, epoch=promotion.epoch, evidence=evidence)
     revision = write_record(
-        session, clock, job, promotion.seq, promotion.record_data, promotion.record_revision, is_rotation=True
+        session, clock, actor, job, promotion.seq, promotion.record_data, promotion.record_revision, is_rotation=True
     )
     job_event(session, clock, actor, "credential_promoted", job, version_seq=promotion.seq, epoch=promotion.epoch)
     return revision
 
 
 def write_record(
-    session: Session, clock: Clock, job: Job, seq: int, record_data: bytes, record_revision: int, *, is_rotation: bool
+    session: Session,
+    clock: Clock,
+    actor: Actor,
+    job: Job,
+    seq: int,
+    record_data: bytes,
+    record_revision: int,
+    *,
+    is_rotation: bool,
 ) -> int:
     """Write the record merged with the version that was seen to log in, and return the record's new revision.
 
     Args:
         session: the caller's transaction, which has made the version the current one.
         clock: gives the time.
+        actor: the gateway, for the audit log.
         job: whose lease the transaction holds.
         seq: the version.
         record_data: the whole record.
@@ -200,9 +206,7 @@ def write_record(
         raise VaultConflict(
             "the record was edited meanwhile", remedy="fetch it, merge the credential into it and promote again"
         )
-    probe = {"verdict": ledger.ACCEPTED, "version_seq": seq, "at": now.isoformat(), "gateway": job.gateway_uid}
-    seen = {"record": record_uid, "last_probe": probe, "prove_since": None}
-    run(session, _NOTE_ROTATION, {**seen, "last_rotated_at": now} if is_rotation else seen)
+    findings.proven(session, clock, actor, job, seq, is_rotation=is_rotation)
     return revision
 
 

@@ -13,8 +13,9 @@ from pam_jobs.clock import Clock
 from pam_jobs.db.tables import CredentialEpoch, Gateway, GatewayInstance, Job, JobState, OutboxMessage
 from pam_jobs.jobs import set_aside
 from pam_jobs.jobs.fence import subject_of
+from pam_jobs.jobs.lease import rotation_before
 from pam_jobs.jobs.policy import JobPolicy
-from pam_jobs.jobs.states import HELD
+from pam_jobs.jobs.states import HELD, LOOKING
 from pam_jobs.rotation import readiness
 
 __all__ = ["explain"]
@@ -64,11 +65,15 @@ def _waiting(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> Ite
     if job.attempts:
         yield f"{_times(job.attempts)} came to no end before{_because(job)}"
     if job.record_uid is not None:
-        for sentence in readiness.blockers(session, job.record_uid):
-            yield f"it would not succeed now: {sentence}"
+        for blocker in readiness.assess(session, [job.record_uid])[job.record_uid].blockers:
+            if job.kind not in LOOKING or blocker.code not in readiness.OPERATORS_CHOICE:
+                yield f"it would not succeed now: {blocker.sentence()}"
 
 
 def _behind(session: Session, job: Job, now: datetime) -> Iterator[str]:
+    if (rotation := rotation_before(session, job)) is not None:
+        yield f"it waits for job {rotation}, which changes the same credential: that one's end tells more"
+        return
     row = session.execute(
         select(CredentialEpoch.job_uid, CredentialEpoch.lease_until).where(
             CredentialEpoch.record_uid == subject_of(job)

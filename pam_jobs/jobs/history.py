@@ -25,10 +25,11 @@ from sqlalchemy.orm import Session
 
 from pam_jobs.audit.log import Actor, record_event
 from pam_jobs.clock import Clock
-from pam_jobs.db.tables import AuditEvent, CredentialEpoch, DatabaseGeneration, RotationSettings
+from pam_jobs.db.tables import AuditEvent, CredentialEpoch, DatabaseGeneration, DriftState, RotationSettings
 from pam_jobs.ids import new_uid
 from pam_jobs.jobs import wire
 from pam_jobs.jobs.sql import changed, insert_ignoring
+from pam_jobs.vault import drift
 
 __all__ = ["LIFT", "begin_anew", "check"]
 
@@ -77,7 +78,8 @@ def begin_anew(session: Session, clock: Clock, actor: Actor, *, cause: str, gate
     ).scalar_one_or_none()
     if added is None:
         return 0
-    count = changed(session, update(RotationSettings).values(prove_since=now))
+    unchecked = drift.moved(DriftState.UNCHECKED, now, "restored")
+    count = changed(session, update(RotationSettings).values(prove_since=now, drift_checked_at=None, **unchecked))
     _lift_epochs(session)
     record_event(
         session,

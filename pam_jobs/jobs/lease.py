@@ -32,11 +32,11 @@ from pam_jobs.jobs import refusals, set_aside, steps, wire
 from pam_jobs.jobs.fence import Holder, free, hold, subject_of
 from pam_jobs.jobs.policy import JobPolicy
 from pam_jobs.jobs.sql import IgnoringInsert, changed, run
-from pam_jobs.jobs.states import FINAL, HELD, WAITING
-from pam_jobs.jobs.submission import enqueue
+from pam_jobs.jobs.states import CHANGING, FINAL, HELD, OPEN, WAITING
+from pam_jobs.jobs.submission import SCHEDULED, enqueue
 from pam_jobs.jobs.trail import job_event
 
-__all__ = ["Busy", "claim", "kept_versions", "release", "renew"]
+__all__ = ["OPEN_ROTATION", "Busy", "claim", "kept_versions", "release", "renew", "rotation_before"]
 
 
 def _refused(record_uid: InstrumentedAttribute[str | None]) -> ColumnElement[int]:
@@ -44,6 +44,14 @@ def _refused(record_uid: InstrumentedAttribute[str | None]) -> ColumnElement[int
     within = LoginRefusal.at > bindparam("since", type_=LoginRefusal.at.type)
     counted = select(func.count()).where(LoginRefusal.record_uid == record_uid, within)
     return counted.correlate(Job, ResourceLink).scalar_subquery()
+
+
+OPEN_ROTATION: Final = (
+    Job.kind.in_(CHANGING)
+    & Job.state.in_(OPEN)
+    & (Job.state.not_in(WAITING) | Job.cause.is_distinct_from(set_aside.CAUSE))
+)
+"""A job that will change its credential by itself; one that waits for an operator to look at the target will not."""
 
 
 _RESOURCE = func.coalesce(RotationSettings.resource_uid, Job.parameters["resource_uid"].as_string())
@@ -164,6 +172,8 @@ def claim(
     if aside is not None and set_aside.concerns(job, admin_uid):
         not_before = _make_wait(session, job, now + timedelta(seconds=policy.set_aside_seconds), set_aside.CAUSE)
         return Busy(why=set_aside.told(aside), remedy="nothing to do here: the job waits", not_before=not_before)
+    if (other := rotation_before(session, job)) is not None:
+        return _wait_for(session, policy, job, other, now)
     epoch = _take_epoch(session, subject_of(job), job_uid, now, until)
     if epoch is None:
         return _wait_for_credential(session, policy, job, now)
@@ -230,12 +240,29 @@ def _take_job(session: Session, job_uid: str, epoch: int, instance: str, now: da
         raise StateError(f"job {job_uid} was taken or ended meanwhile")
 
 
+def rotation_before(session: Session, job: Job) -> str | None:
+    """Return the open rotation that a scheduled verification waits for, if any.
+
+    A rotation that is not decided needs the logins that the account may still be refused, and tells by its end what the
+    verification is to find out. One that a person asks for looks at once.
+    """
+    if job.kind != JobKind.VERIFY or job.trigger != SCHEDULED:
+        return None
+    return session.scalar(
+        select(Job.uid).where(Job.record_uid == job.record_uid, OPEN_ROTATION).order_by(Job.created_at).limit(1)
+    )
+
+
 def _wait_for_credential(session: Session, policy: JobPolicy, job: Job, now: datetime) -> Busy:
     other = session.scalar(select(CredentialEpoch.job_uid).where(CredentialEpoch.record_uid == subject_of(job)))
     if other == job.uid:
         raise StateError(f"job {job.uid} is worked on already")
+    return _wait_for(session, policy, job, other or "", now)
+
+
+def _wait_for(session: Session, policy: JobPolicy, job: Job, other: str, now: datetime) -> Busy:
     return Busy(
-        why=f"job {other or ''} works on the same credential",
+        why=f"job {other} works on the same credential",
         remedy="nothing to do: this job is published again when that one ends",
         not_before=_make_wait(session, job, now + timedelta(seconds=policy.busy_seconds), None),
     )

@@ -19,15 +19,14 @@ from pam_jobs.db.tables import (
     Job,
     JobKind,
     JobState,
-    RotationSettings,
     VersionState,
 )
 from pam_jobs.errors import InvalidInput, StateError
-from pam_jobs.jobs import set_aside, wire
+from pam_jobs.jobs import findings, set_aside, wire
 from pam_jobs.jobs.fence import Holder, free, hold
 from pam_jobs.jobs.policy import JobPolicy
 from pam_jobs.jobs.sql import run
-from pam_jobs.jobs.states import sources
+from pam_jobs.jobs.states import CHANGING, sources
 from pam_jobs.jobs.submission import enqueue
 from pam_jobs.jobs.trail import ended_event, job_event
 from pam_jobs.jobs.wire import PostStatus, Report, Status
@@ -43,13 +42,11 @@ _ROLLED_BACK: Final = {
     Status.ROLLBACK_REFUSED: "record_rotation_rollback_refused",
 }
 _JOBS: Final = table_of(Job)
-_SETTINGS: Final = table_of(RotationSettings)
 _END: Final = update(_JOBS).where(  # these are made once: they run with every report
     _JOBS.c.uid == bindparam("job"),
     _JOBS.c.epoch == bindparam("attempt"),
     _JOBS.c.state.in_(bindparam("sources", expanding=True)),
 )
-_NOTE_PROBE: Final = update(_SETTINGS).where(_SETTINGS.c.record_uid == bindparam("record"))
 _WAKE: Final = (
     update(_JOBS)
     .where(
@@ -116,6 +113,8 @@ def finish(session: Session, clock: Clock, policy: JobPolicy, actor: Actor, job:
             f"job {job.uid} has begun to change its target and cannot end as cancelled",
             remedy="report what became of the target",
         )
+    # Before the job's row is written: an operator's edit takes the record first, too.
+    findings.note(session, clock, actor, job, ended, is_final=state != JobState.UNKNOWN)
     not_before = _next_try(policy, job, ended, now) if state == JobState.UNKNOWN else None
     columns = {
         "state": state,
@@ -132,7 +131,6 @@ def finish(session: Session, clock: Clock, policy: JobPolicy, actor: Actor, job:
     if run(session, _END, {"job": job.uid, "attempt": job.epoch, "sources": sources(state), **columns}) != 1:
         raise StateError(f"job {job.uid} ended meanwhile")
     free(session, job, job.epoch)
-    _remember_probe(session, job, ended.probe, now)
     _tell(session, clock, actor, job, state, ended, cause)
     publish = _wake(session, clock, job)
     if ended.administrator is not None:
@@ -218,7 +216,7 @@ def _is_still_open(session: Session, job: Job, ended: Report) -> bool:
     "Failed" promises that the target is as it was. That is true of this attempt alone: a value that an earlier one may
     have applied stays open until a login has shown which one counts.
     """
-    if job.record_uid is None or job.kind not in (JobKind.ROTATE, JobKind.RECONCILE):
+    if job.record_uid is None or job.kind not in CHANGING:
         return False
     rows = {
         row.state: row
@@ -241,16 +239,6 @@ def _next_try(policy: JobPolicy, job: Job, ended: Report, now: datetime) -> date
     if ended.retry_after_seconds is not None:
         return now + timedelta(seconds=min(ended.retry_after_seconds, policy.backoff_cap_seconds))
     return now + policy.backoff(job.attempts)
-
-
-def _remember_probe(session: Session, job: Job, probe: Mapping[str, Any] | None, now: datetime) -> None:
-    if probe is None or job.record_uid is None:
-        return
-    last = {**probe, "at": now.isoformat(), "gateway": job.gateway_uid}
-    seen: dict[str, Any] = {"record": job.record_uid, "last_probe": last}
-    if probe.get("verdict") == "accepted":
-        seen["prove_since"] = None
-    run(session, _NOTE_PROBE, seen)
 
 
 def _tell(

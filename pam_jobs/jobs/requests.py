@@ -14,6 +14,7 @@ from pam_jobs.clock import Clock
 from pam_jobs.db.tables import Job, JobKind
 from pam_jobs.errors import InvalidInput, PamJobsError, StateError
 from pam_jobs.ids import check_uid
+from pam_jobs.jobs.states import LOOKING
 from pam_jobs.jobs.submission import ON_DEMAND, submit
 from pam_jobs.rotation import readiness
 from pam_jobs.rotation.readiness import Readiness
@@ -26,8 +27,6 @@ REQUESTED: Final = (JobKind.ROTATE, JobKind.VERIFY, JobKind.RECONCILE, JobKind.P
 
 _MAX_PARAMETERS = 4096
 _SWITCHES: Final = frozenset({"check_old", "reconcile"})
-_OPERATORS_CHOICE: Final = frozenset({"disabled", "rotation_off"})  # they keep changes away, not looking
-_LOOKING: Final = frozenset({JobKind.VERIFY, JobKind.PLAN})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +130,7 @@ def _submit(
     idempotency_key: str | None,
 ) -> tuple[Job, bool]:
     for blocker in verdict.blockers:
-        if kind not in _LOOKING or blocker.code not in _OPERATORS_CHOICE:
+        if kind not in LOOKING or blocker.code not in readiness.OPERATORS_CHOICE:
             raise InvalidInput(blocker.what, remedy=blocker.remedy)
     if verdict.setup is None or verdict.gateway_uid is None:
         raise InvalidInput(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from pam_jobs.db.tables import JobState
+from pam_jobs.db.tables import JobKind, JobState
 
-__all__ = ["FINAL", "HELD", "OPEN", "TRANSITIONS", "WAITING", "is_allowed", "sources"]
+__all__ = ["CHANGING", "FINAL", "HELD", "LOOKING", "OPEN", "TRANSITIONS", "WAITING", "is_allowed", "sources"]
 
 _S = JobState
 
@@ -28,6 +28,12 @@ TRANSITIONS: Final[Mapping[JobState, frozenset[JobState]]] = {
     _S.CANCELLED: frozenset(),
     _S.EXPIRED: frozenset(),
 }
+
+CHANGING: Final = (JobKind.ROTATE, JobKind.RECONCILE)
+"""Kinds of jobs that change a credential on its target."""
+
+LOOKING: Final = (JobKind.VERIFY, JobKind.PLAN)
+"""Kinds of jobs that change nothing, and so also run for a record whose rotation was switched off."""
 
 WAITING: Final = (_S.CREATED, _S.QUEUED)
 """Nobody works on it and nobody has said how an attempt ended."""

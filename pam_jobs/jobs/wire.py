@@ -17,6 +17,7 @@ from pam_jobs.crypto.blob import Blob
 
 __all__ = [
     "AUDIENCE",
+    "LOCKOUT_BUDGET",
     "Abandonment",
     "AdminFinding",
     "AdminVerdict",
@@ -55,6 +56,9 @@ __all__ = [
 ]
 
 AUDIENCE = "pam-jobs"
+
+LOCKOUT_BUDGET = "lockout_budget"
+"""Cause of a login that was not tried, because the account may be refused no more."""
 
 
 class _Wire(BaseModel):

@@ -50,6 +50,7 @@ class NewConfiguration:
     gateway_uid: str
     environment: str  # one of ``ENVIRONMENTS``
     default_schedule: Sequence[Mapping[str, Any]] = ()  # what records take that inherit it
+    default_verify_schedule: Sequence[Mapping[str, Any]] = ()  # when credentials are verified that have no own schedule
     rotation_enabled: bool = True  # False keeps every record of it from rotating
 
 
@@ -60,6 +61,7 @@ class Changes:
     gateway_uid: str | None = None
     environment: str | None = None
     default_schedule: Sequence[Mapping[str, Any]] | None = None
+    default_verify_schedule: Sequence[Mapping[str, Any]] | None = None
     rotation_enabled: bool | None = None
 
 
@@ -118,6 +120,7 @@ def create(
         raise AlreadyExists(f"{record.uid} is a PAM configuration already", remedy="change it with `pam config edit`")
     _check_environment(new.environment)
     schedule = schedules.checked(new.default_schedule, clock=clock, minimum_seconds=minimum_seconds)
+    verify = schedules.checked(new.default_verify_schedule, clock=clock, minimum_seconds=minimum_seconds)
     gateway = require_gateway(session, new.gateway_uid, lock=True)
     _check_bound(session, record, gateway)
     configuration = PamConfiguration(
@@ -125,6 +128,7 @@ def create(
         gateway_uid=gateway.uid,
         environment=new.environment,
         default_schedule=schedule.to_json(),
+        default_verify_schedule=verify.to_json(),
         rotation_enabled=new.rotation_enabled,
         created_at=clock.now(),
     )
@@ -146,20 +150,22 @@ def change(
     configuration = require_configuration(session, uid, lock=True)
     if changes.environment is not None:
         _check_environment(changes.environment)
-    schedule = None
-    if changes.default_schedule is not None:
-        schedule = schedules.checked(changes.default_schedule, clock=clock, minimum_seconds=minimum_seconds)
+    specs = {
+        name: schedules.checked(wanted, clock=clock, minimum_seconds=minimum_seconds).to_json()
+        for name in ("default_schedule", "default_verify_schedule")
+        if (wanted := getattr(changes, name)) is not None
+    }
     if changes.gateway_uid is not None:
         record = require_record(session, uid, what="configuration", is_configuration=True)
         _check_bound(session, record, require_gateway(session, changes.gateway_uid, lock=True))
         configuration.gateway_uid = changes.gateway_uid
     if changes.environment is not None:
         configuration.environment = changes.environment
-    if schedule is not None:
-        configuration.default_schedule = schedule.to_json()
+    for name, spec in specs.items():
+        setattr(configuration, name, spec)
     if changes.rotation_enabled is not None:
         configuration.rotation_enabled = changes.rotation_enabled
-    if schedule is not None or changes.rotation_enabled is not None:
+    if specs or changes.rotation_enabled is not None:
         schedules.follow_configuration(session, clock, configuration)
     record_event(
         session, clock, actor, "pam_configuration_updated", record_uid=uid, gateway_uid=configuration.gateway_uid

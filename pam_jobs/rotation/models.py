@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pam_jobs.crypto.blob import Blob
+from pam_jobs.db.tables import DriftState
 from pam_jobs.vault.models import NewClient, NewRecord, StrictModel, Uid
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "ConfigurationChange",
     "ConfigurationList",
     "ConfigurationOut",
+    "DriftOut",
     "GatewayChange",
     "GatewayList",
     "GatewayOut",
@@ -96,6 +98,9 @@ class Configuration(StrictModel):
     gateway_uid: Uid
     environment: Environment
     default_schedule: ScheduleJson = Field(default_factory=list)
+    default_verify_schedule: ScheduleJson = Field(
+        default_factory=list, description="when credentials are verified whose records have no own schedule for it"
+    )
     rotation_enabled: bool = True
 
 
@@ -105,6 +110,7 @@ class ConfigurationChange(StrictModel):
     gateway_uid: Uid | None = None
     environment: Environment | None = None
     default_schedule: ScheduleJson | None = None
+    default_verify_schedule: ScheduleJson | None = None
     rotation_enabled: bool | None = None
 
 
@@ -122,6 +128,7 @@ class ConfigurationOut(BaseModel):
     gateway_uid: str
     environment: str
     default_schedule: list[dict[str, Any]]
+    default_verify_schedule: list[dict[str, Any]]
     rotation_enabled: bool
     resources: list[LinkOut]
     created_at: datetime
@@ -171,9 +178,21 @@ class RotationChange(StrictModel):
     profile: Literal["general", "iam_user", "scripts_only", "saas"] = "general"
     schedule: ScheduleJson = Field(default_factory=list)
     inherits_schedule: bool = False
+    verify_schedule: ScheduleJson | None = Field(
+        None, description="when the credential is verified; null: by the configuration's default"
+    )
     complexity: Annotated[Blob, Field(min_length=29)] | None = None
     disabled: bool = False
     revision: int | None = Field(None, ge=0, description="0: there must be none; null: replace whatever stands")
+
+
+class DriftOut(_View):
+    """Whether the target takes the credential, as far as was seen last."""
+
+    state: DriftState
+    since: datetime | None
+    checked_at: datetime | None = Field(description="when the target was last asked")
+    cause: str | None
 
 
 class RotationOut(_View):
@@ -187,13 +206,17 @@ class RotationOut(_View):
     schedule: list[dict[str, Any]]
     inherits_schedule: bool
     effective_schedule: list[dict[str, Any]]
+    verify_schedule: list[dict[str, Any]] | None
+    effective_verify_schedule: list[dict[str, Any]]
     complexity: Blob | None
     disabled: bool
     revision: int
     updated_at: datetime
     last_rotated_at: datetime | None
     last_probe: dict[str, Any] | None
+    drift: DriftOut
     next_run_at: datetime | None
+    next_verify_at: datetime | None
     gateway_uid: str
     gateway_name: str
     gateway_status: Literal["ONLINE", "OFFLINE"]

@@ -19,7 +19,20 @@ from pam_jobs.db.tables import (
     StoredRecord,
 )
 
-__all__ = ["SERVED_PROFILES", "Blocker", "Facts", "Readiness", "Setup", "assess", "blockers", "facts_for", "judge"]
+__all__ = [
+    "OPERATORS_CHOICE",
+    "SERVED_PROFILES",
+    "Blocker",
+    "Facts",
+    "Readiness",
+    "Setup",
+    "assess",
+    "facts_for",
+    "judge",
+]
+
+OPERATORS_CHOICE = frozenset({"disabled", "rotation_off"})
+"""Blockers that an operator chose, which are no mistakes: they keep changes away, not looking."""
 
 _WANTED: Final[Any] = bindparam("uids", expanding=True)
 _SETUPS: Final = (  # made once: they run with every job that is asked for or due
@@ -86,14 +99,6 @@ class Readiness:
     blockers: tuple[Blocker, ...]
     setup: Setup | None = None  # None: no rotation is set up
     gateway_uid: str | None = None
-
-
-def blockers(session: Session, record_uid: str) -> list[str]:
-    """Return why the record cannot be rotated, one sentence with its remedy each; empty means it can.
-
-    An offline gateway is no blocker: the job waits for it.
-    """
-    return [blocker.sentence() for blocker in assess(session, [record_uid])[record_uid].blockers]
 
 
 def assess(session: Session, record_uids: Sequence[str]) -> dict[str, Readiness]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -20,6 +20,7 @@ __all__ = [
     "MANUAL",
     "checked",
     "effective_spec",
+    "effective_verify_spec",
     "follow_configuration",
     "follow_settings",
     "forget",
@@ -92,6 +93,20 @@ def effective_spec(settings: RotationSettings, configuration: PamConfiguration) 
     return configuration.default_schedule if settings.inherits_schedule else settings.schedule
 
 
+def effective_verify_spec(settings: RotationSettings, configuration: PamConfiguration) -> str:
+    """Return by which schedule list the credential is verified; a record without a resource has nowhere to log in."""
+    if settings.resource_uid is None:
+        return MANUAL
+    return configuration.default_verify_schedule if settings.verify_schedule is None else settings.verify_schedule
+
+
+def _wanted(settings: RotationSettings, configuration: PamConfiguration) -> Iterator[tuple[JobKind, str, bool]]:
+    """Yield kind, schedule list and pause of each due row of the record; what is switched off is still looked at."""
+    is_off = settings.disabled or not configuration.rotation_enabled
+    yield JobKind.ROTATE, effective_spec(settings, configuration), is_off
+    yield JobKind.VERIFY, effective_verify_spec(settings, configuration), False
+
+
 def keep(session: Session, clock: Clock, *, kind: JobKind, subject_uid: str, spec: str, paused: bool) -> None:
     """Make the due row what it should be; an unchanged one is not touched, so that no run shifts.
 
@@ -118,39 +133,39 @@ def forget(session: Session, *, kind: JobKind, subject_uid: str) -> None:
 def follow_settings(
     session: Session, clock: Clock, settings: RotationSettings, configuration: PamConfiguration
 ) -> None:
-    """Bring the due row of one record in step with its settings and its configuration."""
-    keep(
-        session,
-        clock,
-        kind=JobKind.ROTATE,
-        subject_uid=settings.record_uid,
-        spec=effective_spec(settings, configuration),
-        paused=settings.disabled or not configuration.rotation_enabled,
-    )
+    """Bring the due rows of one record in step with its settings and its configuration."""
+    for kind, spec, paused in _wanted(settings, configuration):
+        keep(session, clock, kind=kind, subject_uid=settings.record_uid, spec=spec, paused=paused)
 
 
 def follow_configuration(session: Session, clock: Clock, configuration: PamConfiguration) -> None:
-    """Bring the due rows of all records of a configuration in step, after its default or switch changed."""
-    found = session.execute(
-        select(RotationSettings, Schedule)
-        .outerjoin(
-            Schedule, (Schedule.subject_uid == RotationSettings.record_uid) & (Schedule.kind == JobKind.ROTATE.value)
-        )
-        .where(RotationSettings.configuration_uid == configuration.record_uid)
-        .order_by(RotationSettings.record_uid)
+    """Bring the due rows of all records of a configuration in step, after a default or the switch changed."""
+    of_configuration = RotationSettings.configuration_uid == configuration.record_uid
+    found = session.scalars(
+        select(RotationSettings).where(of_configuration).order_by(RotationSettings.record_uid)
     ).all()
-    now = clock.now()
-    for settings, row in found:
-        _keep(
-            session,
-            row,
-            now,
-            uid=schedule_uid(JobKind.ROTATE, settings.record_uid),
-            kind=JobKind.ROTATE,
-            subject_uid=settings.record_uid,
-            spec=effective_spec(settings, configuration),
-            paused=settings.disabled or not configuration.rotation_enabled,
+    rows = {
+        row.uid: row
+        for row in session.scalars(
+            select(Schedule)
+            .join(RotationSettings, RotationSettings.record_uid == Schedule.subject_uid)
+            .where(of_configuration)
         )
+    }
+    now = clock.now()
+    for settings in found:
+        for kind, spec, paused in _wanted(settings, configuration):
+            uid = schedule_uid(kind, settings.record_uid)
+            _keep(
+                session,
+                rows.get(uid),
+                now,
+                uid=uid,
+                kind=kind,
+                subject_uid=settings.record_uid,
+                spec=spec,
+                paused=paused,
+            )
 
 
 def _keep(

@@ -15,14 +15,14 @@ from pam_jobs.errors import Conflict, InvalidInput, NotFound
 from pam_jobs.ids import check_uid
 from pam_jobs.rotation import open_jobs, resources, schedules
 from pam_jobs.rotation.configurations import require_configuration, require_record
-from pam_jobs.rotation.readiness import Setup, facts_for, judge
+from pam_jobs.rotation.readiness import OPERATORS_CHOICE, Setup, facts_for, judge
+from pam_jobs.vault import drift
 
 __all__ = ["PROFILES", "Wanted", "put", "remove", "require_settings"]
 
 PROFILES = ("general", "iam_user", "scripts_only", "saas")
 _WITHOUT_RESOURCE = ("iam_user", "saas")
 _MAX_COMPLEXITY = 8192  # bytes of ciphertext
-_TOLERATED = frozenset({"disabled", "rotation_off"})  # states that an operator chose, not mistakes in the settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,7 @@ class Wanted:
     admin_uid: str | None = None  # given: becomes the resource's admin
     schedule: Sequence[Mapping[str, Any]] = ()
     inherits_schedule: bool = False
+    verify_schedule: Sequence[Mapping[str, Any]] | None = None  # None: the configuration's default
     complexity: bytes | None = None  # JSON by the record key
     disabled: bool = False
     revision: int | None = None  # what the client last saw; None replaces whatever stands
@@ -84,6 +85,7 @@ def put(
         raise InvalidInput(
             "a schedule of its own and the configuration's default were both asked for", remedy="choose one of them"
         )
+    verify = _verify_spec(wanted, clock, minimum_seconds)
     _check_setup(session, record_uid, wanted)
     standing = session.get(RotationSettings, record_uid, with_for_update=True)
     _check_revision(standing, wanted.revision)
@@ -93,11 +95,17 @@ def put(
         open_jobs.end_waiting_rotations(session, clock, actor, record_uid)
     _name_admin(session, clock, actor, wanted)
     event = _event(standing, wanted)
-    settings = standing or RotationSettings(record_uid=record_uid, revision=0, last_rotated_at=None, last_probe=None)
-    _apply(settings, wanted, schedule.to_json())
+    settings = standing or RotationSettings(
+        record_uid=record_uid, revision=0, last_rotated_at=None, last_probe=None, drift_since=clock.now()
+    )
+    is_moved = standing is not None and standing.resource_uid != wanted.resource_uid
+    _apply(settings, wanted, schedule.to_json(), verify)
     settings.updated_at = clock.now()
     session.add(settings)
     session.flush()
+    if is_moved:
+        drift.forget(session, clock, actor, record_uid, "resource_changed")
+        session.refresh(settings)
     schedules.follow_settings(session, clock, settings, configuration)
     _tell(session, clock, actor, event, settings, configuration)
     return settings
@@ -113,7 +121,8 @@ def remove(session: Session, clock: Clock, actor: Actor, record_uid: str) -> Non
     settings = require_settings(session, record_uid, lock=True)
     open_jobs.end_all(session, clock, actor, record_uid)
     configuration = session.get_one(PamConfiguration, settings.configuration_uid)
-    schedules.forget(session, kind=JobKind.ROTATE, subject_uid=record_uid)
+    for kind in (JobKind.ROTATE, JobKind.VERIFY):
+        schedules.forget(session, kind=kind, subject_uid=record_uid)
     _tell(session, clock, actor, "record_rotation_removed", settings, configuration)
     session.delete(settings)
     session.flush()
@@ -156,7 +165,7 @@ def _check_setup(session: Session, record_uid: str, wanted: Wanted) -> None:
         admin_uid=wanted.admin_uid or (link.admin_uid if link else None),
     )
     for blocker in judge(setup, facts_for(session, [setup])):
-        if blocker.code not in _TOLERATED:
+        if blocker.code not in OPERATORS_CHOICE:
             raise InvalidInput(blocker.what, remedy=blocker.remedy)
 
 
@@ -190,12 +199,25 @@ def _event(standing: RotationSettings | None, wanted: Wanted) -> str:
     return "record_rotation_updated"
 
 
-def _apply(settings: RotationSettings, wanted: Wanted, spec: str) -> None:
+def _verify_spec(wanted: Wanted, clock: Clock, minimum_seconds: int) -> str | None:
+    if wanted.verify_schedule is None:
+        return None
+    schedule = schedules.checked(wanted.verify_schedule, clock=clock, minimum_seconds=minimum_seconds)
+    if wanted.resource_uid is None and not schedule.is_manual:
+        raise InvalidInput(
+            "a record without a resource cannot be verified: there is nowhere to log in",
+            remedy="name the machine, database or directory, or leave the schedule of verifications out",
+        )
+    return schedule.to_json()
+
+
+def _apply(settings: RotationSettings, wanted: Wanted, spec: str, verify: str | None) -> None:
     settings.configuration_uid = wanted.configuration_uid
     settings.resource_uid = wanted.resource_uid
     settings.profile = wanted.profile
     settings.schedule = spec
     settings.inherits_schedule = wanted.inherits_schedule
+    settings.verify_schedule = verify
     settings.complexity = wanted.complexity
     settings.disabled = wanted.disabled
     settings.revision += 1

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import Session, aliased
 
 from pam_jobs.clock import Clock
 from pam_jobs.db.tables import (
@@ -22,12 +22,22 @@ from pam_jobs.db.tables import (
 )
 from pam_jobs.rotation import gateways
 from pam_jobs.rotation.readiness import assess
-from pam_jobs.rotation.schedules import effective_spec
+from pam_jobs.rotation.schedules import effective_spec, effective_verify_spec
 from pam_jobs.rotation.settings import require_settings
 
-__all__ = ["RotationView", "all_rotations", "rotation"]
+__all__ = ["Drift", "RotationView", "all_rotations", "rotation"]
 
 _CHUNK = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """Whether the target takes the credential, as far as was seen last."""
+
+    state: str
+    since: datetime | None
+    checked_at: datetime | None  # when the target was last asked
+    cause: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +52,17 @@ class RotationView:
     schedule: list[Any]
     inherits_schedule: bool
     effective_schedule: list[Any]  # its own, or the configuration's default
+    verify_schedule: list[Any] | None  # None: the configuration's default
+    effective_verify_schedule: list[Any]
     complexity: bytes | None
     disabled: bool
     revision: int
     updated_at: datetime
     last_rotated_at: datetime | None
     last_probe: dict[str, Any] | None
+    drift: Drift
     next_run_at: datetime | None
+    next_verify_at: datetime | None
     gateway_uid: str
     gateway_name: str
     gateway_status: str
@@ -78,20 +92,27 @@ def all_rotations(session: Session, clock: Clock, *, offline_seconds: int) -> li
 
 
 def _views(session: Session, clock: Clock, record_uids: Sequence[str], offline_seconds: int) -> Iterator[RotationView]:
+    rotation, verification = aliased(Schedule), aliased(Schedule)
     rows = session.execute(
-        select(RotationSettings, PamConfiguration, Gateway, ResourceLink.admin_uid, Schedule.next_run_at)
+        select(
+            RotationSettings,
+            PamConfiguration,
+            Gateway,
+            ResourceLink.admin_uid,
+            rotation.next_run_at,
+            verification.next_run_at,
+        )
         .join(PamConfiguration, PamConfiguration.record_uid == RotationSettings.configuration_uid)
         .join(Gateway, Gateway.uid == PamConfiguration.gateway_uid)
         .outerjoin(ResourceLink, ResourceLink.resource_uid == RotationSettings.resource_uid)
-        .outerjoin(
-            Schedule, (Schedule.subject_uid == RotationSettings.record_uid) & (Schedule.kind == JobKind.ROTATE.value)
-        )
+        .outerjoin(rotation, _of(rotation, JobKind.ROTATE))
+        .outerjoin(verification, _of(verification, JobKind.VERIFY))
         .where(RotationSettings.record_uid.in_(record_uids))
         .order_by(RotationSettings.record_uid)
     ).all()
     verdicts = assess(session, record_uids)
     statuses = gateways.statuses(session, clock, {row.Gateway.uid for row in rows}, offline_seconds=offline_seconds)
-    for settings, configuration, gateway, admin_uid, next_run_at in rows:
+    for settings, configuration, gateway, admin_uid, next_run_at, next_verify_at in rows:
         blockers = [blocker.sentence() for blocker in verdicts[settings.record_uid].blockers]
         yield RotationView(
             record_uid=settings.record_uid,
@@ -102,16 +123,29 @@ def _views(session: Session, clock: Clock, record_uids: Sequence[str], offline_s
             schedule=json.loads(settings.schedule),
             inherits_schedule=settings.inherits_schedule,
             effective_schedule=json.loads(effective_spec(settings, configuration)),
+            verify_schedule=None if settings.verify_schedule is None else json.loads(settings.verify_schedule),
+            effective_verify_schedule=json.loads(effective_verify_spec(settings, configuration)),
             complexity=settings.complexity,
             disabled=settings.disabled,
             revision=settings.revision,
             updated_at=settings.updated_at,
             last_rotated_at=settings.last_rotated_at,
             last_probe=settings.last_probe,
+            drift=Drift(
+                state=settings.drift,
+                since=settings.drift_since,
+                checked_at=settings.drift_checked_at,
+                cause=settings.drift_cause,
+            ),
             next_run_at=next_run_at,
+            next_verify_at=next_verify_at,
             gateway_uid=gateway.uid,
             gateway_name=gateway.name,
             gateway_status=statuses[gateway.uid],
             ready=not blockers,
             blockers=blockers,
         )
+
+
+def _of(schedule: type[Schedule], kind: JobKind) -> ColumnElement[bool]:
+    return (schedule.subject_uid == RotationSettings.record_uid) & (schedule.kind == kind.value)

@@ -17,7 +17,7 @@ from pam_jobs.clock import Clock
 from pam_jobs.db.tables import CredentialVersion, StoredFile, StoredRecord, VersionKind, VersionState
 from pam_jobs.errors import AlreadyExists, InvalidInput, PamJobsError, StateError, VaultConflict
 from pam_jobs.jobs import set_aside
-from pam_jobs.vault import files, ledger, records
+from pam_jobs.vault import drift, files, ledger, records
 from pam_jobs.vault.ksm_access import Caller, editable_record, shared_folder
 from pam_jobs.vault.ksm_payloads import AddFile, CompleteTransaction, CreateSecret, DeleteSecret, UpdateSecret
 
@@ -91,6 +91,7 @@ def update_secret(session: Session, clock: Clock, caller: Caller, payload: Updat
         if records.has_current(session, record.uid):
             ledger.client_current(session, clock, record.uid, payload.data, caller.client.client_id)
             set_aside.lift_for_admin(session, clock, caller.actor, record.uid, by=caller.actor.username)
+            drift.forget(session, clock, caller.actor, record.uid)
         _event(session, clock, caller, "app_client_record_update", record.uid)
         return
     if payload.revision != record.revision:
@@ -130,6 +131,7 @@ def finalize(session: Session, clock: Clock, caller: Caller, payload: CompleteTr
         raise _stale(record, row.base_revision or 0)
     links = list(row.evidence.get(_LINKS, []))
     ledger.promote(session, clock, record.uid, row.seq, epoch=row.epoch, evidence={"source": "client"})
+    drift.forget(session, clock, caller.actor, record.uid)
     records.replace_data(clock, record, row.ciphertext, record.revision)
     session.flush()
     _remove_files(session, clock, caller, record.uid, links)

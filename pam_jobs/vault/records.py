@@ -32,7 +32,7 @@ from pam_jobs.db.tables import (
 )
 from pam_jobs.errors import AccessDenied, AlreadyExists, NotFound, StateError, VaultConflict
 from pam_jobs.jobs import set_aside
-from pam_jobs.vault import folders, ledger
+from pam_jobs.vault import drift, folders, ledger
 from pam_jobs.vault.models import NewRecord, RecordChange
 
 __all__ = [
@@ -183,6 +183,7 @@ def update(
         ledger.operator_current(session, clock, record_uid, change.credential, user_uid)
         record_event(session, clock, actor, "record_password_change", record_uid=record_uid)
         set_aside.lift_for_admin(session, clock, actor, record_uid, by=actor.username)
+        drift.forget(session, clock, actor, record_uid)
     return record
 
 

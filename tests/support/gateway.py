@@ -96,6 +96,7 @@ class MemoryRouter:
         self.is_set_aside_admin = False
         self.windows: list[int | None] = []  # that refusals were counted within
         self.prove_first = False
+        self.trigger = "on_demand"  # of the jobs claimed from now on
         self.calls: list[str] = []
         self.cut_after: Counter[str] = Counter()  # calls that are handled and whose answer is lost
         self.cut_before: Counter[str] = Counter()  # calls that never arrive
@@ -148,7 +149,7 @@ class MemoryRouter:
             if step["state"] == "running":
                 step.update(state="unknown", cause="interrupted")
         claim = wire.Claim(
-            job_uid=job.uid, kind=job.kind, trigger="on_demand", gateway_uid=GATEWAY_UID,
+            job_uid=job.uid, kind=job.kind, trigger=self.trigger, gateway_uid=GATEWAY_UID,
             configuration_uid=job.configuration_uid, record_uid=job.record_uid, resource_uid=job.resource_uid,
             admin_uid=job.admin_uid, profile=job.profile, complexity=job.complexity, parameters=job.parameters,
             epoch=job.epoch, lease_seconds=60, versions=self._versions(job), steps=self._rows(job),

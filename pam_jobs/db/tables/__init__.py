@@ -15,7 +15,15 @@ from pam_jobs.db.tables.jobs import (
     StepState,
     TargetSetAside,
 )
-from pam_jobs.db.tables.pam import Gateway, GatewayInstance, PamConfiguration, ResourceLink, RotationSettings, Schedule
+from pam_jobs.db.tables.pam import (
+    DriftState,
+    Gateway,
+    GatewayInstance,
+    PamConfiguration,
+    ResourceLink,
+    RotationSettings,
+    Schedule,
+)
 from pam_jobs.db.tables.vault import (
     Application,
     ApplicationShare,
@@ -40,6 +48,7 @@ __all__ = [
     "CredentialVersion",
     "DatabaseGeneration",
     "DiscoveryResult",
+    "DriftState",
     "FileBlob",
     "Folder",
     "FolderMember",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ForeignKey, Index, LargeBinary, String, Text
@@ -10,7 +11,25 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from pam_jobs.db.base import Base
 
-__all__ = ["Gateway", "GatewayInstance", "PamConfiguration", "ResourceLink", "RotationSettings", "Schedule"]
+__all__ = [
+    "DriftState",
+    "Gateway",
+    "GatewayInstance",
+    "PamConfiguration",
+    "ResourceLink",
+    "RotationSettings",
+    "Schedule",
+]
+
+
+class DriftState(StrEnum):
+    """Whether the target takes the credential that the vault holds, as far as was seen last."""
+
+    HEALTHY = "healthy"  # it logged in
+    OUT_OF_SYNC = "out_of_sync"  # the target refused it, or a part of it
+    UNREACHABLE = "unreachable"  # the target could not be asked
+    LOCKED = "locked"  # the account is locked, expired or barred; says nothing of the credential
+    UNCHECKED = "unchecked"  # not tried since somebody gave it, or the check could not be made
 
 
 class Gateway(Base):
@@ -50,6 +69,7 @@ class PamConfiguration(Base):
     gateway_uid: Mapped[str] = mapped_column(ForeignKey("gateways.uid"), index=True)
     environment: Mapped[str] = mapped_column(String(16))  # local, domain, aws …
     default_schedule: Mapped[str] = mapped_column(Text)  # JSON list; "[]" is manual
+    default_verify_schedule: Mapped[str] = mapped_column(Text, default="[]", server_default="[]")
     rotation_enabled: Mapped[bool] = mapped_column(default=True)
     created_at: Mapped[datetime]
 
@@ -75,6 +95,7 @@ class RotationSettings(Base):
     profile: Mapped[str] = mapped_column(String(16))  # general, iam_user, scripts_only, saas
     schedule: Mapped[str] = mapped_column(Text)  # JSON list; "[]" is manual
     inherits_schedule: Mapped[bool] = mapped_column(default=False)  # take the configuration's default
+    verify_schedule: Mapped[str | None] = mapped_column(Text)  # None: the configuration's default; "[]": on demand
     complexity: Mapped[bytes | None] = mapped_column(LargeBinary)  # JSON, AES-256-GCM by the record key
     disabled: Mapped[bool] = mapped_column(default=False)
     revision: Mapped[int] = mapped_column(default=1)
@@ -82,6 +103,14 @@ class RotationSettings(Base):
     last_rotated_at: Mapped[datetime | None]
     last_probe: Mapped[dict[str, Any] | None]  # {"at", "verdict", "gateway", "version_seq"}
     prove_since: Mapped[datetime | None]  # the database was restored then: a login has to show what is live, first
+    last_verdict: Mapped[dict[str, Any] | None]  # the same, of the last login that was accepted or refused
+    drift: Mapped[DriftState] = mapped_column(
+        String(16), default=DriftState.UNCHECKED, server_default=DriftState.UNCHECKED
+    )
+    drift_before: Mapped[str | None] = mapped_column(String(16))  # what ``drift`` was when it was last written
+    drift_since: Mapped[datetime | None]
+    drift_checked_at: Mapped[datetime | None]  # when the target was last asked
+    drift_cause: Mapped[str | None] = mapped_column(String(64))
 
 
 class Schedule(Base):

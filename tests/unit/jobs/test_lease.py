@@ -19,6 +19,7 @@ from pam_jobs.errors import (
 from pam_jobs.ids import new_uid
 from pam_jobs.jobs import lease
 from pam_jobs.jobs.wire import PostStatus, Status
+from pam_jobs.vault import ledger
 from tests.support.attempts import MINUTE, POLICY, SECRET, ask, begin, outbox, refused, register, reload, version
 from tests.support.fleet import Fleet
 
@@ -318,12 +319,14 @@ def test_a_released_job_is_queued_again_at_once(fleet: Fleet, record: str):
 def test_a_verification_remembers_the_probe(fleet: Fleet, record: str):
     from pam_jobs.db.tables import RotationSettings
 
+    with fleet.database.transaction() as session:
+        ledger.operator_current(session, fleet.clock, record, b"sealed", fleet.user_uid)
     job = ask(fleet, record, JobKind.VERIFY)
-    begin(fleet, job.uid).report(probe={"verdict": "refused", "version_seq": 3}, status=Status.FAILED)
+    begin(fleet, job.uid).report(probe={"verdict": "refused", "version_seq": 1}, status=Status.FAILED)
     with fleet.database.transaction(read_only=True) as session:
         probe = session.get_one(RotationSettings, record).last_probe
     assert probe is not None
-    assert (probe["verdict"], probe["version_seq"], probe["gateway"]) == ("refused", 3, fleet.gateway_uid)
+    assert (probe["verdict"], probe["version_seq"], probe["gateway"]) == ("refused", 1, fleet.gateway_uid)
     assert [event.fields["result_code"] for event in fleet.events("pam_job_failed")] == ["failed"]
 
 

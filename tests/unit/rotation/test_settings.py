@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from pam_jobs.db.tables import AuditEvent, Job, JobState, RotationSettings, VersionKind
+from pam_jobs.db.tables import AuditEvent, Job, JobState, RotationSettings, Schedule, VersionKind
 from pam_jobs.errors import Conflict, InvalidInput, NotFound, PamJobsError, StateError
 from pam_jobs.ids import new_uid
 from pam_jobs.rotation import configurations, settings
@@ -289,3 +289,59 @@ def test_removal_cancels_what_waits(fleet: Fleet) -> None:
     with fleet.database.transaction() as session:
         settings.remove(session, fleet.clock, OPERATOR, record)
     assert states(fleet) == [JobState.CANCELLED]
+
+
+# when credentials are verified
+
+
+def due_rows(fleet: Fleet, record_uid: str) -> dict[str, str]:
+    """Return the record's rows of the due table: what runs, and when next."""
+    with fleet.database.transaction(read_only=True) as session:
+        rows = session.scalars(select(Schedule).where(Schedule.subject_uid == record_uid))
+        return {row.kind: row.next_run_at.strftime("%H:%M") for row in rows if row.next_run_at}
+
+
+def test_a_verification_goes_by_the_configurations_default_unless_it_has_its_own(fleet: Fleet) -> None:
+    plain, own, never = (fleet.add_record() for _ in range(3))
+    fleet.put(plain)
+    fleet.put(own, verify_schedule=cron("0 14 * * *"), schedule=cron("0 15 * * *"))
+    fleet.put(never, verify_schedule=[])
+    assert due_rows(fleet, plain) == {}
+
+    change_configuration(fleet, default_verify_schedule=cron("30 13 * * *"))
+    assert due_rows(fleet, plain) == {"verify": "13:30"}
+    assert due_rows(fleet, own) == {"verify": "14:00", "rotate": "15:00"}
+    assert due_rows(fleet, never) == {}
+
+    fleet.put(own)
+    assert due_rows(fleet, own) == {"verify": "13:30"}
+    change_configuration(fleet, default_verify_schedule=[])
+    assert due_rows(fleet, plain) == due_rows(fleet, own) == {}
+
+
+def test_what_has_no_target_is_not_verified(fleet: Fleet) -> None:
+    record = fleet.add_record()
+    change_configuration(fleet, default_verify_schedule=EVERY_HOUR)
+    members = {"profile": "scripts_only", "resource_uid": None}
+    assert "nowhere to log in" in refused(fleet, record, verify_schedule=EVERY_HOUR, **members).message
+    fleet.put(record, verify_schedule=[], **members)
+    fleet.put(record, **members)
+    assert due_rows(fleet, record) == {}
+
+
+def test_a_wrong_schedule_of_verifications_is_refused(fleet: Fleet) -> None:
+    record = fleet.add_record()
+    assert "apart" in refused(fleet, record, verify_schedule=cron("*/5 * * * *")).message
+    with pytest.raises(InvalidInput, match="apart"), fleet.database.transaction() as session:
+        configurations.change(
+            session, fleet.clock, OPERATOR, fleet.configuration_uid,
+            Changes(default_verify_schedule=cron("*/5 * * * *")), minimum_seconds=3600,
+        )  # fmt: skip
+
+
+def test_removed_settings_leave_nothing_due(fleet: Fleet) -> None:
+    record = fleet.scheduled(verify_schedule=EVERY_HOUR)
+    assert set(due_rows(fleet, record)) == {"rotate", "verify"}
+    with fleet.database.transaction() as session:
+        settings.remove(session, fleet.clock, OPERATOR, record)
+    assert due_rows(fleet, record) == {}

@@ -289,3 +289,55 @@ def test_the_clock_change_neither_loses_nor_doubles_a_run(
         tick(fleet, minutes=15)
         finish(fleet)
     assert [job.due_at.isoformat()[:19] for job in fleet.jobs() if job.due_at] == expected
+
+
+# verifications
+
+
+def kinds(fleet: Fleet) -> list[str]:
+    return [str(job.kind) for job in fleet.jobs()]
+
+
+def test_a_verification_comes_due_like_a_rotation_and_is_coalesced(fleet: Fleet) -> None:
+    record = fleet.add_record()
+    fleet.put(record, verify_schedule=EVERY_HOUR)
+    assert len(tick(fleet, hours=1)) == 1
+    assert tick(fleet, hours=1) == []
+    assert [(job.kind, job.record_uid, job.trigger) for job in fleet.jobs()] == [("verify", record, "scheduled")]
+    finish(fleet)
+    assert len(tick(fleet, hours=1)) == 1
+
+
+@pytest.mark.parametrize("state", [JobState.QUEUED, JobState.RUNNING, JobState.UNKNOWN])
+def test_no_verification_starts_while_a_rotation_is_open(fleet: Fleet, state: JobState) -> None:
+    record = fleet.scheduled(cron("0 13 2 3 *"))
+    assert len(tick(fleet, hours=1)) == 1
+    with fleet.database.transaction() as session:
+        session.execute(update(Job).values(state=state))
+    fleet.put(record, verify_schedule=EVERY_HOUR)
+    assert tick(fleet, hours=1) == []
+    finish(fleet)
+    tick(fleet, hours=1)
+    assert kinds(fleet) == ["rotate", "verify"]
+
+
+def test_what_is_not_rotated_is_still_looked_at(fleet: Fleet) -> None:
+    record = fleet.scheduled(verify_schedule=EVERY_HOUR, disabled=True)
+    with fleet.database.transaction() as session:
+        configurations.change(
+            session, fleet.clock, OPERATOR, fleet.configuration_uid, Changes(rotation_enabled=False), minimum_seconds=0
+        )
+    tick(fleet, hours=1)
+    assert [(job.kind, job.record_uid) for job in fleet.jobs()] == [("verify", record)]
+
+
+def test_a_verification_that_cannot_run_says_so_once(fleet: Fleet) -> None:
+    record = fleet.add_record()
+    fleet.put(record, verify_schedule=EVERY_HOUR)
+    with fleet.database.transaction() as session:
+        session.execute(delete(ApplicationShare))
+    for _ in range(2):
+        assert tick(fleet, hours=1) == []
+    [event] = fleet.events("pam_job_failed")
+    assert (event.fields["job_kind"], event.fields["record_uid"]) == ("verify", record)
+    assert fleet.events("record_rotation_scheduled_fail") == []

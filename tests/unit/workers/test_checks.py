@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
+from pam_jobs.errors import Unreachable
 from pam_jobs.secret import SecretValue
 from tests.support.gateway import GatewayWorld, MemoryJob
 from workers.values import Value
@@ -48,6 +51,52 @@ def test_verify_that_cannot_be_decided_gives_up_after_three_attempts(world: Gate
     world.target.throttle_probes = 99
     job = world.job(kind="verify")
     assert [ended(world.run(job))[0] for _ in range(3)] == ["unknown", "unknown", "failed"]
+
+
+def test_verify_says_what_it_saw(world: GatewayWorld) -> None:
+    world.target.accounts["app"].is_locked = True
+    job = world.run(kind="verify")
+    assert job.report is not None
+    assert job.report["probe"] == {"verdict": "locked", "version_seq": 1, "cause": "locked"}
+
+
+def test_a_scheduled_verification_leaves_the_last_login_of_the_budget(world: GatewayWorld) -> None:
+    world.target.accounts["app"].password = "By-Hand-1"
+    world.router.trigger = "scheduled"
+    left = []
+    for _ in range(4):
+        job = world.run(kind="verify")
+        left.append((world.router.refusals_left, *ended(job)))
+    assert left == [
+        (2, "failed", "drift"),
+        (1, "failed", "drift"),
+        (1, "failed", "lockout_budget"),
+        (1, "failed", "lockout_budget"),
+    ]
+    assert job.report is not None
+    assert job.report["probe"] == {"verdict": "unknown", "version_seq": 1, "cause": "lockout_budget"}
+
+
+def test_a_person_may_spend_the_last_login(world: GatewayWorld) -> None:
+    world.router.refusals_left = 1
+    assert ended(world.run(kind="verify")) == ("succeeded", None)
+
+
+def test_verify_of_a_target_that_others_found_away_is_tried_again(world: GatewayWorld) -> None:
+    for _ in range(3):
+        with contextlib.suppress(Unreachable), world.breakers.slot("db.test:9999"):
+            raise Unreachable
+    job = world.job(kind="verify")
+    assert [ended(world.run(job)) for _ in range(3)] == [
+        ("unknown", "breaker_open"), ("unknown", "breaker_open"), ("failed", "breaker_open"),
+    ]  # fmt: skip
+
+
+def test_reconcile_says_what_it_saw(world: GatewayWorld) -> None:
+    world.target.accounts["app"].is_locked = True
+    job = world.run(kind="reconcile")
+    assert job.report is not None
+    assert (job.state, job.report["probe"]["verdict"]) == ("waiting_human", "locked")
 
 
 def test_verify_tells_an_operators_edit_from_the_ledger(world: GatewayWorld) -> None:

@@ -260,6 +260,12 @@ def _judge(facts: _Facts, proven_at: datetime | None, oldest: datetime | None) -
         return ProofStatus.OUT_OF_SYNC, (
             f"the target refused version {seq} at {stamp(verdict[1])}: `pam action reconcile`"
         )
+    return _of_login(facts, proven_at, oldest)
+
+
+def _of_login(facts: _Facts, proven_at: datetime, oldest: datetime | None) -> tuple[ProofStatus, str]:
+    """Return whether the login of the current version still counts."""
+    seq = facts.current.seq if facts.current else None
     if facts.settings is not None and (since := facts.settings.prove_since) is not None:
         return ProofStatus.RESTORED, (
             f"the database was restored from an older backup (noticed at {stamp(since)}), and nobody has seen the value"

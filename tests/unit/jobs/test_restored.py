@@ -172,7 +172,7 @@ def test_evidence_from_before_a_restore_proves_nothing(fleet: Fleet, record: str
     rotated(fleet, record)
     mark(fleet)
     with fleet.database.transaction(read_only=True) as session:
-        shown = prove(session, record)
+        shown = prove(session, fleet.clock, record)
     assert not shown.proven
     assert "restored from an older backup" in shown.reason
 
@@ -208,7 +208,7 @@ def test_a_value_that_was_found_becomes_current_with_its_record(fleet: Fleet, re
     with fleet.database.transaction(read_only=True) as session:
         stored = session.get_one(StoredRecord, record)
         assert (stored.data, stored.revision) == (b"with the found value", 3)
-        assert prove(session, record).proven
+        assert prove(session, fleet.clock, record).proven
     assert version(fleet, record, 2).evidence["source"] == "journal"
     assert [event.fields["version_seq"] for event in fleet.events("credential_recovered")] == [2]
     assert recover(attempt, revision=2).revision == 3, "its answer got lost"

@@ -290,7 +290,7 @@ class _Attempt:
         work.lease.begin()
         self._is_promoted = True
         # A target that hung may have used up the job's time, and steps that are declared must still run.
-        work.deadline = Deadline(self._ports.settings.job_seconds)
+        scripts.give_time(Deadline(self._ports.settings.job_seconds))
         rollback = self._rollback
         if rollback is not None and rollback.has_begun:
             post = scripts.ended

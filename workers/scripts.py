@@ -116,6 +116,10 @@ class Scripts:
         """How the scripts of earlier attempts ended."""
         return post_status(row.state for row in self._mine(self._work.claim.steps))
 
+    def give_time(self, deadline: Deadline) -> None:
+        """Let the scripts run within this time; the change before them may have used up the job's own."""
+        self._work.deadline = deadline
+
     def declare(self, more: Sequence[StepRow] = ()) -> None:
         """Make the steps durable, so that a crash resumes at the first one that is not finished.
 

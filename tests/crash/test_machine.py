@@ -131,3 +131,18 @@ def test_the_clock_of_the_gateway_is_hours_off(world: World, crash_targets: Sequ
 
     name = f"clock of the gateway {'ahead' if seconds > 0 else 'behind'}"
     run_round(world, _cases(crash_targets), Fault(name=name, strike=strike, heal=heal, loses_calls=True))
+
+
+def test_a_gateway_that_starts_with_a_wrong_clock_waits(world: World, crash_targets: Sequence[Target]) -> None:
+    """It is not told that it was removed, and serves as soon as its clock is right."""
+    account = world.accounts(next(target for target in crash_targets if not target.is_slow), 1)[0]
+    world.kill("gateway")
+    world.orders.move_clock("gateway", -_HOURS)
+    world.gateway.begin()
+    job_uid = world.submit(account)
+    eventually(lambda: world.gateway.has_said("router_awaited"), lambda: f"it waits: {world.gateway.tail()}")
+    world.orders.move_clock("gateway", 0)
+    assert judge.ended(world, [job_uid])[job_uid].state == "succeeded"
+    judge.check_current(world, [account])
+    table.add("clock of a starting gateway wrong", account.target.name, "rotated", where="start")
+    world.give_back([account])

@@ -17,7 +17,7 @@ from tests.crash.world import World
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
 
-_JOB_SECONDS = 15  # how long a target that hangs is waited for
+_JOB_SECONDS = 20  # how long a target that hangs is waited for, from the claim on
 _PLACES = {"after:intend": "change", "before:probe": "login"}
 _LINES = [
     (action, when)
@@ -25,11 +25,17 @@ _LINES = [
     for action in Action
     if not (action is Action.DROP_BEFORE and when is When.ANSWER_RECEIVED)
 ]
-_SOME_LINES = [
-    (Action.CUT, When.REQUEST_SENT),
-    (Action.DROP_BEFORE, When.REQUEST_SENT),
-    (Action.HANG, When.ANSWER_RECEIVED),
+_QUICK_LINES = [
+    ("after:intend", Action.CUT, When.REQUEST_SENT),
+    ("after:intend", Action.DROP_BEFORE, When.REQUEST_SENT),
+    ("after:intend", Action.DELAY, When.REQUEST_SENT),
+    ("after:intend", Action.HANG, When.ANSWER_RECEIVED),
+    ("after:intend", Action.HALF_CLOSE, When.ANSWER_RECEIVED),
+    ("after:intend", Action.RESET, When.ANSWER_RECEIVED),
+    ("before:probe", Action.CUT, When.ANSWER_RECEIVED),
+    ("before:probe", Action.HANG, When.REQUEST_SENT),
 ]
+_SLOW_LINES = [_QUICK_LINES[0], _QUICK_LINES[3]]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -42,9 +48,9 @@ class LineCase(Case):
 
 
 def _line_cases(target: Target) -> list[LineCase]:
-    lines = _SOME_LINES if target.is_slow and not IS_FULL else _LINES
-    places = [place for place in _PLACES if not (target.is_slow and not IS_FULL and place == "before:probe")]
-    wanted = [(place, action, when) for place in places for action, when in lines]
+    wanted = [(place, action, when) for place in _PLACES for action, when in _LINES]
+    if not IS_FULL:
+        wanted = _SLOW_LINES if target.is_slow else _QUICK_LINES
     return [
         LineCase(target=target, boundary=place, action=action, when=when, proxy=proxy)
         for (place, action, when), proxy in zip(wanted, target.proxies[1:], strict=False)

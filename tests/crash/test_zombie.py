@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.crash import judge, table
-from tests.crash.rounds import IS_FULL, Case, await_boundaries, submit
+from tests.crash.rounds import IS_FULL, MOST_ATTEMPTS, Case, await_boundaries, submit
 from tests.crash.targets import Target
 from tests.crash.waiting import eventually
 from tests.crash.world import Gateway, World
@@ -60,11 +60,13 @@ def test_a_zombie_changes_no_target_and_writes_nothing(world: World, crash_targe
     for case in cases:
         end = ends[case.job_uid]
         judge.check_runs(case.account, case.runs, case.boundary)
-        assert end.attempts == 2, f"{case.boundary}: {end}"
+        assert 2 <= end.attempts <= MOST_ATTEMPTS, f"{case.boundary}: {end}"
         is_cut = case.boundary in _CUT
         assert (end.state, end.cause) == (("failed", "scripts_unknown") if is_cut else ("succeeded", None)), end
         what = "successor's work stands" + (", script reported as unknown" if is_cut else "")
-        table.add("gateway stopped, overtaken, resumed", case.target.name, what, where=case.boundary, attempts=2)
+        table.add(
+            "gateway stopped, overtaken, resumed", case.target.name, what, where=case.boundary, attempts=end.attempts
+        )
     judge.check_story(world, [case.account for case in cases])
     world.give_back([case.account for case in cases])
 

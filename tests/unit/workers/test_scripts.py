@@ -13,6 +13,7 @@ from pam_jobs.errors import InvalidInput, ScriptTimeout
 from pam_jobs.records.record import Record
 from pam_jobs.secret import SecretValue
 from tests.support.gateway import GatewayWorld, MemoryJob
+from workers.ports import EngineSettings
 from workers.script_host import argv_for, clean_environment, run_script, safe_name, sweep
 from workers.script_input import ScriptInput, records_member
 
@@ -263,6 +264,15 @@ def test_a_defect_after_the_promotion_says_nothing_against_the_rotation(world: G
     world.run(job)
     assert job.state == "succeeded", world.detail(job)
     assert world.states() == ["previous", "current"]
+
+
+def test_scripts_have_their_own_time_after_a_change_that_used_up_the_jobs(tmp_path: Path) -> None:
+    world = GatewayWorld(settings=EngineSettings(settle_seconds=0.0, script_seconds=20, job_seconds=1.0))
+    world.attach(world.user, f"#!/bin/sh\necho x >> {tmp_path}/ran\n".encode())
+    world.at["before:promote"] = lambda: time.sleep(1.1)
+    job = world.run()
+    assert job.state == "succeeded", world.detail(job)
+    assert (tmp_path / "ran").read_text() == "x\n"
 
 
 def test_a_script_for_which_there_is_no_room_is_not_started(tmp_path: Path) -> None:

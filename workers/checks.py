@@ -126,40 +126,47 @@ def reconcile(work: Work, timings: Timings) -> Outcome:
     logins = Logins(work)
     with work.ports.breakers.slot(work.target_key):
         with timings.of("probe"):
-            spare = 0 if work.is_self else 1  # to prove what the admin sets
+            spare = -1 if work.is_self else 1
             found, verdict = take_from_journal(work, logins, spare=spare)
             if found is not None:
                 told = "a value that the gateway's journal kept logs in; it is the current one again"
                 return _in_sync(found, told, Effect.NOT_APPLIED)
-            if verdict is None:
+            if verdict is None and logins.left != spare:  # the last one shows whether what the admin set is live
                 verdict = logins.attempt(work.current)
-        if verdict.state is VerdictState.ACCEPTED:
-            return _in_sync(work, "the current value logs in; nothing was to be done", Effect.NOT_APPLIED)
-        if verdict.state is VerdictState.UNKNOWN:
-            return Outcome(
-                status=Status.UNKNOWN,
-                cause=verdict.cause or "unknown",
-                message=f"it cannot be told whether the current value logs in: {verdict.detail or verdict.cause}",
-                probe=_probe(work, verdict),
-            )
-        if verdict.state is VerdictState.LOCKED:
-            return Outcome(
-                status=Status.WAITING_HUMAN,
-                cause="locked",
-                message="the account is locked on the target: unlock it there, then reconcile again",
-                probe=_probe(work, verdict),
-            )
+        if verdict is not None and (ended := _without_change(work, verdict)) is not None:
+            return ended
         if work.is_self:
             return Outcome(
                 status=Status.FAILED,
                 cause=Forbidden.code,
                 message="the account's own credential is refused, and no admin can set it: name an admin of the resource,"
                 " or correct the record",
-                probe=_probe(work, verdict),
+                probe=_probe(work, verdict) if verdict is not None else None,
             )
         return through(
             work.chain, work.target.protocol, lambda connector: _set_current(work, connector, logins, timings)
         )
+
+
+def _without_change(work: Work, verdict: Verdict) -> Outcome | None:
+    """Return the end of a reconciliation that changes nothing; None when the current value is refused."""
+    if verdict.state is VerdictState.ACCEPTED:
+        return _in_sync(work, "the current value logs in; nothing was to be done", Effect.NOT_APPLIED)
+    if verdict.state is VerdictState.UNKNOWN:
+        return Outcome(
+            status=Status.UNKNOWN,
+            cause=verdict.cause or "unknown",
+            message=f"it cannot be told whether the current value logs in: {verdict.detail or verdict.cause}",
+            probe=_probe(work, verdict),
+        )
+    if verdict.state is VerdictState.LOCKED:
+        return Outcome(
+            status=Status.WAITING_HUMAN,
+            cause="locked",
+            message="the account is locked on the target: unlock it there, then reconcile again",
+            probe=_probe(work, verdict),
+        )
+    return None
 
 
 def _set_current(work: Work, connector: Connector, logins: Logins, timings: Timings) -> Outcome:

@@ -28,6 +28,7 @@ from workers.boundaries import Boundary, nothing
 from workers.breaker import Breakers
 from workers.engine import Engine
 from workers.identity import bind, load
+from workers.journal import Journal
 from workers.ports import EngineSettings, Ports
 from workers.router import DeviceToken, RouterClient
 from workers.storage import write_file
@@ -104,7 +105,7 @@ class GatewaySite:
     def opened(self, job_uid: str) -> dict[str, Any]:
         return self.vault.jobs.opened(self.vault.jobs.get(job_uid))
 
-    def engine(self, boundary: Boundary = nothing, **settings: Any) -> Engine:
+    def engine(self, boundary: Boundary = nothing, journal: Journal | None = None, **settings: Any) -> Engine:
         """Return an engine in this process, as an instance of the gateway."""
         identity = load(self.config_path, {})
         sdk = SdkVault(identity.storage, self.router.tls.ca)
@@ -118,6 +119,7 @@ class GatewaySite:
             Ports(
                 router=client, vault=sdk, chain_for=self.registry.chain_for, recognisers=self.registry.recognisers,
                 breakers=Breakers(), settings=EngineSettings(**settings), boundary=boundary,
+                journal=journal or Journal(),
             )
         )  # fmt: skip
 

@@ -222,6 +222,13 @@ def test_verify_names_what_the_journal_kept_and_reconcile_takes_it(world: Gatewa
     assert (own.reveal(), world.password(), world.target.changes) == (live, live, changes)
 
 
+def test_reconcile_keeps_the_last_login_for_what_the_admin_sets(world: GatewayWorld) -> None:
+    world.target.accounts["app"].password = "By-Hand-1"
+    world.router.refusals_left = 1
+    assert run(world, kind="reconcile").state == "succeeded"
+    assert world.password() == "Old-Secret-1"
+
+
 def test_an_operator_who_corrects_the_record_afterwards_is_believed_by_a_login(world: GatewayWorld) -> None:
     backup = Backup(world)
     twice_rotated(world)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from pam_jobs.clock import Clock
 from pam_jobs.db.tables import CredentialEpoch, Gateway, GatewayInstance, Job, JobState, OutboxMessage
-from pam_jobs.jobs import set_aside
+from pam_jobs.jobs import rivals, set_aside
 from pam_jobs.jobs.fence import subject_of
 from pam_jobs.jobs.lease import rotation_before
 from pam_jobs.jobs.policy import JobPolicy
@@ -54,6 +54,7 @@ def _reasons(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> Ite
 def _waiting(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> Iterator[str]:
     now = clock.now()
     yield from set_aside.sentences(session, job)
+    yield from rivals.sentences(session, job, now)
     if job.not_before is not None and job.not_before > now:
         yield f"it is not to start before {_stamp(job.not_before)}"
     yield from _behind(session, job, now)

@@ -28,7 +28,7 @@ from pam_jobs.db.tables import (
     VersionState,
 )
 from pam_jobs.errors import AccessDenied, NotFound, StateError
-from pam_jobs.jobs import refusals, set_aside, steps, wire
+from pam_jobs.jobs import refusals, rivals, set_aside, steps, wire
 from pam_jobs.jobs.fence import Holder, free, hold, subject_of
 from pam_jobs.jobs.policy import JobPolicy
 from pam_jobs.jobs.sql import IgnoringInsert, changed, run
@@ -68,6 +68,7 @@ _CLAIMED: Final = (  # made once: it runs with every claim
         .where(TargetSetAside.admin_uid == Job.record_uid, TargetSetAside.lifted_at.is_(None))
         .correlate(Job)
         .label("is_set_aside_admin"),
+        *rivals.COLUMNS,
     )
     .select_from(Job)
     .outerjoin(
@@ -111,6 +112,7 @@ _TAKE_JOB: Final = (
         attempts=_JOBS.c.attempts + 1,
         started_at=func.coalesce(_JOBS.c.started_at, _NOW),
         not_before=None,
+        cause=None,
     )
 )
 _KEPT_VERSIONS: Final = (
@@ -164,14 +166,14 @@ def claim(
     now = clock.now()
     until = now + timedelta(seconds=policy.lease_seconds)
     asked = {"job_uid": job_uid, "gateway_uid": gateway_uid, "instance": instance, "since": refusals.since(now, policy)}
+    asked |= rivals.parameters(now)
     row = session.execute(_CLAIMED, asked).one_or_none()
     if row is None:
         raise NotFound(f"there is no job {job_uid}")
-    job, known, settings, admin_uid, aside, refused, admin_refused, is_set_aside_admin = row
+    job, known, settings, admin_uid = row[:4]
     _check_claimable(job, known=known, gateway_uid=gateway_uid, instance=instance, now=now)
-    if aside is not None and set_aside.concerns(job, admin_uid):
-        not_before = _make_wait(session, job, now + timedelta(seconds=policy.set_aside_seconds), set_aside.CAUSE)
-        return Busy(why=set_aside.told(aside), remedy="nothing to do here: the job waits", not_before=not_before)
+    if (busy := _wait_for_admin(session, policy, job, row, now)) is not None:
+        return busy
     if (other := rotation_before(session, job)) is not None:
         return _wait_for(session, policy, job, other, now)
     epoch = _take_epoch(session, subject_of(job), job_uid, now, until)
@@ -199,9 +201,9 @@ def claim(
         lease_seconds=policy.lease_seconds,
         versions=kept_versions(session, job.record_uid),
         steps=earlier,
-        refusals_left=max(0, policy.refusal_limit - refused),
-        admin_refusals_left=max(0, policy.refusal_limit - admin_refused),
-        is_set_aside_admin=is_set_aside_admin,
+        refusals_left=max(0, policy.refusal_limit - row.refused),
+        admin_refusals_left=max(0, policy.refusal_limit - row.admin_refused),
+        is_set_aside_admin=row.is_set_aside_admin,
         attempts=job.attempts + 1,
         prove_first=settings is not None and settings.prove_since is not None,
     )
@@ -251,6 +253,18 @@ def rotation_before(session: Session, job: Job) -> str | None:
     return session.scalar(
         select(Job.uid).where(Job.record_uid == job.record_uid, OPEN_ROTATION).order_by(Job.created_at).limit(1)
     )
+
+
+def _wait_for_admin(session: Session, policy: JobPolicy, job: Job, row: Any, now: datetime) -> Busy | None:
+    """Return that the job waits because its administrator was refused, or is being changed; None when it may go on."""
+    if row.TargetSetAside is not None and set_aside.concerns(job, row.admin_uid):
+        why, seconds, cause = set_aside.told(row.TargetSetAside), policy.set_aside_seconds, set_aside.CAUSE
+    elif (rival := rivals.rival(session, job, now, row)) is not None:
+        why, seconds, cause = rival, policy.busy_seconds, rivals.CAUSE
+    else:
+        return None
+    not_before = _make_wait(session, job, now + timedelta(seconds=seconds), cause)
+    return Busy(why=why, remedy="nothing to do here: the job waits", not_before=not_before)
 
 
 def _wait_for_credential(session: Session, policy: JobPolicy, job: Job, now: datetime) -> Busy:

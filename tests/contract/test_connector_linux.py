@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,7 +18,16 @@ from connectors.faults import Action, Fault, FaultProxy, When
 from connectors.linux import LinuxConnector
 from connectors.linux_keys import BACKUP_NAME
 from deploy.lab import SshServer, sshd
-from pam_jobs.errors import ConnectionLost, Effect, Forbidden, HostKeyMismatch, NotApplied, PolicyRefused, Unsupported
+from pam_jobs.errors import (
+    ConnectionLost,
+    Effect,
+    Forbidden,
+    HostKeyMismatch,
+    NotApplied,
+    PolicyRefused,
+    Unreachable,
+    Unsupported,
+)
 from pam_jobs.records.keys import generate_key
 from pam_jobs.secret import SecretValue
 from tests.support import benches
@@ -336,3 +347,52 @@ def test_login_by_questions_is_a_login_by_password(strict_server):
         verdict = session.probe(account, current)
     assert (verdict.state, verdict.cause) == (VerdictState.LOCKED, "expired")
     assert isinstance(bench.target, Target)
+
+
+# A server that turns connections away before it looks at anybody
+
+
+@pytest.fixture(scope="module")
+def throttled_server() -> Iterator[SshServer]:
+    folder = Path(tempfile.mkdtemp(prefix="pam-targets-"))
+    server = sshd.start(folder, max_startups="1:100:1", settings=["MaxAuthTries 1", "LoginGraceTime 60"])
+    yield server
+    server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_connection_dropped_before_the_banner_proves_nothing(throttled_server):
+    bench = LinuxBench(throttled_server, "admin with key", admin=benches.key_admin(throttled_server))
+    account, current = bench.new_account()
+    wrong = Credential(login=account.login, password=SecretValue("wrong"))
+    with socket.create_connection((bench.target.host, bench.target.port), timeout=10) as first:
+        assert first.recv(4) == b"SSH-"  # it has the one place, and says nothing more
+        for credential in (current, wrong):
+            with bench.look() as session:
+                assert session.probe(account, credential).state is VerdictState.UNKNOWN
+        with pytest.raises(Unreachable):
+            bench.open(current)
+    assert "Failed password" not in bench.log_text()
+    with bench.look() as session:
+        assert _patiently(session, account, current).state is VerdictState.ACCEPTED
+
+
+def test_server_that_ends_the_connection_over_too_many_tries_proves_nothing(throttled_server):
+    bench = LinuxBench(throttled_server, "admin with key", admin=benches.key_admin(throttled_server))
+    account, _ = bench.new_account()
+    wrong = Credential(login=account.login, password=SecretValue("wrong"))
+    with bench.look() as session:
+        verdict = _patiently(session, account, wrong)
+    assert verdict.state is VerdictState.UNKNOWN
+    assert "Failed password" in bench.log_text()
+
+
+def _patiently(session, account, credential):
+    """Probe until the server has let go of the connection before."""
+    log_in_by = time.monotonic() + 20
+    while True:
+        verdict = session.probe(account, credential)
+        is_dropped = verdict.state is VerdictState.UNKNOWN and "MaxStartups" in verdict.detail
+        if not is_dropped or time.monotonic() > log_in_by:
+            return verdict
+        time.sleep(0.1)

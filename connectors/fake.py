@@ -66,6 +66,7 @@ class FakeTarget:
     cut_before_apply: int = 0  # so many next changes are lost on the way, and look just the same
     refuse_every: int = 0  # every nth change is refused by policy; 0 never
     remember: bool = False  # a password that the account had before is refused by policy
+    has_grace: bool = False  # the password before goes on to log in, as in a directory
     throttle_probes: int = 0  # so many next logins are turned away before the credential is looked at
     changes: int = 0  # changes that reached the target
     logins: int = 0  # logins that were looked at
@@ -233,16 +234,17 @@ class FakeSession(Session):
             account = self._target.accounts.get(credential.login)
             if account is not None and account.is_locked:
                 return Verdict(state=VerdictState.LOCKED, cause="locked")
-            parts = [] if account is None else list(_parts(account, credential))
+            parts = [] if account is None else list(_parts(account, credential, has_grace=self._target.has_grace))
         if not parts or not any(parts):
             return Verdict(state=VerdictState.REFUSED, cause="wrong_credential", detail="the fake target refused it")
         return Verdict(state=VerdictState.ACCEPTED if all(parts) else VerdictState.PARTIAL)
 
 
-def _parts(account: FakeAccount, credential: Credential) -> Iterator[bool]:
+def _parts(account: FakeAccount, credential: Credential, *, has_grace: bool) -> Iterator[bool]:
     """Yield for each part of the credential whether it logs in."""
     if credential.password is not None:
-        yield account.password == credential.password.reveal()
+        taken = [account.password, *(account.former[-1:] if has_grace else [])]
+        yield credential.password.reveal() in taken
     if credential.private_key is not None:
         public = public_of(credential.private_key)
         yield any(line.split()[:2] == public.split() for line in account.public_keys)

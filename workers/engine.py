@@ -298,7 +298,7 @@ class _Attempt:
             with self._timings.of("scripts"):
                 post = self._guarded(scripts, credentials)
         cause = None if post in {PostStatus.OK, PostStatus.NONE} else f"scripts_{post.value}"
-        ended = replace(outcome, post_status=post, scripts=scripts.results, cause=outcome.cause or cause)
+        ended = replace(outcome, post_status=post, scripts=scripts.results, cause=cause or outcome.cause)
         if rollback is None or post is not PostStatus.FAILED:
             return ended
         return rollback.run(work, ended)

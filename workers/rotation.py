@@ -30,7 +30,7 @@ from pam_jobs.errors import (
     Unsupported,
 )
 from pam_jobs.jobs import wire
-from pam_jobs.jobs.wire import LOCKOUT_BUDGET, Report, Status
+from pam_jobs.jobs.wire import LOCKOUT_BUDGET, OLD_IN_GRACE, Report, Status
 from workers.chain import through
 from workers.lease import Cancelled
 from workers.lockout import LockoutBudget
@@ -343,12 +343,14 @@ class Rotation:
     def _promote(self) -> Outcome:
         work, version = self._work, self._staged()
         self._check_old(version)
+        in_grace = self._evidence["old"] == VerdictState.ACCEPTED
         outcome = Outcome(
             status=Status.OK,
             effect=Effect.APPLIED,
-            cause=CAUSE if self._is_blind else None,
+            cause=CAUSE if self._is_blind else OLD_IN_GRACE if in_grace else None,
             message="the new value logs in and is the current one"
-            + ("; no value that was known did, after a restore from an older backup" if self._is_blind else ""),
+            + ("; no value that was known did, after a restore from an older backup" if self._is_blind else "")
+            + ("; the target accepts the old one as well, for as long as its rules say" if in_grace else ""),
             probe={"verdict": "accepted", "version_seq": version.seq},
             extra={"old": self._evidence["old"]},
         )

@@ -123,6 +123,9 @@ _CATALOGUE: dict[str, dict[str, str]] = {
         "pam_job_failed": "Job ${job_uid} (${job_kind}) on record UID ${record_uid} failed: ${result_code}",
         "credential_staged": "Job ${job_uid} staged version ${version_seq} of record UID ${record_uid}",
         "credential_promoted": "Job ${job_uid} made version ${version_seq} of record UID ${record_uid} the current one",
+        "credential_old_in_grace": (
+            "The target accepts the value before version ${version_seq} of record UID ${record_uid} as well"
+        ),
         "credential_abandoned": "Job ${job_uid} gave up version ${version_seq} of record UID ${record_uid}: ${cause}",
         "pam_target_set_aside": (
             "The administrator UID ${admin_uid} of resource UID ${resource_uid} was refused in job ${job_uid}"

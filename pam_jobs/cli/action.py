@@ -36,6 +36,8 @@ app = group(
 )
 app.add_typer(discover.app, name="discover")
 
+_WAITS_FOR_ADMIN = {"target_set_aside", "administrator_busy"}
+
 RecordOption = Annotated[str | None, typer.Option("--record-uid", "-r", help="UID or title of a pamUser.")]
 FolderOption = Annotated[
     str | None, typer.Option("--folder", "-f", help="All users of this folder that have rotation.")
@@ -51,13 +53,17 @@ def rotate(
     folder: FolderOption = None,
     wait: WaitOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Check everything and change nothing.")] = False,
+    check_old: Annotated[
+        bool, typer.Option("--check-old", help="Also try whether the target still accepts the old credential.")
+    ] = False,
     timeout: TimeoutOption = None,
     force: ForceOption = False,
     style: ResultFormatOption = None,
 ) -> None:
     """Rotate a user's credential now, or all of a folder."""
+    parameters = {"check_old": True} if check_old and not dry_run else {}
     _run("plan" if dry_run else "rotate", record, folder, result_format(style), wait=wait or dry_run, timeout=timeout,
-         force=force or dry_run)  # fmt: skip
+         force=force or dry_run, parameters=parameters)  # fmt: skip
 
 
 @app.command("verify")
@@ -116,7 +122,15 @@ def _print_set_aside(rows: list[dict[str, Any]]) -> None:
 
 
 def _run(
-    kind: str, record: str | None, folder: str | None, style: Format, *, wait: bool, timeout: float | None, force: bool
+    kind: str,
+    record: str | None,
+    folder: str | None,
+    style: Format,
+    *,
+    wait: bool,
+    timeout: float | None,
+    force: bool,
+    parameters: dict[str, Any] | None = None,
 ) -> None:
     if (record is None) == (folder is None):
         raise InvalidInput("name one record or one folder", remedy="give --record-uid or --folder")
@@ -124,12 +138,12 @@ def _run(
         if folder is None:
             stored = client.records.find(str(record))
             _check(stored)
-            results = [_submit(client, kind, stored)]
+            results = [_submit(client, kind, stored, parameters)]
         else:
             records = _of_folder(client, folder)
             note(f"Selected: {len(records)} records")
             confirm(f"{kind} {len(records)} records?", force=force)
-            results = _submit_all(client, kind, records)
+            results = _submit_all(client, kind, records, parameters)
         if wait:
             end = None if timeout is None else time.monotonic() + timeout
             results = [_wait(client, result, end) for result in results]
@@ -158,12 +172,16 @@ def _of_folder(client: VaultClient, folder: str) -> list[VaultRecord]:
     return records
 
 
-def _submit(client: VaultClient, kind: str, stored: VaultRecord) -> dict[str, Any]:
-    return {**_result(client.jobs.submit(kind, stored.uid)), "title": stored.title}
+def _submit(
+    client: VaultClient, kind: str, stored: VaultRecord, parameters: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    return {**_result(client.jobs.submit(kind, stored.uid, parameters)), "title": stored.title}
 
 
-def _submit_all(client: VaultClient, kind: str, records: list[VaultRecord]) -> list[dict[str, Any]]:
-    answers = client.jobs.submit_all(kind, [stored.uid for stored in records])
+def _submit_all(
+    client: VaultClient, kind: str, records: list[VaultRecord], parameters: dict[str, Any] | None
+) -> list[dict[str, Any]]:
+    answers = client.jobs.submit_all(kind, [stored.uid for stored in records], parameters)
     return [_submitted(stored, answer) for stored, answer in zip(records, answers, strict=True)]
 
 
@@ -180,7 +198,13 @@ def _wait(client: VaultClient, result: dict[str, Any], end: float | None) -> dic
     if result["job"] is None:
         return result
     left = None if end is None else max(0.0, end - time.monotonic())
-    job = client.jobs.wait(result["job"], seconds=left, progress=lambda now: note(f"{result['title']}: {now['state']}"))
+
+    def tell(now: dict[str, Any]) -> None:
+        note(f"{result['title']}: {now['state']}")
+        if now.get("cause") in _WAITS_FOR_ADMIN and now["state"] in {"created", "queued"}:
+            note(f"{result['title']} waits: {client.jobs.explain(now['uid'])['reasons'][0]}")
+
+    job = client.jobs.wait(result["job"], seconds=left, progress=tell)
     final = _result(job) | {"title": result["title"], "detail": client.jobs.opened(job).get("detail")}
     if final["status"] is None:
         reasons = client.jobs.explain(job["uid"])["reasons"]

@@ -107,13 +107,13 @@ class Jobs:
         Args:
             uid: of the job.
             seconds: how long to wait at most; None: without end.
-            progress: called with the job at each change of its state.
+            progress: called with the job at each change of its state, or of why it waits.
 
         Raises:
             VaultUnavailable: the router was away for a minute.
         """
         start = time.monotonic()
-        heard, pause, seen = start, _FIRST_PAUSE_SECONDS, ""
+        heard, pause, seen = start, _FIRST_PAUSE_SECONDS, ("", None)
         while True:
             try:
                 job = self.get(uid)
@@ -123,9 +123,10 @@ class Jobs:
                     raise
                 job = None
             if job is not None:
-                if job["state"] != seen and progress is not None:
+                now = job["state"], job.get("cause")
+                if now != seen and progress is not None:
                     progress(job)
-                seen = job["state"]
+                seen = now
                 if is_final(job) or (seconds is not None and time.monotonic() - start >= seconds):
                     return job
             time.sleep(pause)

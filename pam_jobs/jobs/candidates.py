@@ -170,6 +170,8 @@ def _make_current(session: Session, clock: Clock, actor: Actor, job: Job, promot
         session, clock, actor, job, promotion.seq, promotion.record_data, promotion.record_revision, is_rotation=True
     )
     job_event(session, clock, actor, "credential_promoted", job, version_seq=promotion.seq, epoch=promotion.epoch)
+    if promotion.evidence.get("old") == ledger.ACCEPTED:
+        job_event(session, clock, actor, "credential_old_in_grace", job, version_seq=promotion.seq)
     return revision
 
 

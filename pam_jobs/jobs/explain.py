@@ -16,6 +16,7 @@ from pam_jobs.jobs.fence import subject_of
 from pam_jobs.jobs.lease import rotation_before
 from pam_jobs.jobs.policy import JobPolicy
 from pam_jobs.jobs.states import HELD, LOOKING
+from pam_jobs.jobs.wire import OLD_IN_GRACE
 from pam_jobs.rotation import readiness
 
 __all__ = ["explain"]
@@ -38,6 +39,8 @@ def _reasons(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> Ite
             yield from _unknown(clock, policy, job)
         case JobState.SUCCEEDED:
             yield f"it ended {_at(job.finished_at)} after {_times(job.attempts)}, with success"
+            if job.cause == OLD_IN_GRACE:
+                yield "the target accepted the old value as well when it was tried: look again when its grace is over"
         case JobState.FAILED:
             yield from _failed(job)
         case JobState.WAITING_HUMAN:

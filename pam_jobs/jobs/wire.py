@@ -18,6 +18,7 @@ from pam_jobs.crypto.blob import Blob
 __all__ = [
     "AUDIENCE",
     "LOCKOUT_BUDGET",
+    "OLD_IN_GRACE",
     "Abandonment",
     "AdminFinding",
     "AdminVerdict",
@@ -56,6 +57,8 @@ __all__ = [
 ]
 
 AUDIENCE = "pam-jobs"
+OLD_IN_GRACE = "old_in_grace"
+"""Cause of a rotation that succeeded while the target accepts the old value as well, as a directory does for an hour."""
 
 LOCKOUT_BUDGET = "lockout_budget"
 """Cause of a login that was not tried, because the account may be refused no more."""

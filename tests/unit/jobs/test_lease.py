@@ -17,7 +17,7 @@ from pam_jobs.errors import (
     VaultConflict,
 )
 from pam_jobs.ids import new_uid
-from pam_jobs.jobs import lease
+from pam_jobs.jobs import explain, lease
 from pam_jobs.jobs.wire import PostStatus, Status
 from pam_jobs.vault import ledger
 from tests.support.attempts import MINUTE, POLICY, SECRET, ask, begin, outbox, refused, register, reload, version
@@ -271,6 +271,19 @@ def test_a_second_value_is_not_staged_while_one_is_open(fleet: Fleet, record: st
     assert [(row.seq, row.state, row.ciphertext) for row in second.claim.versions] == [(1, "staged", SECRET)]
     with pytest.raises(Conflict):
         second.stage(b"another value, which must wait for the first")
+
+
+def test_an_old_value_that_is_still_accepted_is_told_and_the_job_succeeds(fleet: Fleet, record: str):
+    attempt = begin(fleet, ask(fleet, record).uid)
+    attempt.stage()
+    attempt.intend()
+    attempt.promote(login="accepted", old="accepted", report=attempt.reported(cause="old_in_grace"))
+    job = reload(fleet, attempt.claim.job_uid)
+    assert (job.state, job.cause) == (JobState.SUCCEEDED, "old_in_grace")
+    assert [event.fields["version_seq"] for event in fleet.events("credential_old_in_grace")] == [1]
+    assert fleet.events("record_rotation_on_demand_ok")[0].fields["cause"] == "old_in_grace"
+    with fleet.database.transaction(read_only=True) as session:
+        assert "accepted the old value as well" in explain.explain(session, fleet.clock, POLICY, job)[1]
 
 
 def test_a_promotion_on_a_stale_record_changes_nothing(fleet: Fleet, record: str):

@@ -203,6 +203,24 @@ def test_the_old_value_is_tried_when_asked(world: GatewayWorld) -> None:
     assert world.detail(job)["old"] == "refused"
 
 
+def test_an_old_value_that_is_still_accepted_is_an_outcome_of_its_own_and_no_error(world: GatewayWorld) -> None:
+    world.target.has_grace = True
+    job = world.run(parameters={"check_old": True})
+    assert job.report is not None
+    assert (job.state, job.report["status"], job.report["cause"]) == ("succeeded", "ok", "old_in_grace")
+    assert world.router.ledger[world.user][1].evidence["old"] == "accepted"
+    assert "the old one as well" in world.detail(job)["message"]
+    assert world.router.refusals_left == 3
+
+
+def test_scripts_that_fail_count_more_than_a_grace(world: GatewayWorld) -> None:
+    world.target.has_grace = True
+    world.attach(world.user, b"#!/bin/sh\nexit 3\n")
+    job = world.run(parameters={"check_old": True})
+    assert job.report is not None
+    assert job.report["cause"] == "scripts_failed"
+
+
 def test_an_open_breaker_leaves_the_target_alone(world: GatewayWorld) -> None:
     world.target.is_down = True
     for _ in range(3):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import secrets
@@ -111,6 +112,8 @@ class Agent:
         self._guard = MessageGuard(answer.signing_key, answer.queue, self._clock)
         self._engine = self._make_engine(router)
         app = self._make_app(answer)
+        gc.collect()
+        gc.freeze()  # what was made up to here stays; it need not be looked through with every job
         beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         beats.start()
         try:

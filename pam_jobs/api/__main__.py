@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 
@@ -41,6 +42,8 @@ def _serve(settings: ControlSettings) -> None:
     publisher = Publisher(settings.broker_url, keys, clock, settings, notify=context.notify)
     context.after_commit = publisher.after_commit(database)
     context.declare_queues = publisher.declare_queues
+    gc.collect()
+    gc.freeze()  # what was made up to here stays; looking through it again and again took a share of every request
     log.info("router starts", address=f"{settings.listen_host}:{settings.listen_port}", public=settings.public_host)
     server = make_server(create_app(context), tls, host=settings.listen_host, port=settings.listen_port)
 

@@ -125,24 +125,14 @@ def _check_title(title: str | None) -> None:
 
 def _check_ports(client: VaultClient, old: Record, new: Record, resource_uids: Iterable[str]) -> None:
     """Refuse a port mapping that takes away the protocol of a resource that is rotated through it."""
-    from pam_jobs.records.portmap import PortMapping, protocol_for
+    from pam_jobs.client.rotation import check_still_served, mapping_of
 
-    before, after = (PortMapping.parse(record.field("multiline", "portMapping")) for record in (old, new))
+    before, after = mapping_of(old), mapping_of(new)
     if before.to_text() == after.to_text():
         return
     records = {entry.uid: entry for entry in client.records.list()}
     for stored in (records[uid] for uid in resource_uids if uid in records):
-        resource, kind = stored.record, stored.record.field("databaseType")
-        try:
-            protocol_for(resource.port, before, resource.type, kind)
-        except InvalidInput:
-            continue  # it was not served before either
-        try:
-            protocol_for(resource.port, after, resource.type, kind)
-        except InvalidInput as error:
-            raise InvalidInput(
-                f"{stored.title} could not be rotated any more: {error.message}", remedy=error.remedy
-            ) from None
+        check_still_served(stored.record, before, stored.record, after)
 
 
 def _check_bound(client: VaultClient, gateway: dict[str, Any], folder: Folder) -> None:

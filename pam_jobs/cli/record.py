@@ -29,6 +29,7 @@ from pam_jobs.errors import InvalidInput
 
 if TYPE_CHECKING:
     from pam_jobs.client.records import VaultRecord
+    from pam_jobs.client.vault import VaultClient
     from pam_jobs.records.record import Record
 
 app = group("Records: users, machines, databases and other things with secrets in them.")
@@ -219,12 +220,27 @@ def update(
         return changed
 
     with vault() as client:
-        stored = client.records.update(client.records.find(record).uid, change)
+        stored = client.records.find(record)
+        _check_served(client, stored, change(stored.record))
+        stored = client.records.update(stored.uid, change)
     done(
         {"uid": stored.uid, "revision": stored.revision},
         f"changed {stored.title}, now at revision {stored.revision}",
         style,
     )
+
+
+def _check_served(client: VaultClient, stored: VaultRecord, changed: Record) -> None:
+    """Refuse a port or database type through which a resource could not be rotated any more."""
+    from pam_jobs.client.rotation import check_still_served, mapping_of
+
+    old = stored.record
+    if (old.port, old.field("databaseType")) == (changed.port, changed.field("databaseType")):
+        return
+    link = next((row for row in client.pam.resources() if row["record_uid"] == stored.uid), None)
+    if link is not None:
+        mapping = mapping_of(client.records.get(link["configuration_uid"]).record)
+        check_still_served(old, mapping, changed, mapping)
 
 
 @app.command("delete")

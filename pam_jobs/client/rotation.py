@@ -12,6 +12,7 @@ from pam_jobs.client.vault import VaultClient
 from pam_jobs.errors import InvalidInput, PamJobsError
 from pam_jobs.records.complexity import Complexity
 from pam_jobs.records.portmap import PortMapping, protocol_for
+from pam_jobs.records.record import Record
 from pam_jobs.records.schedule import parse_schedule
 from pam_jobs.records.types import is_configuration, is_resource
 
@@ -263,5 +264,26 @@ def _check_target(resource: VaultRecord, configuration: Configuration) -> None:
         raise InvalidInput(
             f"{resource.title} has no host name", remedy=f"run `pam record update {resource.uid} host=NAME port=NUMBER`"
         )
-    mapping = PortMapping.parse(configuration.require_record().record.field("multiline", "portMapping"))
+    mapping = mapping_of(configuration.require_record().record)
     protocol_for(resource.record.port, mapping, resource.type, resource.record.field("databaseType"))
+
+
+def mapping_of(configuration: Record) -> PortMapping:
+    """Return the port mapping of a configuration."""
+    return PortMapping.parse(configuration.field("multiline", "portMapping"))
+
+
+def check_still_served(old: Record, before: PortMapping, new: Record, after: PortMapping) -> None:
+    """Refuse a change of a resource or of its configuration that takes the resource's protocol away.
+
+    Raises:
+        InvalidInput: it was served before and would not be any more.
+    """
+    try:
+        protocol_for(old.port, before, old.type, old.field("databaseType"))
+    except InvalidInput:
+        return  # it was not served before either
+    try:
+        protocol_for(new.port, after, new.type, new.field("databaseType"))
+    except InvalidInput as error:
+        raise InvalidInput(f"{new.title} could not be rotated any more: {error.message}", remedy=error.remedy) from None

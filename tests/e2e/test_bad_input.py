@@ -122,6 +122,9 @@ CASES: dict[str, tuple[list[str], str, str]] = {
     ),
     "bad network": (["config", "edit", "Network", "--network-cidr", "10.0.0.0/99"], "not a network", "write it"),
     "an environment of later": (["config", "new", "-t", "x", "-sf", "Office", "-env", "aws"], "aws", "local"),
+    "a port that the mapping does not serve": (
+        ["record", "update", "Database", "port=9998"], "could not be rotated any more", "port mapping",
+    ),
     "a full folder": (["folder", "remove", "Office"], "", ""),
     "a record that is needed": (["record", "delete", "Database admin", "--force"], "", ""),
     "an application that a gateway uses": (["app", "remove", "Embedded", "--force"], "", ""),

@@ -61,6 +61,7 @@ class FakeTarget:
 
     accounts: dict[str, FakeAccount] = field(default_factory=dict)
     is_down: bool = False  # nobody answers
+    hides_locks: bool = False  # a locked account is refused like a wrong password; an admin sees that it is locked
     hang_seconds: float = 0.0  # every answer comes late; beyond the deadline it counts as none
     cut_after_send: int = 0  # so many next changes are applied and their answer is lost
     cut_before_apply: int = 0  # so many next changes are lost on the way, and look just the same
@@ -233,6 +234,8 @@ class FakeSession(Session):
             self._target.logins += 1
             account = self._target.accounts.get(credential.login)
             if account is not None and account.is_locked:
+                if self._target.hides_locks:
+                    return Verdict(state=VerdictState.REFUSED, cause="wrong_credential")
                 return Verdict(state=VerdictState.LOCKED, cause="locked")
             parts = [] if account is None else list(_parts(account, credential, has_grace=self._target.has_grace))
         if not parts or not any(parts):

@@ -60,6 +60,17 @@ def test_verify_says_what_it_saw(world: GatewayWorld) -> None:
     assert job.report["probe"] == {"verdict": "locked", "version_seq": 1, "cause": "locked"}
 
 
+def test_the_admin_is_asked_whether_a_refused_account_is_locked(world: GatewayWorld) -> None:
+    world.target.hides_locks = world.target.accounts["app"].is_locked = True
+    job = world.run(kind="verify")
+    assert ended(job) == ("failed", "locked")
+    assert job.report is not None
+    assert job.report["probe"] == {"verdict": "locked", "version_seq": 1, "cause": "locked"}
+    assert ended(world.run(kind="verify", admin_uid=None)) == ("failed", "drift")
+    world.target.accounts["root"].password = "Another-1"
+    assert ended(world.run(kind="verify")) == ("failed", "drift")
+
+
 def test_a_scheduled_verification_leaves_the_last_login_of_the_budget(world: GatewayWorld) -> None:
     world.target.accounts["app"].password = "By-Hand-1"
     world.router.trigger = "scheduled"

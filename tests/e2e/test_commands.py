@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -13,7 +14,7 @@ from keeper_secrets_manager_core import SecretsManager
 from keeper_secrets_manager_core.storage import InMemoryKeyValueStorage
 
 from tests.e2e.conftest import Site
-from tests.support.embedded import PAM, eventually
+from tests.support.embedded import PAM, Embedded, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -121,6 +122,8 @@ def test_all_users_of_a_folder_rotate_at_once(site: Site) -> None:
     assert all(site.logs_in(login, system.secret_of(uid)) for login, uid in users)
     proofs = {row["record"]: row["proven"] for row in system.json("prove", "--all", code=None)["proofs"]}
     assert all(proofs[uid] for _, uid in users)
+    drift = {row["uid"]: row["drift"] for row in system.json("record", "list")["records"]}
+    assert {drift[uid] for _, uid in users} == {"healthy"}
 
 
 def test_settings_are_shown_and_taken_away(site: Site) -> None:
@@ -139,6 +142,7 @@ def test_settings_are_shown_and_taken_away(site: Site) -> None:
     assert len([run for run in runs if run.get("record_uid") == uid]) == 3
     assert system.json("action", "rotate", "-r", uid, "--wait")["status"] == "ok"
     assert len(system.secret_of(uid)) == 32
+    _look_for_drift(system, uid)
 
     system.pam("rotation", "edit", "-r", uid, "--disable")
     assert "disabled" in system.refused("action", "rotate", "-r", uid)
@@ -146,6 +150,33 @@ def test_settings_are_shown_and_taken_away(site: Site) -> None:
     system.pam("rotation", "remove", "-r", uid, "--force")
     assert system.json("rotation", "info", "-r", uid)["status"] == "RRS_NO_ROTATION"
     system.pam("record", "delete", uid, "--force")
+
+
+def _look_for_drift(system: Embedded, uid: str) -> None:
+    """Set when the user is verified, and see it where people look."""
+    system.pam("rotation", "edit", "-r", uid, "--verify-schedule", "15 4 * * *", "--timezone", "Europe/Paris")
+    info = system.json("rotation", "info", "-r", uid)
+    assert (info["drift"]["state"], info["verify_schedule"][0]["cron"]) == ("healthy", "15 4 * * *")
+    assert "healthy" in system.pam("rotation", "list").stdout
+    assert {row["kind"] for row in system.json("schedule", "list")["schedules"] if row["record_uid"] == uid} == {
+        "rotate", "verify",
+    }  # fmt: skip
+    assert "-vod" in system.refused("rotation", "edit", "-r", uid, "-vs", "0 4 * * *", "-vod")
+    system.pam("rotation", "edit", "-r", uid, "--verify-on-demand")
+    assert system.json("rotation", "info", "-r", uid)["effective_verify_schedule"] == []
+    system.pam("rotation", "edit", "-r", uid, "--verify-schedule-config")
+    system.pam("config", "edit", "Network", "--default-verify-schedule", '{"type":"CRON","cron":"0 5 1 1 *"}')
+    info = system.json("rotation", "info", "-r", uid)
+    assert (info["verify_schedule"], info["effective_verify_schedule"][0]["cron"]) == (None, "0 5 1 1 *")
+    system.pam("config", "edit", "Network", "-dvs", "")
+    assert system.json("config", "list")["configurations"][0]["default_verify_schedule"] == []
+
+    assert system.json("prove", uid, "--max-age", "1")["status"] == "proven"
+    old = system.json("prove", "--all", "--max-age", "0.001", code=None)
+    assert old["summary"]["records"] == len(old["proofs"])
+    shown = system.pam("prove", uid, "--format", "table").stdout
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", shown)
+    assert not re.search(r"\d{4}-\d\d-\d\dT", shown)
 
 
 def test_a_job_is_watched_to_its_end(site: Site) -> None:

@@ -204,3 +204,40 @@ def test_the_preview_is_what_beat_then_does(api: PamApi) -> None:
                 session.connection().exec_driver_sql("UPDATE jobs SET state = 'succeeded'")
     assert told == seen
     assert len(api.fleet.jobs(record)) == 4
+
+
+def test_verifications_go_by_their_own_schedule_or_the_configurations(api: PamApi) -> None:
+    own, plain = api.fleet.add_record(), api.fleet.add_record()
+    hourly = cron("0 * * * *")
+    changed = api.done("PATCH", f"/configurations/{api.fleet.configuration_uid}", {"default_verify_schedule": NIGHTLY})
+    assert changed["default_verify_schedule"] == NIGHTLY
+
+    made = api.done("PUT", f"/rotation/{own}", body(api, verify_schedule=hourly, schedule=[]))
+    assert (made["verify_schedule"], made["effective_verify_schedule"]) == (hourly, hourly)
+    assert (made["next_run_at"], made["next_verify_at"]) == (None, "2026-03-02T13:00:00Z")
+    assert made["drift"] == {
+        "state": "unchecked", "since": "2026-03-02T12:00:00Z", "checked_at": None, "cause": None,
+    }  # fmt: skip
+    made = api.done("PUT", f"/rotation/{plain}", body(api))
+    assert (made["verify_schedule"], made["effective_verify_schedule"]) == (None, NIGHTLY)
+
+    rows = api.get("/schedules")["schedules"]
+    assert [(row["kind"], row["record_uid"]) for row in rows if row["record_uid"] == own] == [("verify", own)]
+    assert {row["kind"] for row in rows if row["record_uid"] == plain} == {"rotate", "verify"}
+    refused = api.refused("PUT", f"/rotation/{own}", body(api, verify_schedule=cron("* * * * *")), status=422)
+    assert "apart" in refused["detail"]
+
+
+def test_all_proofs_are_for_whoever_may_read_jobs(api: PamApi) -> None:
+    record = api.fleet.add_record()
+    api.done("PUT", f"/rotation/{record}", body(api))
+    auditor = api.as_other("iris", "auditor")
+    page = auditor.get("/proofs", params={"max_age_days": 7})
+    assert [(entry["record"], entry["status"], entry["drift"]) for entry in page["proofs"]] == [
+        (record, "no_version", "unchecked")
+    ]
+    assert page["next"] is None
+    assert auditor.get("/proofs", params={"after": record})["proofs"] == []
+    auditor.refused("GET", f"/records/{record}/proof", status=404)
+    for wrong in ({"limit": 0}, {"max_age_days": 0}, {"limit": 1001}):
+        assert api.request("GET", "/proofs", params=wrong).status_code == 422

@@ -142,4 +142,4 @@ def restored(data_dir: DataDirOption = None, style: FormatOption = Format.TABLE)
         raise ConfigurationError(
             "the database cannot be reached", remedy="check PAM_DATABASE_URL and that the server runs"
         ) from None
-    done({"marked": count}, f"{count} credentials have to be seen to log in before they are rotated again", style)
+    done({"marked": count}, f"marked: {count}; each is proven by a login before it is rotated again", style)

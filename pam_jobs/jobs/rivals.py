@@ -8,11 +8,12 @@ otherwise a target with many accounts would never let go of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, bindparam, exists, func, select
+from sqlalchemy import ColumnElement, bindparam, exists, func, literal_column, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from pam_jobs.db.tables import CredentialEpoch, Job, JobKind, ResourceLink, RotationSettings
@@ -32,7 +33,14 @@ _Other = aliased(Job)
 _Link = aliased(ResourceLink)
 _Settings = aliased(RotationSettings)
 _NOW: Final = bindparam("now", type_=CredentialEpoch.lease_until.type)
-_IS_ITS_ADMIN: Final = (Job.kind.in_(HELD_UP), ResourceLink.admin_uid != Job.record_uid)
+
+
+def _among(column: Any, values: Iterable[StrEnum]) -> ColumnElement[bool]:
+    """Return the condition written out; ``in_`` would expand a list of parameters with every claim."""
+    return or_(*(column == literal_column(f"'{value.value}'") for value in values))
+
+
+_IS_ITS_ADMIN: Final = (_among(Job.kind, HELD_UP), ResourceLink.admin_uid != Job.record_uid)
 
 
 def _subquery(query: Any) -> ColumnElement[Any]:
@@ -46,15 +54,15 @@ _CHANGING = _subquery(
     .where(
         CredentialEpoch.record_uid == ResourceLink.admin_uid,
         CredentialEpoch.lease_until > _NOW,
-        _Other.kind.in_(_CHANGES),
+        _among(_Other.kind, _CHANGES),
         *_IS_ITS_ADMIN,
     )
 )
 _NEXT = _subquery(
     select(_Other.uid).where(
         _Other.record_uid == ResourceLink.admin_uid,
-        _Other.cause == CAUSE,
-        _Other.state.in_(WAITING),
+        _Other.cause == literal_column(f"'{CAUSE}'"),
+        _among(_Other.state, WAITING),
         _Other.not_before > bindparam("turn", type_=CredentialEpoch.lease_until.type),
         *_IS_ITS_ADMIN,
     )
@@ -69,8 +77,8 @@ _USING = _subquery(
         _Link.admin_uid == Job.record_uid,
         _Settings.record_uid != Job.record_uid,
         CredentialEpoch.lease_until > _NOW,
-        _Other.kind.in_(HELD_UP),
-        Job.kind.in_(_CHANGES),
+        _among(_Other.kind, HELD_UP),
+        _among(Job.kind, _CHANGES),
     )
 )
 _ADMINISTERS = exists().where(_Link.admin_uid == Job.record_uid).correlate(Job)

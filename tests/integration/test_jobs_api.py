@@ -259,7 +259,10 @@ def test_a_stale_epoch_is_refused_at_every_endpoint(api: PamApi, device: DeviceC
         "refusals": {"count": 1}, "admin": {}, "lift": {"known": 5},
         "recover": {"ciphertext": SEALED, "evidence": {}, "record_data": SEALED, "record_revision": 1}, "steps": {"steps": []}, "steps/start": {"key": "a"},
         "steps/finish": {"key": "a", "state": "succeeded"}, "report": {"status": "failed"},
-        "release": {"reason": "shutdown"}, "discovery": {"content": SEALED, "counts": {}},
+        "release": {"reason": "shutdown"}, "discovery": {"content": SEALED, "counts": {}}, "lift": {"known": 9},
+        "recover": {
+            "ciphertext": SEALED, "evidence": {"login": "accepted"}, "record_data": SEALED, "record_revision": 1,
+        },
     }  # fmt: skip
     paths = {path.removeprefix("/jobs/{uid}/") for path in device_calls.paths if "/jobs/" in path}
     assert paths == {*bodies, "claim"}  # every endpoint there is stands in this test

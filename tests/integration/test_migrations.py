@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
+from importlib import resources
 from typing import Any
 
 import pytest
-from sqlalchemy import inspect, text
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import MetaData, Table, inspect, text
 
 import pam_jobs.db.tables  # noqa: F401 - fills the metadata
 from pam_jobs.db import migrate
@@ -74,6 +78,36 @@ def test_migrating_again_changes_nothing(empty_database_url: str) -> None:
     before = schema(database)
     migrate.upgrade(empty_database_url)
     assert schema(database) == before
+    database.dispose()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "drift"), [("accepted", "healthy"), ("partial", "out_of_sync"), ("unknown", "unchecked")]
+)
+def test_what_the_last_login_told_outlives_the_migration_to_drift(
+    empty_database_url: str, verdict: str, drift: str
+) -> None:
+    database = Database(empty_database_url)
+    config = Config()
+    config.set_main_option("script_location", str(resources.files("pam_jobs.db") / "migrations"))
+    config.set_main_option("path_separator", "os")
+    row = {
+        "record_uid": "r", "configuration_uid": "c", "profile": "general", "schedule": "[]", "inherits_schedule": False,
+        "disabled": False, "revision": 1, "updated_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "last_probe": {"verdict": verdict, "version_seq": 3},
+    }  # fmt: skip
+    with database.engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0004")
+        # The row alone matters here, not the records that it belongs to.
+        text_of = "PRAGMA defer_foreign_keys=ON" if database.is_sqlite else "SET session_replication_role = replica"
+        connection.execute(text(text_of))
+        table = Table("rotation_settings", MetaData(), autoload_with=connection)
+        connection.execute(table.insert(), row)
+        command.upgrade(config, "0002")
+        found = connection.execute(text("SELECT drift, last_verdict FROM rotation_settings")).one()
+        assert (found.drift, found.last_verdict is None) == (drift, drift == "unchecked")
+        connection.rollback()
     database.dispose()
 
 

@@ -7,7 +7,9 @@ import pytest
 
 from pam_jobs.db.tables import AuditEvent, DriftState, JobKind, JobState, RotationSettings
 from pam_jobs.errors import StateError
+from pam_jobs.jobs import history
 from pam_jobs.jobs.explain import explain
+from pam_jobs.jobs.proof import prove
 from pam_jobs.jobs.wire import Report, Status
 from pam_jobs.vault import drift, ledger
 from tests.support.attempts import POLICY, Attempt, ask, begin, outbox, reload
@@ -193,6 +195,19 @@ def test_a_rotation_whose_target_is_away_says_nothing_of_drift(fleet: Fleet, hel
         Status.FAILED, cause="unreachable", probe={"verdict": "unknown", "version_seq": 1}
     )
     assert state(fleet, held) == ("healthy", None)
+
+
+def test_after_a_restore_nothing_is_known_until_a_login(fleet: Fleet, held: str) -> None:
+    check(fleet, held, "accepted")
+    with fleet.database.transaction() as session:
+        history.begin_anew(session, fleet.clock, OPERATOR, cause="command")
+        assert prove(session, fleet.clock, held).status == "restored"
+    row = settings(fleet, held)
+    assert (row.drift, row.drift_cause, row.drift_checked_at) == ("unchecked", "restored", None)
+    check(fleet, held, "accepted")
+    with fleet.database.transaction(read_only=True) as session:
+        shown = prove(session, fleet.clock, held)
+    assert (shown.status, shown.drift, shown.proven_at) == ("proven", "healthy", fleet.clock.now())
 
 
 # a scheduled verification and the rotation of the same credential

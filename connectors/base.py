@@ -255,6 +255,7 @@ class Session(ABC):
 
         Raises:
             NotApplied: the target is certainly unchanged (its subclass says why).
+            PartlyApplied: of password and key the one was changed, the other certainly not.
             EffectUnknown: it may have changed.
         """
 

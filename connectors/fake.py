@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import ClassVar
 
@@ -33,6 +33,7 @@ from pam_jobs.errors import (
     Effect,
     Forbidden,
     Locked,
+    PartlyApplied,
     PolicyRefused,
     TimedOutAfterSend,
     Unreachable,
@@ -66,6 +67,7 @@ class FakeTarget:
     cut_after_send: int = 0  # so many next changes are applied and their answer is lost
     cut_before_apply: int = 0  # so many next changes are lost on the way, and look just the same
     refuse_every: int = 0  # every nth change is refused by policy; 0 never
+    refuse_part: str = ""  # "password" or "key": never taken; a change of both sets the other part first
     remember: bool = False  # a password that the account had before is refused by policy
     has_grace: bool = False  # the password before goes on to log in, as in a directory
     throttle_probes: int = 0  # so many next logins are turned away before the credential is looked at
@@ -160,7 +162,13 @@ class FakeSession(Session):
             if self._target.cut_before_apply:
                 self._target.cut_before_apply -= 1
                 raise ConnectionLost
-            _apply(changed, candidate)
+            taken = _without(candidate, self._target.refuse_part)
+            _apply(changed, taken)
+            if taken is not candidate:
+                raise PartlyApplied(
+                    f"the fake target refuses a {self._target.refuse_part}",
+                    changed="password" if self._target.refuse_part == "key" else "private_key",
+                )
             if self._target.cut_after_send:
                 self._target.cut_after_send -= 1
                 raise ConnectionLost
@@ -251,6 +259,20 @@ def _parts(account: FakeAccount, credential: Credential, *, has_grace: bool) -> 
     if credential.private_key is not None:
         public = public_of(credential.private_key)
         yield any(line.split()[:2] == public.split() for line in account.public_keys)
+
+
+def _without(candidate: Candidate, part: str) -> Candidate:
+    """Return the candidate without a part that is refused.
+
+    Raises:
+        Forbidden: nothing would be left of it.
+    """
+    has_password, has_key = candidate.password is not None, candidate.public_key is not None
+    if not ((part == "password" and has_password) or (part == "key" and has_key)):
+        return candidate
+    if not (has_password and has_key):
+        raise Forbidden(f"the fake target refuses a {part}", remedy="turn the switch off")
+    return Candidate(password=candidate.password) if part == "key" else replace(candidate, password=None)
 
 
 def _apply(account: FakeAccount, candidate: Candidate) -> None:

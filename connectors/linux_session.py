@@ -40,7 +40,8 @@ from connectors.linux_shell import (
 )
 from connectors.ssh import Output, SshLink
 from connectors.ssh_errors import FAILURES, map_error, mapped, verdict_of
-from pam_jobs.errors import AmbiguousReply, Effect, Locked, NotApplied, TargetError, Unsupported
+from pam_jobs.errors import Effect, Locked, NotApplied, PartlyApplied, TargetError, Unsupported
+from pam_jobs.secret import SecretValue
 
 __all__ = ["LinuxSession"]
 
@@ -110,6 +111,7 @@ class LinuxSession(Session):
 
         Raises:
             NotApplied: the account is certainly as it was.
+            PartlyApplied: the password was set, and the key certainly not.
             EffectUnknown: it may have changed, in part or whole.
         """
         self._deadline.check("the change was sent")
@@ -122,17 +124,15 @@ class LinuxSession(Session):
         once = _Once(fence)
         if candidate.password is not None:
             set_password(self._rights, account.login, candidate.password, once)
+            self._changed(account, candidate.password)
         if write_key is not None:
             try:
                 write_key(once)
             except NotApplied as error:
                 if candidate.password is None:
                     raise
-                raise AmbiguousReply(f"the password was set, but not the key: {error.message}") from None
-        self._kept.forget(self._target.host, self._target.port, account.login)
-        if self._is_self(account):
-            self._key = None  # this connection logged in with what is now the old credential: not for anybody else
-            self._rights.renew(candidate.password)
+                raise PartlyApplied(error.message, remedy=error.remedy, changed="password") from None
+            self._changed(account, None)
         return Effect.APPLIED
 
     def probe(self, account: Account, credential: Credential) -> Verdict:
@@ -235,6 +235,14 @@ class LinuxSession(Session):
                 self._kept.give(self._key, link)
             else:
                 self._kept.discard(link)
+
+    def _changed(self, account: Account, password: SecretValue | None) -> None:
+        """Take note that connections of the account logged in with what is now the old credential."""
+        self._kept.forget(self._target.host, self._target.port, account.login)
+        if self._is_self(account):
+            self._key = None  # not for anybody else
+            if password is not None:
+                self._rights.renew(password)
 
     def _is_self(self, account: Account) -> bool:
         return self._rotator is not None and self._rotator.login == account.login

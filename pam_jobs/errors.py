@@ -9,7 +9,7 @@ PamJobsError(remedy)
 ├─ TargetError(effect, cause)
 │   ├─ NotApplied                Unreachable · AuthRejected · AdminRefused · Locked · Forbidden · PolicyRefused · Unsupported
 │   │                            · HostKeyMismatch
-│   └─ EffectUnknown             TimedOutAfterSend · ConnectionLost · AmbiguousReply
+│   └─ EffectUnknown             TimedOutAfterSend · ConnectionLost · AmbiguousReply · PartlyApplied
 ├─ ScriptError(step, effect)     ScriptTimeout · ScriptFailed · ScriptUnknown
 ├─ VaultError                    VaultUnavailable · VaultConflict
 └─ AuditError                    DeliveryFailed
@@ -20,6 +20,7 @@ The class docstring is the default message. A message never carries a secret.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 __all__ = [
     "AccessDenied",
@@ -44,6 +45,7 @@ __all__ = [
     "NotApplied",
     "NotFound",
     "PamJobsError",
+    "PartlyApplied",
     "PolicyRefused",
     "ScriptError",
     "ScriptFailed",
@@ -233,6 +235,34 @@ class ConnectionLost(EffectUnknown):
     """The connection ended after the change was sent."""
 
     code = "connection_lost"
+
+
+class PartlyApplied(EffectUnknown):
+    """One part of the credential was changed, and the other certainly not."""
+
+    code = "partly_applied"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        remedy: str | None = None,
+        changed: Literal["password", "private_key"] = "password",
+    ) -> None:
+        """Keep which part is the new one.
+
+        Args:
+            message: why the other part was not changed.
+            remedy: what the user does next.
+            changed: the part that the target has.
+        """
+        super().__init__(message, remedy=remedy)
+        self.changed: Literal["password", "private_key"] = changed
+
+    @property
+    def failed(self) -> Literal["password", "private_key"]:
+        """The part that the target does not have."""
+        return "private_key" if self.changed == "password" else "password"
 
 
 class AmbiguousReply(EffectUnknown):

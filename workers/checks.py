@@ -16,9 +16,9 @@ from workers.chain import through
 from workers.logins import Logins
 from workers.outcome import Outcome
 from workers.parts import new_value, parts_of
+from workers.preflight import checked_preflight
 from workers.proving import take_from_journal
 from workers.restored import CAUSE, Lead, kept_leads
-from workers.rotation import checked_preflight
 from workers.timings import Timings
 from workers.work import Work
 

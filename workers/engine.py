@@ -228,7 +228,7 @@ class _Attempt:
                 remedy="use the profile general or scripts_only",
             )
         # Read before anything is changed: a field that says neither yes nor no must not come up after a failure.
-        flags = self._flags(work)
+        flags = work.rollback_flags
         self._rollback = Rollback.declared(work, flags, self._timings)
         unresolved = work.unresolved
         if unresolved is not None and unresolved.value.undoes is not None and not self._is_mine(unresolved):
@@ -240,12 +240,8 @@ class _Attempt:
         if work.claim.steps and (work.unresolved is None or self._is_mine(work.unresolved)):
             # Steps are declared just before the promotion, while the version is being applied. So an attempt that
             # finds steps and no such version comes after the promotion: only scripts and their roll-back are left.
-            return self._after_promotion(work, scripts, _promoted_before(), self._resumed(work))
+            return self._after_promotion(work, scripts, _promoted_before(work), self._resumed(work))
         return self._change(work, scripts, flags)
-
-    def _flags(self, work: Work) -> RollbackFlags:
-        resource = work.resource.record if work.resource else None
-        return RollbackFlags.of(work.user.record, resource, work.configuration.record)
 
     def _is_mine(self, version: Version) -> bool:
         return self._rollback is not None and self._rollback.is_of(version)
@@ -277,9 +273,9 @@ class _Attempt:
 
         rotation = self._rotation = Rotation(work, self._timings, before_promotion, proven=proven)
         outcome = rotation.run()
-        if outcome.status is not Status.OK:
+        if rotation.promoted is None:
             return outcome if scripts.is_empty else replace(outcome, post_status=PostStatus.NOT_RUN)
-        if outcome.is_reported or rotation.promoted is None:
+        if outcome.is_reported:
             return outcome
         new = Value.of_record(rotation.promoted.record)
         work = self._work = work.going_on(rotation.promoted, rotation.version)
@@ -356,9 +352,15 @@ class _Attempt:
         return work.finding or (work.administrator.finding if work.administrator is not None else None)
 
 
-def _promoted_before() -> Outcome:
+def _promoted_before(work: Work) -> Outcome:
+    """Return how the rotation itself ended in an earlier attempt."""
+    current = next((version.value for version in work.versions if version.state == "current"), None)
+    status, cause = current.partly if current is not None and current.partly else (Status.OK, None)
     return Outcome(
-        status=Status.OK, effect=Effect.APPLIED, message="the new value was promoted by an earlier attempt of this job"
+        status=Status(status),
+        cause=cause,
+        effect=Effect.APPLIED,
+        message="the new value was promoted by an earlier attempt of this job",
     )
 
 

@@ -79,8 +79,9 @@ class JobPort(Protocol):
         record_data: bytes,
         record_revision: int,
         report: wire.Report | None = None,
+        kept: bytes | None = None,
     ) -> wire.PromotionAnswer:
-        """Make the version current and write the record."""
+        """Make the version, or what was kept of it, current and write the record."""
         ...
 
     def recover(

@@ -8,21 +8,29 @@ from typing import Any, Final
 import structlog
 
 from pam_jobs.crypto import aes
-from pam_jobs.errors import Conflict, PamJobsError, VaultConflict, VaultUnavailable
+from pam_jobs.errors import Conflict, Effect, PamJobsError, VaultConflict, VaultUnavailable
 from pam_jobs.jobs import wire
+from workers.outcome import Outcome
 from workers.ports import VaultRecord
+from workers.restored import CAUSE
 from workers.router import MaybeDone
 from workers.values import Value
 from workers.work import Work
 
-__all__ = ["promote", "record_found"]
+__all__ = ["promote", "promoted", "record_found"]
 
 _log = structlog.get_logger(__name__)
 _TRIES: Final = 6
 
 
 def promote(
-    work: Work, seq: int, value: Value, evidence: Mapping[str, Any], report: wire.Report | None = None
+    work: Work,
+    seq: int,
+    value: Value,
+    evidence: Mapping[str, Any],
+    report: wire.Report | None = None,
+    *,
+    kept: bytes | None = None,
 ) -> VaultRecord:
     """Promote the version and write the record merged into its latest revision.
 
@@ -32,6 +40,7 @@ def promote(
         value: the version's value, proven to log in.
         evidence: codes only.
         report: ends the job in the same transaction; None when steps follow.
+        kept: where only a part of the version was set: what logs in, sealed; it becomes current in its place.
 
     Returns:
         The record as it is now.
@@ -43,9 +52,28 @@ def promote(
     """
 
     def say(sealed: bytes, revision: int) -> int:
-        return work.job.promote(seq, evidence, sealed, revision, report).revision
+        return work.job.promote(seq, evidence, sealed, revision, report, kept).revision
 
     return _written(work, value, say)
+
+
+def promoted(seq: int, *, is_blind: bool, in_grace: bool) -> Outcome:
+    """Return the outcome of a rotation whose new value is the current one.
+
+    Args:
+        seq: the version.
+        is_blind: no value that was known did log in before.
+        in_grace: the target accepts the old value as well.
+    """
+    told = "; no value that was known did, after a restore from an older backup" if is_blind else ""
+    told += "; the target accepts the old one as well, for as long as its rules say" if in_grace else ""
+    return Outcome(
+        status=wire.Status.OK,
+        effect=Effect.APPLIED,
+        cause=CAUSE if is_blind else wire.OLD_IN_GRACE if in_grace else None,
+        message=f"the new value logs in and is the current one{told}",
+        probe={"verdict": "accepted", "version_seq": seq},
+    )
 
 
 def record_found(work: Work, ciphertext: bytes, value: Value, evidence: Mapping[str, Any]) -> Work:

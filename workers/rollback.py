@@ -85,8 +85,11 @@ class Rollback:
     @classmethod
     def declared(cls, work: Work, flags: RollbackFlags, timings: Timings) -> Rollback | None:
         """Return the roll-back that an earlier attempt of the job declared, if any."""
-        row = next((row for row in work.claim.steps if row.kind == _KIND), None)
-        return cls(row, flags, timings) if row else None
+        found = [cls(row, flags, timings) for row in work.claim.steps if row.kind == _KIND]
+        # One is declared for each version that was about to become current; that which did counts.
+        states = {version.seq: version for version in work.versions}
+        live = [one for one in found if one.seq in states and states[one.seq].state in {"current", "previous"}]
+        return next(iter(live or found), None)
 
     @property
     def has_begun(self) -> bool:

@@ -23,14 +23,14 @@ from pam_jobs.errors import (
     Effect,
     EffectUnknown,
     EpochConflict,
-    Forbidden,
     LeaseLost,
+    PartlyApplied,
     PolicyRefused,
     StateError,
-    Unsupported,
 )
 from pam_jobs.jobs import wire
-from pam_jobs.jobs.wire import LOCKOUT_BUDGET, OLD_IN_GRACE, Report, Status
+from pam_jobs.jobs.wire import LOCKOUT_BUDGET, Report, Status
+from workers import partly
 from workers.chain import through
 from workers.lease import Cancelled
 from workers.lockout import LockoutBudget
@@ -38,15 +38,16 @@ from workers.logins import Logins
 from workers.outcome import Outcome
 from workers.parts import Parts, new_value, parts_of
 from workers.ports import VaultRecord
-from workers.promotion import promote
+from workers.preflight import checked_preflight
+from workers.promotion import promote, promoted
 from workers.recovery import Action, Decision, decide
-from workers.restored import CAUSE, Proven
+from workers.restored import Proven
 from workers.router import MaybeDone, RouterUnavailable
 from workers.timings import Timings
 from workers.values import Value
 from workers.work import Version, Work
 
-__all__ = ["Rotation", "checked_preflight"]
+__all__ = ["Rotation"]
 
 _log = structlog.get_logger(__name__)
 _MOST_VALUES: Final = 3  # new values tried against a target's password policy
@@ -88,6 +89,7 @@ class Rotation:
         self._logins = Logins(work)
         self._version: Version | None = work.unresolved
         self._given = self._version.value if self._version and self._version.value.undoes is not None else value
+        self._kept: partly.Kept | None = None
         self._own = proven.own if proven else None  # what logs in, where that was learned
         self._is_blind = proven is not None and proven.own is None  # nothing known logs in; the admin sets a value
         self._evidence: dict[str, object] = dict(proven.evidence) if proven else {}
@@ -244,6 +246,9 @@ class Rotation:
         lost: EffectUnknown | None = None
         try:
             self._change(session, parts, limits)
+        except PartlyApplied as error:
+            self._after_part(session, error)
+            return True
         except EffectUnknown as error:
             _log.warning("effect_unknown", cause=error.code)
             lost = error
@@ -261,6 +266,29 @@ class Rotation:
         if is_last and lost is not None:
             raise lost
         return False
+
+    def _after_part(self, session: Session, error: PartlyApplied) -> None:
+        """Return once a value with the part that was set is proven to log in, and is to be kept.
+
+        Raises:
+            PartlyApplied: no login proves what is live; the next attempt sets the same value again.
+        """
+        work, version = self._work, self._staged()
+        _log.warning("applied_in_part", changed=error.changed)
+        refusal = None
+        if partly.is_to_be_undone(work, error):
+            refusal = partly.set_back(work, session, error, self._fence)
+            if refusal is None:
+                if not self.give_up(f"{error.failed}_failed"):
+                    raise error
+                raise _Ended(partly.rolled_back(work, error))
+        kept = partly.kept(work, version.seq, version.value, error, refusal)
+        if self._login(kept.whole, session).state is not VerdictState.ACCEPTED:
+            raise error
+        self._kept = kept
+        self._evidence["failed"] = error.failed
+        sealed = kept.whole.seal(work.user.key)
+        self._version = replace(version, seq=version.seq + 1, value=kept.whole, ciphertext=sealed)
 
     def _change(self, session: Session, parts: Parts | None, limits: Preflight) -> None:
         """Send the change; a value that the target's policy refuses is given up and replaced, a few times."""
@@ -341,26 +369,22 @@ class Rotation:
         return True
 
     def _promote(self) -> Outcome:
-        work, version = self._work, self._staged()
+        work, version, kept = self._work, self._staged(), self._kept
         self._check_old(version)
         in_grace = self._evidence["old"] == VerdictState.ACCEPTED
-        outcome = Outcome(
-            status=Status.OK,
-            effect=Effect.APPLIED,
-            cause=CAUSE if self._is_blind else OLD_IN_GRACE if in_grace else None,
-            message="the new value logs in and is the current one"
-            + ("; no value that was known did, after a restore from an older backup" if self._is_blind else "")
-            + ("; the target accepts the old one as well, for as long as its rules say" if in_grace else ""),
-            probe={"verdict": "accepted", "version_seq": version.seq},
-            extra={"old": self._evidence["old"]},
-        )
+        outcome = kept.outcome if kept else promoted(version.seq, is_blind=self._is_blind, in_grace=in_grace)
+        outcome = replace(outcome, extra={"old": self._evidence["old"]})
         last_report = self._before_promotion(version)
         evidence = {**self._evidence, "login": "accepted"}
         work.reach("before:promote")
         report = last_report(outcome) if last_report else None
         with self._timings.of("promote"):
-            self.promoted = promote(work, version.seq, version.value, evidence, report)
+            seq, value = (kept.seq, kept.changed) if kept else (version.seq, version.value)
+            sealed = version.ciphertext if kept else None
+            self.promoted = promote(work, seq, value, evidence, report, kept=sealed)
         work.reach("after:promote")
+        if kept:
+            work.note(replace(version, seq=kept.seq), "abandoned")
         work.note(version, "current")
         self.value = version.value
         return outcome if report is None else replace(outcome, is_reported=True)
@@ -372,21 +396,3 @@ class Rotation:
         is_wanted = work.switch("check_old") and self._logins.left > 1 and not work.current.is_empty
         if is_wanted and not work.current.covers(version.value):
             self._evidence["old"] = self._login(work.current).state.value
-
-
-def checked_preflight(session: Session, work: Work) -> Preflight:
-    """Return what the target tells before a change.
-
-    Raises:
-        Forbidden: the rotator may not change the account.
-        Unsupported: there is no such account.
-        TargetError: anything else the target said.
-    """
-    found = session.preflight(work.account)
-    if found.account_exists is False:
-        raise Unsupported(
-            "the account does not exist on the target", remedy="correct the record's login, or create the account"
-        )
-    if not found.may_change:
-        raise Forbidden("the admin may not change this account", remedy="give the admin the right to, or name another")
-    return found

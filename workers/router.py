@@ -281,8 +281,9 @@ class JobLink:
         record_data: bytes,
         record_revision: int,
         report: wire.Report | None = None,
+        kept: bytes | None = None,
     ) -> wire.PromotionAnswer:
-        """Make the version current and write the record.
+        """Make the version, or what was kept of it, current and write the record.
 
         Raises:
             MaybeDone: it may be done already; the record tells.
@@ -295,6 +296,7 @@ class JobLink:
             record_data=record_data,
             record_revision=record_revision,
             report=report,
+            kept=kept,
         )
         return self._client.call(self._path("promote"), body, wire.PromotionAnswer)
 

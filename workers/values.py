@@ -24,6 +24,7 @@ class Value:
     private_key: SecretValue | None = None  # PEM
     public_key: str | None = None  # "type base64"
     undoes: int | None = field(default=None, compare=False)  # the version that a roll-back sets it in place of
+    partly: tuple[str, str] | None = field(default=None, compare=False)  # status and cause, where a part was refused
 
     @classmethod
     def of_record(cls, record: Record) -> Value:
@@ -47,6 +48,7 @@ class Value:
                 private_key=_secret(data.get("private_key")),
                 public_key=data.get("public_key"),
                 undoes=data.get("undoes"),
+                partly=tuple(data["partly"]) if data.get("partly") else None,
             )
         except (InvalidInput, ValueError, AttributeError):
             # Without the cause: it would carry the plain text.
@@ -65,6 +67,8 @@ class Value:
             data["public_key"] = self.public_key
         if self.undoes is not None:
             data["undoes"] = self.undoes
+        if self.partly is not None:
+            data["partly"] = list(self.partly)
         return aes.encrypt(json.dumps(data).encode(), record_key)
 
     @property

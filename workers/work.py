@@ -10,6 +10,7 @@ from pam_jobs.crypto import aes
 from pam_jobs.errors import InvalidInput, NotFound, StateError
 from pam_jobs.jobs import wire
 from pam_jobs.records.complexity import Complexity
+from pam_jobs.records.rollback import RollbackFlags
 from workers.administrator import Administrator
 from workers.chain import target_of
 from workers.lease import Lease
@@ -94,6 +95,16 @@ class Work:
         """The connectors for the target, in order."""
         target = self.target
         return self.ports.chain_for(target.protocol, target.options.get("operatingSystem"))
+
+    @property
+    def rollback_flags(self) -> RollbackFlags:
+        """What is to be done about a rotation that failed halfway.
+
+        Raises:
+            InvalidInput: a field says neither yes nor no.
+        """
+        resource = self.resource.record if self.resource else None
+        return RollbackFlags.of(self.user.record, resource, self.configuration.record)
 
     @property
     def is_self(self) -> bool:

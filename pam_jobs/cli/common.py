@@ -62,7 +62,7 @@ _UID_CHARACTERS = 22
 _GOOD = {"ONLINE", "ok", "succeeded", "running", "current", "accepted", "enabled", "yes", "healthy"}
 _BAD = {"OFFLINE", "failed", "refused", "dead", "abandoned", "rollback_refused", "out_of_sync"}
 _WARN = {"unknown", "waiting_human", "rolled_back", "cancelled", "applying", "staged", "disabled", "skipped"}
-_WARN |= {"unreachable", "locked", "unchecked"}
+_WARN |= {"partial", "unreachable", "locked", "unchecked"}
 
 
 def group(text: str, *, short: Mapping[str, str] | None = None, alone: str | None = None) -> typer.Typer:

@@ -165,13 +165,16 @@ def _check_not_cancelled(job: Job) -> None:
 def _make_current(session: Session, clock: Clock, actor: Actor, job: Job, promotion: wire.Promotion) -> int:
     """Move the ledger, write the record and the settings, and return the record's new revision."""
     evidence = {**promotion.evidence, "gateway": job.gateway_uid, "job": job.uid, "at": clock.now().isoformat()}
-    ledger.promote(session, clock, record_of(job), promotion.seq, epoch=promotion.epoch, evidence=evidence)
+    told, epoch, kept = promotion.seq, promotion.epoch, promotion.kept
+    seq = ledger.promote(session, clock, record_of(job), told, epoch=epoch, evidence=evidence, kept=kept).seq
+    if kept is not None:
+        job_event(session, clock, actor, "credential_abandoned", job, version_seq=told, epoch=epoch, cause="in_part")
     revision = write_record(
-        session, clock, actor, job, promotion.seq, promotion.record_data, promotion.record_revision, is_rotation=True
+        session, clock, actor, job, seq, promotion.record_data, promotion.record_revision, is_rotation=True
     )
-    job_event(session, clock, actor, "credential_promoted", job, version_seq=promotion.seq, epoch=promotion.epoch)
+    job_event(session, clock, actor, "credential_promoted", job, version_seq=seq, epoch=epoch)
     if promotion.evidence.get("old") == ledger.ACCEPTED:
-        job_event(session, clock, actor, "credential_old_in_grace", job, version_seq=promotion.seq)
+        job_event(session, clock, actor, "credential_old_in_grace", job, version_seq=seq)
     return revision
 
 

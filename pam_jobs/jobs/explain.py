@@ -147,6 +147,8 @@ def _unknown(clock: Clock, policy: JobPolicy, job: Job) -> Iterator[str]:
 def _failed(job: Job) -> Iterator[str]:
     if job.status == "ok":
         yield f"the credential was changed and proven, but its scripts did not all succeed{_because(job)}"
+    elif job.status == "partial":
+        yield f"one of password and key was changed and proven, the other was refused{_because(job)}"
     elif job.status == "rolled_back":
         yield f"a step after the change did not succeed{_because(job)}: the former credential was set back and logs in"
     elif job.status == "rollback_refused":

@@ -188,7 +188,7 @@ def _state_for(session: Session, policy: JobPolicy, job: Job, ended: Report) -> 
                 found = JobState.SUCCEEDED, ended.cause
             else:
                 found = JobState.FAILED, ended.cause or f"scripts_{ended.post_rotation_status}"
-        case Status.ROLLED_BACK | Status.ROLLBACK_REFUSED:
+        case Status.PARTIAL | Status.ROLLED_BACK | Status.ROLLBACK_REFUSED:
             found = JobState.FAILED, ended.cause
         case Status.FAILED:
             is_open = _is_still_open(session, job, ended)

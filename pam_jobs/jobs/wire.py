@@ -77,6 +77,7 @@ class Status(StrEnum):
     WAITING_HUMAN = "waiting_human"  # out of sync or locked: an operator decides
     SKIPPED = "skipped"  # NOOP: only scripts were to run
     CANCELLED = "cancelled"
+    PARTIAL = "partial"  # of password and key one was changed and is current, the other was refused
     ROLLED_BACK = "rolled_back"  # a later step failed, the former credential was set back and logs in
     ROLLBACK_REFUSED = "rollback_refused"  # a later step failed, and the target did not take the former one back
 
@@ -269,6 +270,9 @@ class Promotion(Fenced):
     record_data: Blob  # the whole record, merged into the latest revision, by the record key
     record_revision: int  # the revision it was merged into
     report: Report | None = None  # ends the job in the same transaction when no step follows
+    kept: Annotated[Blob, Field(max_length=200_000)] | None = Field(
+        None, description="what logs in, where the target took only a part of the version: current in its place"
+    )
 
 
 class PromotionAnswer(_Wire):

@@ -160,9 +160,19 @@ def begin_applying(session: Session, clock: Clock, record_uid: str, seq: int, ep
 
 
 def promote(
-    session: Session, clock: Clock, record_uid: str, seq: int, *, epoch: int, evidence: Mapping[str, Any]
+    session: Session,
+    clock: Clock,
+    record_uid: str,
+    seq: int,
+    *,
+    epoch: int,
+    evidence: Mapping[str, Any],
+    kept: bytes | None = None,
 ) -> CredentialVersion:
     """Make the row ``current``; what was current becomes ``previous``, and all but the newest three of those ``retired``.
+
+    Where the target took only a part of the row's value, what logs in now becomes current as a row of its own, and the
+    row itself is given up: until the commit the part is kept in the one row, and from then on in the other.
 
     Args:
         session: the caller's transaction, which also writes the record's data.
@@ -172,6 +182,10 @@ def promote(
         epoch: of the attempt; 0 for KSM clients.
         evidence: codes and times only. A credential needs ``{"login": "accepted"}``: nothing becomes current that
             was not seen to log in.
+        kept: what logs in, by the record key, where the target took only a part.
+
+    Returns:
+        The current row.
 
     Raises:
         EpochConflict: a newer attempt has written to the row.
@@ -186,8 +200,25 @@ def promote(
         )
     _check(row, VersionState.CURRENT)
     _retire_current(session, clock, record_uid)
-    _move(session, row, VersionState.CURRENT, epoch=epoch, decided_at=clock.now(), evidence=dict(evidence))
-    return row
+    decided = {"epoch": epoch, "decided_at": clock.now()}
+    if kept is None:
+        _move(session, row, VersionState.CURRENT, **decided, evidence=dict(evidence))
+        return row
+    _move(session, row, VersionState.ABANDONED, **decided, evidence={"reason": "in_part", "kept_as": seq + 1})
+    return _add(
+        session,
+        record_uid=record_uid,
+        seq=seq + 1,  # nothing was added meanwhile: the open row stood in the way
+        kind=VersionKind.CREDENTIAL,
+        ciphertext=kept,
+        state=VersionState.CURRENT,
+        base_revision=None,
+        job_uid=row.job_uid,
+        staged_by=row.staged_by,
+        staged_at=row.staged_at,
+        **decided,
+        evidence=dict(evidence),
+    )
 
 
 def abandon(

@@ -118,6 +118,38 @@ def test_a_roll_back_that_the_machine_refuses_is_told_and_the_new_password_stays
     assert machine.site.password(uid) == new
 
 
+def test_a_key_that_the_machine_does_not_take_undoes_the_password_or_leaves_it(machine: Machine) -> None:
+    pair = generate_key("ssh-ed25519")
+    login, uid = machine.add_account(key=pair.private_pem.reveal())
+    folder = f"/home/{login}/.ssh"
+    machine.server.run(["install", "-d", "-m", "755", folder])  # root's: the account may read it and nothing else
+    machine.server.run(["tee", f"{folder}/authorized_keys"], f"{pair.public} first\n".encode())
+    engine = machine.site.engine()
+    job = machine.site.run("rotate", uid, engine)
+    assert (job["state"], job["status"], job["cause"]) == ("failed", "rolled_back", "private_key_failed"), job
+    assert machine.logs_in(login, "First-Secret-1")
+    assert machine.site.password(uid) == "First-Secret-1"
+    assert machine.site.run("verify", uid, engine)["state"] == "succeeded"
+
+    label = "Rollback On Private Key Fail"
+    machine.site.vault.records.update(
+        machine.resource, lambda record: record.set_field("text", "FALSE", label, custom=True)
+    )
+    job = machine.site.run("rotate", uid, engine)
+    assert (job["state"], job["status"], job["effect"]) == ("failed", "partial", "applied"), job
+    new = machine.site.password(uid)
+    assert new != "First-Secret-1"
+    assert machine.logs_in(login, new)
+    assert machine.site.record(uid).private_key == pair.private_pem
+    proof = machine.site.vault.jobs.proof(uid)
+    assert (proof["proven"], proof["current"]["seq"], proof["unresolved"]) == (True, 4, [])
+    assert machine.site.run("verify", uid, engine)["state"] == "succeeded"
+
+    machine.server.run(["chown", "-R", f"{login}:", folder])
+    assert machine.site.run("rotate", uid, engine)["state"] == "succeeded"
+    assert machine.site.record(uid).private_key != pair.private_pem
+
+
 def test_scripts_run_in_their_place_and_order(machine: Machine, tmp_path: Path) -> None:
     login, uid = machine.add_account()
     log = tmp_path / "order"

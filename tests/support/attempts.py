@@ -97,10 +97,13 @@ class Attempt:
         with self.database.transaction() as session:
             lease.renew(session, self.clock, self.policy, self.holder)
 
-    def promote(self, seq: int = 1, *, revision: int = 1, report: wire.Report | None = None, **evidence: Any) -> Any:
+    def promote(
+        self, seq: int = 1, *, revision: int = 1, report: wire.Report | None = None, kept: bytes | None = None,
+        **evidence: Any,
+    ) -> Any:  # fmt: skip
         promotion = wire.Promotion(
             epoch=self.claim.epoch, instance=self.instance, seq=seq, record_data=b"merged", record_revision=revision,
-            evidence=evidence or {"login": "accepted", "old": "refused"}, report=report,
+            evidence=evidence or {"login": "accepted", "old": "refused"}, report=report, kept=kept,
         )  # fmt: skip
         with self.database.transaction() as session:
             return candidates.promote(session, self.clock, self.policy, self._actor(), self.holder, promotion)

@@ -214,6 +214,10 @@ class MemoryRouter:
         for other in self.ledger[uid]:
             if other.state == "current":
                 other.state = "previous"
+        if said.kept is not None:
+            row.state, row.evidence = "abandoned", {"reason": "in_part"}
+            row = Row(seq=row.seq + 1, state="current", ciphertext=said.kept, epoch=said.epoch)
+            self.ledger[uid].append(row)
         row.state, row.evidence = "current", dict(said.evidence)
         self.records[uid] = (said.record_data, revision + 1, key)
         if said.report is not None:
@@ -297,7 +301,13 @@ class MemoryRouter:
         job.result, job.counts = said.content, said.counts
 
     def _end(self, job: MemoryJob, report: wire.Report) -> None:
-        ends = {"ok": "succeeded", "skipped": "succeeded", "rolled_back": "failed", "rollback_refused": "failed"}
+        ends = {
+            "ok": "succeeded",
+            "skipped": "succeeded",
+            "rolled_back": "failed",
+            "partial": "failed",
+            "rollback_refused": "failed",
+        }
         job.report = report.model_dump()
         job.state = ends.get(report.status.value, report.status.value)
 

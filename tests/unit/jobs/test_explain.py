@@ -89,6 +89,7 @@ def test_an_unknown_outcome_says_when_it_is_tried_again(fleet: Fleet, record: st
         (Status.OK, PostStatus.NONE, "with success"),
         (Status.FAILED, PostStatus.NOT_RUN, "nothing was changed on the target"),
         (Status.OK, PostStatus.FAILED, "scripts did not all succeed"),
+        (Status.PARTIAL, PostStatus.OK, "one of password and key was changed"),
         (Status.ROLLED_BACK, PostStatus.FAILED, "was set back and logs in"),
         (Status.ROLLBACK_REFUSED, PostStatus.FAILED, "the target refused the former credential"),
         (Status.WAITING_HUMAN, PostStatus.NOT_RUN, "an operator must decide"),

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from pam_jobs.db.tables import Job, JobKind, JobState, VersionState
+from pam_jobs.db.tables import Job, JobKind, JobState, RotationSettings, VersionState
 from pam_jobs.errors import (
     AccessDenied,
     Conflict,
@@ -322,6 +322,29 @@ def test_a_refused_value_is_abandoned_and_another_one_may_be_staged(fleet: Fleet
     assert event.fields["cause"] == "policy_refused"
 
 
+def test_what_was_kept_of_a_version_becomes_current_in_its_place(fleet: Fleet, record: str):
+    attempt = begin(fleet, ask(fleet, record).uid)
+    attempt.stage()
+    with pytest.raises(StateError, match="staged"):
+        attempt.promote(kept=b"what logs in, sealed by the record's key")
+    attempt.intend()
+    with pytest.raises(InvalidInput, match="logs in"):
+        attempt.promote(kept=b"what logs in, sealed by the record's key", login="partial")
+    attempt.promote(kept=b"what logs in, sealed by the record's key")
+    given_up, current = version(fleet, record, 1), version(fleet, record, 2)
+    assert (given_up.state, given_up.ciphertext) == (VersionState.ABANDONED, SECRET)
+    assert given_up.evidence == {"reason": "in_part", "kept_as": 2}
+    assert (current.state, current.ciphertext) == (VersionState.CURRENT, b"what logs in, sealed by the record's key")
+    assert (current.job_uid, current.epoch, current.evidence["login"]) == (attempt.claim.job_uid, 1, "accepted")
+    [abandoned], [promoted] = fleet.events("credential_abandoned"), fleet.events("credential_promoted")
+    assert (abandoned.fields["version_seq"], abandoned.fields["cause"]) == (1, "in_part")
+    assert promoted.fields["version_seq"] == 2
+    with fleet.database.transaction(read_only=True) as session:
+        settings = session.get_one(RotationSettings, record)
+        assert settings.last_probe is not None
+        assert settings.last_probe["version_seq"] == 2
+
+
 def test_a_released_job_is_queued_again_at_once(fleet: Fleet, record: str):
     job = ask(fleet, record)
     assert begin(fleet, job.uid).release() == JobState.QUEUED
@@ -330,8 +353,6 @@ def test_a_released_job_is_queued_again_at_once(fleet: Fleet, record: str):
 
 
 def test_a_verification_remembers_the_probe(fleet: Fleet, record: str):
-    from pam_jobs.db.tables import RotationSettings
-
     with fleet.database.transaction() as session:
         ledger.operator_current(session, fleet.clock, record, b"sealed", fleet.user_uid)
     job = ask(fleet, record, JobKind.VERIFY)

@@ -1,13 +1,14 @@
 """The administrator's login on a target: its values in order of likelihood, each tried once.
 
 What the record holds comes first. When the target refuses it, the record is read anew, for the administrator itself may
-have been rotated meanwhile, and then the ledger's kept values follow. When none logs in, the job says so and the router
+have been rotated meanwhile; then what the gateway's journal knows and the ledger has lost (a restored backup), and the
+ledger's kept values. When none logs in, the job says so and the router
 sets the target aside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -17,6 +18,7 @@ from connectors.base import Connector, Credential, Deadline, Session, Target
 from pam_jobs.errors import AdminRefused, AuthRejected, InvalidInput, Locked, VaultError
 from pam_jobs.jobs import wire
 from workers.doors import Administrators, Door
+from workers.journal_lines import CURRENT, Kept
 from workers.lockout import Budget, LockoutBudget
 from workers.ports import JobPort, VaultPort, VaultRecord
 from workers.values import Value
@@ -39,6 +41,7 @@ class Administrator:
         doors: Administrators,
         budget: Budget,
         claimed_at: float,
+        journal: Callable[[], Sequence[Kept]] = tuple,
     ) -> None:
         """Prepare; nothing is sent yet.
 
@@ -49,6 +52,7 @@ class Administrator:
             doors: what this process knows already.
             budget: the administrator's own.
             claimed_at: when the job was claimed, on the doors' clock; what was refused since is not tried again.
+            journal: returns the administrator's values that this gateway set; a restored ledger may lack the newest.
         """
         self._record = record
         self._job = job
@@ -56,6 +60,7 @@ class Administrator:
         self._doors = doors
         self._budget = budget
         self._claimed_at = claimed_at
+        self._journal = journal
         self._live: tuple[Value, int | None] | None = None
         self._refused: list[Value] = []
         self._kept: list[tuple[int, Value]] | None = None
@@ -116,7 +121,20 @@ class Administrator:
         if latest is not None:
             self._record = latest
             yield Value.of_record(latest.record), None
+        yield from ((value, None) for value in self._journal_values())
         yield from ((value, seq) for seq, value in self._kept_values())
+
+    def _journal_values(self) -> Iterator[Value]:
+        """Yield what this gateway gave the administrator, up to the value proven last, and the ledger does not know."""
+        known = [value for _, value in self._kept_values()]
+        for each in self._journal():
+            with suppress(VaultError):
+                value = Value.open(each.ciphertext, self._record.key)
+                if not any(other.covers(value) for other in known):
+                    _log.warning("admin_of_journal_tried", admin=self._record.uid)
+                    yield value
+            if each.state == CURRENT:
+                break
 
     def _kept_values(self) -> list[tuple[int, Value]]:
         """Return the ledger's values: one that an attempt left undecided first, then the newest."""

@@ -99,7 +99,9 @@ def record_found(work: Work, ciphertext: bytes, value: Value, evidence: Mapping[
         answers.append(work.job.recover(ciphertext, evidence, sealed, revision))
         return answers[-1].revision
 
+    work.reach("before:recover")
     user = _written(work, value, say)
+    work.reach("after:recover")
     if not answers:
         raise VaultUnavailable("it is not known how the ledger stands now")
     _log.info("value_recovered", seq=answers[-1].seq, source=evidence.get("source"))

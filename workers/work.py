@@ -284,6 +284,7 @@ def load_work(claim: wire.Claim, job: JobPort, lease: Lease, ports: Ports, deadl
             doors=ports.administrators,
             budget=Budget(job, "admin", claim.admin_refusals_left, lambda: work.lockout),
             claimed_at=lease.claimed_at,
+            journal=lambda: ports.journal.of(claim.admin_uid or ""),
         )
     return work
 

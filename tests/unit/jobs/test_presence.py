@@ -138,3 +138,12 @@ def test_jobs_that_wait_are_published_when_the_gateway_comes(fleet: Fleet):
 def test_details_are_bounded(fleet: Fleet):
     with pytest.raises(InvalidInput):
         hello(fleet, "i1", text="x" * 20_000)
+
+
+def test_a_journal_that_cannot_be_written_is_told_once_and_once_more_when_it_can(fleet: Fleet):
+    hello(fleet, journal=None)
+    for trouble in ("No space left on device", "No space left on device", None, None):
+        hello(fleet, journal=trouble)
+    (failed,) = fleet.events("pam_gateway_journal_failed")
+    assert (failed.fields["result_code"], failed.fields["instance"]) == ("No space left on device", "i1")
+    assert len(fleet.events("pam_gateway_journal_restored")) == 1

@@ -108,6 +108,53 @@ def test_an_administrator_is_recovered_too(world: GatewayWorld) -> None:
     assert run(world).state == "succeeded"
 
 
+def test_an_administrator_that_only_the_journal_knows_still_changes_others(world: GatewayWorld) -> None:
+    world.give_current(world.admin, Value(password=SecretValue("Admin-Secret-1")))
+    backup = Backup(world)
+    twice_rotated(world, world.admin)
+    backup.restore()
+    assert run(world).state == "succeeded"
+    assert world.router.admin_refusals_left == 2
+
+
+BOUNDARIES = [
+    "after:claim", "before:probe", "after:probe", "before:recover", "after:recover", "before:stage", "after:stage",
+    "before:intend", "after:intend", "after:change", "before:promote", "after:promote",
+]  # fmt: skip
+
+
+class Killed(BaseException):
+    """What a test throws in place of SIGKILL: nothing of ours catches it."""
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_an_attempt_after_a_restore_cut_off_anywhere_is_resumed(boundary: str, tmp_path: Path) -> None:
+    world = GatewayWorld(journal=Journal(tmp_path))
+    backup = Backup(world)
+    twice_rotated(world)
+    live = world.password()
+    backup.restore()
+
+    def kill() -> None:
+        raise Killed
+
+    world.at[boundary] = kill
+    job = world.job()
+    with pytest.raises(Killed):
+        world.run(job)
+    kept = [Value.open(each.ciphertext, world.key(world.user)).password for each in Journal(tmp_path).of(world.user)]
+    assert world.in_vault() or live in [each.reveal() for each in kept if each is not None]
+    if job.report is None:
+        job.state = "queued"  # as the reconciler does when the lease has ended
+        world.journal.__init__(tmp_path)
+        world.run(job)
+    assert job.state == "succeeded"
+    assert world.in_vault()
+    own = world.record(world.user).password
+    assert own is not None
+    assert own.reveal() == world.password() != live
+
+
 def test_a_backup_of_the_middle_of_a_rotation_is_settled_by_the_journal(world: GatewayWorld) -> None:
     backups: list[Backup] = []
     world.at["after:intend"] = lambda: backups.append(Backup(world))

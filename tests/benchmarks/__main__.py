@@ -15,12 +15,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from psycopg import sql
 from rich.console import Console
 from rich.table import Table
 
 from deploy.lab import postgres
 from tests.benchmarks.bare import BareTarget, Figures, fresh_verified, kept, run_parallel
+from tests.benchmarks.roles import make_roles
 from tests.benchmarks.site import Site, memory_of
 
 _REFERENCE = "bare: connect, ALTER, log in; 8 threads"
@@ -47,27 +47,18 @@ def main() -> int:
     return 0
 
 
-def _roles(target: BareTarget, prefix: str, count: int) -> dict[str, str]:
-    roles = {f"{prefix}{number:03}": secrets.token_urlsafe(12) for number in range(count)}
-    with target.connect() as connection:
-        for role, password in roles.items():
-            connection.execute(
-                sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), sql.Literal(password))
-            )
-    return roles
-
-
 def _run(console: Console, folder: Path, target: BareTarget, rounds: int, count: int) -> None:
-    bare = list(_roles(target, "bare", count))
-    console.print("bringing up two systems, with 1 and 8 jobs at a time …")
-    one = Site.start(folder / "one", 1, target, _roles(target, "one", count))
-    eight = Site.start(folder / "eight", 8, target, _roles(target, "eight", count))
+    bare = list(make_roles(target, "bare", count))
+    console.print("bringing up three systems, with 1, 8 and 32 jobs at a time …")
+    one = Site.start(folder / "one", 1, [target], make_roles(target, "one", count))
+    eight = Site.start(folder / "eight", 8, [target], make_roles(target, "eight", count))
+    many = Site.start(folder / "many", 32, [target], make_roles(target, "many", count))
     try:
         memory = memory_of(eight)
         steps: list[dict[str, float]] = []
 
         def system(site: Site) -> Figures:
-            figures, mean = site.rotate_all()
+            figures, mean = site.rotate(site.records)
             if site is eight:
                 steps.append(mean)
             return figures
@@ -81,12 +72,13 @@ def _run(console: Console, folder: Path, target: BareTarget, rounds: int, count:
             _REFERENCE: lambda: run_parallel("", 8, bare, fresh_verified(target)),
             "pam-jobs, 1 at a time": lambda: system(one),
             "pam-jobs, 8 at a time": lambda: system(eight),
+            "pam-jobs, 32 at a time": lambda: system(many),
         }
         results = _rounds(console, contenders, rounds)
         latency = [eight.on_demand(eight.records[number % count]) for number in range(20)]
     finally:
-        one.stop()
-        eight.stop()
+        for site in (one, eight, many):
+            site.stop()
     _report(console, results, steps, memory, latency, rounds, count)
 
 

@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pam_jobs.client.folders import Folder
 from pam_jobs.client.pam import RotationChange
 from pam_jobs.client.profile import Profile
 from pam_jobs.client.session import connect
@@ -32,13 +34,13 @@ class Site:
     records: list[str]
 
     @classmethod
-    def start(cls, folder: Path, concurrency: int, target: BareTarget, roles: dict[str, str]) -> Site:
+    def start(cls, folder: Path, concurrency: int, targets: Sequence[BareTarget], roles: dict[str, str]) -> Site:
         """Bring the system up and make a record for each role.
 
         Args:
             folder: becomes the data folder.
             concurrency: jobs at a time in the gateway.
-            target: the server.
+            targets: the servers; the roles go to them in turn.
             roles: names and present passwords.
         """
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PAM_")}
@@ -46,7 +48,7 @@ class Site:
         site = cls(folder=folder, concurrency=concurrency, records=[])
         site.pam("up", "--detach", environment=environment)
         with site.client() as client:
-            site.records = _prepare(client, target, roles)
+            site.records = _prepare(client, targets, roles)
         return site
 
     def pam(self, *words: str, environment: dict[str, str] | None = None) -> str:
@@ -68,14 +70,14 @@ class Site:
         router, session = connect(Profile.load(environment), environment=environment)
         return VaultClient(router, session)
 
-    def rotate_all(self) -> tuple[Figures, dict[str, float]]:
+    def rotate(self, records: Sequence[str]) -> tuple[Figures, dict[str, float]]:
         """Submit a job for every record at once; return the gateway's figures and where its time went.
 
         The clock starts when the first job is claimed and ends with the last promotion; a job's latency is from its
         claim to its end. Time in the queue is not counted, so that 1 and 8 at a time compare.
         """
         with self.client() as client:
-            jobs = [answer["job"]["uid"] for answer in client.jobs.submit_all("rotate", self.records)]
+            jobs = [answer["job"]["uid"] for answer in client.jobs.submit_all("rotate", records)]
             client.jobs.wait(jobs[-1], seconds=_SETTLE_SECONDS)  # one poller: watching each job would slow them down
             done = [client.jobs.wait(uid, seconds=_SETTLE_SECONDS) for uid in jobs]
         failed = [job["cause"] for job in done if job["status"] != "ok"]
@@ -86,6 +88,17 @@ class Site:
         latencies = [(_at(job, "finished_at") - _at(job, "started_at")).total_seconds() * 1000 for job in done]
         name = f"pam-jobs, {self.concurrency} at a time"
         return Figures(name=name, workers=self.concurrency, seconds=seconds, latencies_ms=latencies), _mean_steps(done)
+
+    def submit(self, records: Sequence[str]) -> None:
+        """Submit a job for every record, and wait for none."""
+        with self.client() as client:
+            client.jobs.submit_all("rotate", records)
+
+    def settle(self, records: Sequence[str]) -> None:
+        """Wait until nobody works on the records."""
+        with self.client() as client:
+            for uid in records:
+                client.jobs.wait(client.jobs.list(record_uid=uid, limit=1)[0]["uid"], seconds=_SETTLE_SECONDS)
 
     def on_demand(self, uid: str) -> float:
         """Return the milliseconds from the submission of one job to its known end, as an operator waits for it."""
@@ -110,10 +123,11 @@ def _mean_steps(jobs: list[dict[str, Any]]) -> dict[str, float]:
     return {name: sum(values) / len(jobs) for name, values in steps.items()}
 
 
-def _prepare(client: VaultClient, target: BareTarget, roles: dict[str, str]) -> list[str]:
+def _prepare(client: VaultClient, targets: Sequence[BareTarget], roles: dict[str, str]) -> list[str]:
     folder = client.folders.find(client.folders.add("Benchmark"))
     client.applications.share(client.applications.find("Embedded"), folder, can_edit=True)
-    network = [("networkId", "benchmark"), ("portMapping", f"{target.port}=postgresql")]
+    mapping = "\n".join(f"{target.port}=postgresql" for target in targets)
+    network = [("networkId", "benchmark"), ("portMapping", mapping)]
     configuration = client.pam.add_configuration(
         new_record("pamNetworkConfiguration", "Benchmark", network, complete=False),
         folder,
@@ -122,12 +136,25 @@ def _prepare(client: VaultClient, target: BareTarget, roles: dict[str, str]) -> 
         schedule=[],
         rotation_enabled=True,
     )
-    place = [("host", target.host), ("port", str(target.port)), ("databaseType", "postgresql")]
-    database = client.records.add(new_record("pamDatabase", "server", place), folder)
-    login = [("login", target.admin), ("password", target.password)]
+    login = [("login", targets[0].admin), ("password", targets[0].password)]
     admin = client.records.add(new_record("pamUser", "admin", login), folder)
+    changes = [_change(client, configuration, admin, target, folder) for target in targets]
+    users = {}
+    for number, (role, password) in enumerate(roles.items()):
+        user = new_record("pamUser", role, [("login", role), ("password", password)])
+        users[client.records.add(user, folder)] = changes[number % len(changes)]
+    for stored in client.records.list(folder):
+        if stored.uid in users:
+            client.pam.set_rotation(stored, users[stored.uid])
+    return list(users)
+
+
+def _change(client: VaultClient, configuration: str, admin: str, target: BareTarget, folder: Folder) -> RotationChange:
+    """Make the record of a server and return how its roles are rotated."""
+    place = [("host", target.host), ("port", str(target.port)), ("databaseType", "postgresql")]
+    database = client.records.add(new_record("pamDatabase", f"server {target.port}", place), folder)
     client.pam.link_resource(database, configuration, admin)
-    change = RotationChange(
+    return RotationChange(
         configuration_uid=configuration,
         resource_uid=database,
         admin_uid=None,
@@ -138,14 +165,6 @@ def _prepare(client: VaultClient, target: BareTarget, roles: dict[str, str]) -> 
         disabled=False,
         revision=None,
     )
-    users = []
-    for role, password in roles.items():
-        user = new_record("pamUser", role, [("login", role), ("password", password)])
-        users.append(client.records.add(user, folder))
-    for stored in client.records.list(folder):
-        if stored.uid in users:
-            client.pam.set_rotation(stored, change)
-    return users
 
 
 def memory_of(site: Site) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import threading
 import time
@@ -14,8 +15,11 @@ import psycopg
 import pytest
 from psycopg import sql
 from sqlalchemy import func, select
+from typer.testing import CliRunner, Result
 
 from deploy.lab import PostgresServer
+from pam_jobs.cli import action
+from pam_jobs.client.profile import Profile
 from pam_jobs.db.tables import LoginRefusal
 from pam_jobs.errors import PamJobsError
 from pam_jobs.records.record import Record
@@ -119,15 +123,36 @@ def test_a_target_whose_administrator_is_refused_is_left_alone_until_the_record_
     assert server.logs_in(login, second)
 
 
+def pam(site: GatewaySite, *arguments: str) -> Result:
+    """Run ``pam action`` as the site's operator."""
+    folder = site.folder_path / "operator"
+    session = site.vault.session
+    profile = Profile(folder=folder, router=site.router.url, ca=site.router.tls.ca, username=session.username)
+    profile.save()
+    session.save(profile)
+    result = CliRunner().invoke(action.app, list(arguments), env={"PAM_DATA_DIR": str(folder)})
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def set_aside(site: GatewaySite) -> list[dict[str, Any]]:
+    printed = pam(site, "resume-target", "--format", "json").stdout
+    listed = json.JSONDecoder().raw_decode(printed, printed.index("{"))[0]  # the router's log is in this process too
+    return list(listed["targets"])
+
+
 def test_an_operator_may_let_the_target_be_tried_again(server: Server) -> None:
     site, engine = server.site, server.site.engine()
     login, user = server.add_user()
     server.set_password(server.login, "Changed-By-Hand-1")
     site.run("rotate", user, engine)
-    shown = {row["record_uid"]: row["set_aside"] for row in site.vault.pam.resources()}
-    assert shown[server.resource]["admin_uid"] == server.admin
+    assert [(row["record_uid"], row["set_aside"]["admin_uid"]) for row in set_aside(site)] == [
+        (server.resource, server.admin)
+    ]
+    assert server.resource in pam(site, "resume-target").stdout
     server.set_password(server.login, FIRST)
-    site.vault.pam.resume_resource(server.resource)
+    pam(site, "resume-target", "--resource-uid", server.resource)
+    assert set_aside(site) == []
     assert site.run("rotate", user, engine)["state"] == "succeeded"
     assert server.logs_in(login, user)
     with pytest.raises(PamJobsError, match="not set aside"):

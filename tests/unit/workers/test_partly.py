@@ -131,6 +131,18 @@ def test_what_no_login_proves_is_kept_until_one_does(world: GatewayWorld) -> Non
     assert check_record_logs_in(world) == (False, False)
 
 
+def test_a_part_that_no_login_proves_does_not_become_current(world: GatewayWorld) -> None:
+    keep(world)
+    world.at["after:intend"] = lambda: setattr(world.target, "throttle_probes", 99)
+    job = world.run()
+    assert (job.state, codes(job)[2]) == ("unknown", "partly_applied")
+    assert world.states() == ["current", "applying"]
+    world.target.throttle_probes = 0
+    world.run(job)
+    assert codes(job)[0] == "partial"
+    check_record_logs_in(world)
+
+
 BOUNDARIES = ["before:undo", "after:undo", "before:promote", "after:promote", "before:step:1", "before:report"]
 
 

@@ -44,6 +44,10 @@ FolderOption = Annotated[
 ]
 WaitOption = Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end; exit code 0 only if it is ok.")]
 TimeoutOption = Annotated[float | None, typer.Option("--timeout", min=1, help="Seconds to wait at most.")]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="UID of the job.")]
+JobGatewayOption = Annotated[
+    str | None, typer.Option("--gateway", "-g", help="UID or name; another gateway's job is refused.")
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Do not ask before a folder.")]
 
 
@@ -262,11 +266,10 @@ def _print_many(results: list[dict[str, Any]]) -> None:
 
 
 @app.command("job-info")
-def job_info(
-    job: Annotated[str, typer.Argument(metavar="JOB", help="UID of the job.")], style: FormatOption = Format.TABLE
-) -> None:
+def job_info(job: JobArgument, gateway: JobGatewayOption = None, style: FormatOption = Format.TABLE) -> None:
     """Show a job, its scripts and their output."""
     with vault() as client:
+        _check_gateway(client, job, gateway)
         shown = client.jobs.opened(client.jobs.get(job))
         title = None
         if shown.get("record_uid"):
@@ -275,13 +278,22 @@ def job_info(
 
 
 @app.command("job-cancel")
-def job_cancel(
-    job: Annotated[str, typer.Argument(metavar="JOB", help="UID of the job.")], style: FormatOption = Format.TABLE
-) -> None:
+def job_cancel(job: JobArgument, gateway: JobGatewayOption = None, style: FormatOption = Format.TABLE) -> None:
     """Cancel a job that has not begun to change its target."""
     with vault() as client:
+        _check_gateway(client, job, gateway)
         answer = client.jobs.cancel(job)
     emit(style, answer, lambda: note(f"the job is {answer['state']}"))
+
+
+def _check_gateway(client: VaultClient, job: str, gateway: str | None) -> None:
+    if gateway is None:
+        return
+    wanted, found = client.pam.find_gateway(gateway), client.jobs.get(job)["gateway_uid"]
+    if wanted["uid"] != found:
+        raise InvalidInput(
+            f"job {job} belongs to the gateway {found}, not to {wanted['name']}", remedy="leave out --gateway"
+        )
 
 
 @app.command("gateway-info")

@@ -52,6 +52,9 @@ def _version(row: dict[str, Any]) -> str:
 def list_(
     online: Annotated[bool, typer.Option("--online", "-o", help="Only those that are online.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show every instance.")] = False,
+    _force: Annotated[
+        bool, typer.Option("--force", "-f", help="For scripts of the vendor's CLI; the list is always read anew.")
+    ] = False,
     style: FormatOption = Format.TABLE,
 ) -> None:
     """List gateways and whether they are online."""

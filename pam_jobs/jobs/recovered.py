@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from pam_jobs.audit.log import Actor
 from pam_jobs.clock import Clock
 from pam_jobs.db.tables import CredentialEpoch, Job, RotationSettings, StoredRecord
-from pam_jobs.errors import InvalidInput, StateError
+from pam_jobs.errors import InvalidInput
 from pam_jobs.jobs import candidates, lease, outcome, wire
 from pam_jobs.jobs.fence import Holder, hold, subject_of
 from pam_jobs.jobs.sql import changed
@@ -23,7 +21,8 @@ __all__ = ["lift", "recover"]
 def lift(session: Session, clock: Clock, actor: Actor, holder: Holder, known: int) -> int:
     """Take an epoch above one that the gateway worked with before, and return it.
 
-    Said again after the answer got lost, it answers the same.
+    Said again after the answer got lost, it is refused like any late writer, for it cannot be told from one: the lease
+    runs out, and the next claim begins above the epoch that was taken here.
 
     Args:
         session: the caller's transaction.
@@ -35,12 +34,8 @@ def lift(session: Session, clock: Clock, actor: Actor, holder: Holder, known: in
     Raises:
         EpochConflict, LeaseLost, AccessDenied, NotFound: as ``hold``.
     """
+    job = hold(session, clock, holder)
     epoch = max(holder.epoch, known) + 1
-    try:
-        job = hold(session, clock, holder)
-    except StateError:
-        hold(session, clock, replace(holder, epoch=epoch))
-        return epoch
     changed(
         session,
         update(CredentialEpoch)

@@ -19,14 +19,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
-from sqlalchemy.orm.attributes import set_committed_value
 
 from pam_jobs.clock import Clock
-from pam_jobs.db.base import table_of
-from pam_jobs.db.tables import CredentialVersion, StoredRecord, VersionKind, VersionState
-from pam_jobs.errors import Conflict, EpochConflict, InvalidInput, NotFound, StateError
+from pam_jobs.db.tables import CredentialVersion, VersionKind, VersionState
+from pam_jobs.errors import Conflict, InvalidInput, StateError
+from pam_jobs.vault import ledger_rows as rows
+from pam_jobs.vault.ledger_rows import KEPT_PREVIOUS, UNRESOLVED, unresolved, versions
 
 __all__ = [
     "ACCEPTED",
@@ -45,46 +45,6 @@ __all__ = [
 
 ACCEPTED: Final = "accepted"
 """The verdict of a login that succeeded, in ``evidence["login"]`` (candidate) and ``evidence["current"]``."""
-
-KEPT_PREVIOUS: Final = 3
-"""Versions that stay ``previous``; recovery tries them. Older ones are ``retired`` and kept, but never tried."""
-
-UNRESOLVED: Final = (VersionState.STAGED, VersionState.APPLYING)
-
-_State = VersionState
-_RECORD: Final[Any] = bindparam("record")
-_OF_RECORD: Final = CredentialVersion.record_uid == _RECORD
-# Made once: a rotation runs each of them.
-_LOCK: Final = select(StoredRecord.uid).where(StoredRecord.uid == _RECORD).with_for_update()
-_OPEN: Final = select(CredentialVersion).where(_OF_RECORD, CredentialVersion.state.in_(UNRESOLVED))
-_NEWEST: Final = select(func.max(CredentialVersion.seq), func.max(CredentialVersion.epoch)).where(_OF_RECORD)
-_ROW: Final = (
-    select(CredentialVersion)
-    .where(_OF_RECORD, CredentialVersion.seq == bindparam("number"))
-    .execution_options(populate_existing=True)
-)
-_DECIDED: Final = (
-    select(CredentialVersion)
-    .where(_OF_RECORD, CredentialVersion.state.in_((_State.CURRENT, _State.PREVIOUS)))
-    .order_by(CredentialVersion.seq.desc())
-)
-_ADD: Final = insert(CredentialVersion).returning(CredentialVersion)
-_SET: Final = update(table_of(CredentialVersion)).where(table_of(CredentialVersion).c.id == bindparam("row"))
-_ARROWS: Final[Mapping[VersionKind, Mapping[VersionState, frozenset[VersionState]]]] = {
-    VersionKind.CREDENTIAL: {
-        _State.STAGED: frozenset({_State.APPLYING, _State.ABANDONED, _State.PREVIOUS}),
-        _State.APPLYING: frozenset(  # declared again: no change
-            {_State.APPLYING, _State.CURRENT, _State.ABANDONED, _State.PREVIOUS}
-        ),
-        _State.CURRENT: frozenset({_State.PREVIOUS}),
-        _State.PREVIOUS: frozenset({_State.RETIRED}),
-    },
-    VersionKind.RECORD: {
-        _State.STAGED: frozenset({_State.CURRENT, _State.ABANDONED}),
-        _State.CURRENT: frozenset({_State.PREVIOUS}),
-        _State.PREVIOUS: frozenset({_State.RETIRED}),
-    },
-}
 
 
 def stage(  # noqa: PLR0913 - each argument is a column of the row
@@ -120,16 +80,16 @@ def stage(  # noqa: PLR0913 - each argument is a column of the row
         EpochConflict: a newer attempt has written already.
         NotFound: there is no such record.
     """
-    _lock(session, record_uid)
-    if (open_version := unresolved(session, record_uid)) is not None:
+    rows.lock(session, record_uid)
+    if (open_version := rows.unresolved(session, record_uid)) is not None:
         raise Conflict(
             f"version {open_version.seq} of this record is not resolved yet",
             remedy="finish or roll back that change first; its value may be live on the target",
         )
-    newest = _newest(session, record_uid)
+    newest = rows.newest(session, record_uid)
     if kind is VersionKind.CREDENTIAL and newest is not None and epoch < newest[1]:
-        raise _stale(epoch, newest[1])
-    return _add(
+        raise rows.stale(epoch, newest[1])
+    return rows.add(
         session,
         record_uid=record_uid,
         seq=newest[0] + 1 if newest else 1,
@@ -154,8 +114,8 @@ def begin_applying(session: Session, clock: Clock, record_uid: str, seq: int, ep
         StateError: the row is in another state, or belongs to a KSM client's transaction.
         NotFound: there is no such row.
     """
-    row = _locked_row(session, record_uid, seq, epoch)
-    _move(session, row, VersionState.APPLYING, epoch=epoch, applying_at=row.applying_at or clock.now())
+    row = rows.locked_row(session, record_uid, seq, epoch)
+    rows.move(session, row, VersionState.APPLYING, epoch=epoch, applying_at=row.applying_at or clock.now())
     return row
 
 
@@ -193,19 +153,19 @@ def promote(
         StateError: the row may not become current from its state.
         NotFound: there is no such row.
     """
-    row = _locked_row(session, record_uid, seq, epoch)
+    row = rows.locked_row(session, record_uid, seq, epoch)
     if row.kind == VersionKind.CREDENTIAL and evidence.get("login") != ACCEPTED:
         raise InvalidInput(
             "the evidence does not show that the new credential logs in", remedy="probe before promoting"
         )
-    _check(row, VersionState.CURRENT)
-    _retire_current(session, clock, record_uid)
+    rows.check(row, VersionState.CURRENT)
+    rows.retire_current(session, clock, record_uid)
     decided = {"epoch": epoch, "decided_at": clock.now()}
     if kept is None:
-        _move(session, row, VersionState.CURRENT, **decided, evidence=dict(evidence))
+        rows.move(session, row, VersionState.CURRENT, **decided, evidence=dict(evidence))
         return row
-    _move(session, row, VersionState.ABANDONED, **decided, evidence={"reason": "in_part", "kept_as": seq + 1})
-    return _add(
+    rows.move(session, row, VersionState.ABANDONED, **decided, evidence={"reason": "in_part", "kept_as": seq + 1})
+    return rows.add(
         session,
         record_uid=record_uid,
         seq=seq + 1,  # nothing was added meanwhile: the open row stood in the way
@@ -242,15 +202,15 @@ def abandon(
         StateError: the row is decided already.
         NotFound: there is no such row.
     """
-    row = _locked_row(session, record_uid, seq, epoch)
-    _check(row, VersionState.ABANDONED)
+    row = rows.locked_row(session, record_uid, seq, epoch)
+    rows.check(row, VersionState.ABANDONED)
     if row.kind == VersionKind.CREDENTIAL and not _is_safe(session, record_uid, evidence):
         raise InvalidInput(
             "the evidence does not show that the current credential logs in",
             remedy="prove the current credential first; until then both values are kept",
         )
     told = {**evidence, "reason": reason}
-    _move(session, row, VersionState.ABANDONED, epoch=epoch, decided_at=clock.now(), evidence=told)
+    rows.move(session, row, VersionState.ABANDONED, epoch=epoch, decided_at=clock.now(), evidence=told)
     return row
 
 
@@ -306,21 +266,20 @@ def recovered(
         StateError: a KSM client's transaction is open on the record.
         NotFound: there is no such record.
     """
-    _lock(session, record_uid)
-    rows = session.scalars(_DECIDED, {"record": record_uid}).all()
-    current = next((row for row in rows if row.state == VersionState.CURRENT), None)
+    rows.lock(session, record_uid)
+    current = next((row for row in rows.decided(session, record_uid) if row.state == VersionState.CURRENT), None)
     if current is not None and current.ciphertext == ciphertext:
         return current, False
-    newest = _newest(session, record_uid)
+    newest = rows.newest(session, record_uid)
     if newest is not None and epoch < newest[1]:
-        raise _stale(epoch, newest[1])
-    if (open_version := unresolved(session, record_uid)) is not None:
+        raise rows.stale(epoch, newest[1])
+    if (open_version := rows.unresolved(session, record_uid)) is not None:
         if open_version.kind != VersionKind.CREDENTIAL:
             raise StateError("a client's update of the record is staged and not finished", remedy="finish it first")
-        _move(session, open_version, VersionState.PREVIOUS, decided_at=clock.now())
-    _retire_current(session, clock, record_uid)
+        rows.move(session, open_version, VersionState.PREVIOUS, decided_at=clock.now())
+    rows.retire_current(session, clock, record_uid)
     columns |= {"staged_at": clock.now(), "decided_at": clock.now(), "state": VersionState.CURRENT}
-    row = _add(
+    row = rows.add(
         session,
         record_uid=record_uid,
         seq=newest[0] + 1 if newest else 1,
@@ -330,21 +289,6 @@ def recovered(
         **columns,
     )
     return row, True
-
-
-def versions(session: Session, record_uid: str) -> list[CredentialVersion]:
-    """Return every row of the record, newest first."""
-    rows = session.scalars(
-        select(CredentialVersion)
-        .where(CredentialVersion.record_uid == record_uid)
-        .order_by(CredentialVersion.seq.desc())
-    )
-    return list(rows)
-
-
-def unresolved(session: Session, record_uid: str) -> CredentialVersion | None:
-    """Return the one row that is ``staged`` or ``applying``, if any."""
-    return session.scalar(_OPEN, {"record": record_uid})
 
 
 def _add_current(
@@ -357,15 +301,15 @@ def _add_current(
     staged_by: str,
     source: str,
 ) -> CredentialVersion:
-    _lock(session, record_uid)
-    if (open_version := unresolved(session, record_uid)) is not None:
+    rows.lock(session, record_uid)
+    if (open_version := rows.unresolved(session, record_uid)) is not None:
         raise StateError(
             f"version {open_version.seq} of this record is not resolved yet, so it is not known which value is live",
             remedy="wait for the rotation or reconcile the record, then set the credential",
         )
-    newest = _newest(session, record_uid)
-    _retire_current(session, clock, record_uid)
-    return _add(
+    newest = rows.newest(session, record_uid)
+    rows.retire_current(session, clock, record_uid)
+    return rows.add(
         session,
         record_uid=record_uid,
         seq=newest[0] + 1 if newest else 1,
@@ -380,62 +324,6 @@ def _add_current(
         decided_at=clock.now(),
         evidence={"source": source},
     )
-
-
-def _add(session: Session, **columns: Any) -> CredentialVersion:
-    return session.scalars(_ADD, columns).one()
-
-
-def _lock(session: Session, record_uid: str) -> None:
-    found = session.scalar(_LOCK, {"record": record_uid})
-    if found is None:
-        raise NotFound(f"there is no record {record_uid}", remedy="list the records and take the UID from there")
-
-
-def _newest(session: Session, record_uid: str) -> tuple[int, int] | None:
-    """Return the highest number and the highest epoch of the record's rows."""
-    row = session.execute(_NEWEST, {"record": record_uid}).one()
-    return None if row[0] is None else (row[0], row[1])
-
-
-def _locked_row(session: Session, record_uid: str, seq: int, epoch: int) -> CredentialVersion:
-    _lock(session, record_uid)
-    row = session.scalar(_ROW, {"record": record_uid, "number": seq})
-    if row is None:
-        raise NotFound(f"the record has no version {seq}")
-    if epoch < row.epoch:
-        raise _stale(epoch, row.epoch)
-    return row
-
-
-def _stale(epoch: int, newer: int) -> EpochConflict:
-    return EpochConflict(
-        f"attempt {epoch} was overtaken by attempt {newer} on this credential", remedy="stop; the newer attempt goes on"
-    )
-
-
-def _check(row: CredentialVersion, to: VersionState) -> None:
-    arrows = _ARROWS[VersionKind(row.kind)]
-    if to not in arrows.get(VersionState(row.state), frozenset()):
-        raise StateError(f"version {row.seq} is {row.state} and cannot become {to}")
-
-
-def _move(session: Session, row: CredentialVersion, to: VersionState, **columns: Any) -> None:
-    _check(row, to)
-    changes = {"state": to, **columns}
-    session.execute(_SET, {"row": row.id, **changes})
-    for name, value in changes.items():
-        set_committed_value(row, name, value)
-
-
-def _retire_current(session: Session, clock: Clock, record_uid: str) -> None:
-    rows = session.scalars(_DECIDED, {"record": record_uid}).all()
-    current = [row for row in rows if row.state == VersionState.CURRENT]
-    kept = current + [row for row in rows if row.state == VersionState.PREVIOUS]
-    for row in kept[KEPT_PREVIOUS:]:
-        _move(session, row, VersionState.RETIRED)
-    for row in current:  # before the new one comes, for the unique index on `current`
-        _move(session, row, VersionState.PREVIOUS, decided_at=row.decided_at or clock.now())
 
 
 def _is_safe(session: Session, record_uid: str, evidence: Mapping[str, Any]) -> bool:

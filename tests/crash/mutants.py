@@ -48,11 +48,11 @@ def promote_without_probe() -> None:
 def drop_epoch_check() -> None:
     """Whoever once held a lease may write for ever: neither the fence nor the ledger compares numbers."""
     from pam_jobs.jobs import fence
-    from pam_jobs.vault import ledger
+    from pam_jobs.vault import ledger_rows
 
-    newest, locked_row = ledger._newest, ledger._locked_row
-    ledger._newest = lambda *about: (found[0], 0) if (found := newest(*about)) else None
-    ledger._locked_row = lambda session, record_uid, seq, _epoch: locked_row(session, record_uid, seq, 2**31)
+    newest, locked_row = ledger_rows.newest, ledger_rows.locked_row
+    ledger_rows.newest = lambda *about: (found[0], 0) if (found := newest(*about)) else None
+    ledger_rows.locked_row = lambda session, record_uid, seq, _epoch: locked_row(session, record_uid, seq, 2**31)
 
     def hold(session, clock, holder):
         return session.execute(_HELD, {"job_uid": holder.job_uid}).one()[0]  # noqa: F821 - runs as fence.hold
@@ -84,18 +84,18 @@ def purge_unresolved() -> None:
 
 def retry_with_a_new_value() -> None:
     """An attempt that finds an undecided value gives it up and makes another one."""
-    from pam_jobs.vault import ledger
+    from pam_jobs.vault import ledger_rows
     from workers.work import Work
 
     Work.unresolved = property(lambda _self: None)  # type: ignore[assignment]
-    unresolved = ledger.unresolved
+    unresolved = ledger_rows.unresolved
 
     def given_up(session, record_uid):
         if (row := unresolved(session, record_uid)) is not None:
             row.state = "abandoned"
             session.flush()
 
-    ledger.unresolved = given_up
+    ledger_rows.unresolved = given_up
 
 
 MUTANTS: dict[str, Callable[[], None]] = {

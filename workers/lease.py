@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -13,7 +14,7 @@ import structlog
 from pam_jobs.errors import AccessDenied, EpochConflict, LeaseLost, NotFound, PamJobsError, StateError
 from workers.ports import JobPort
 
-__all__ = ["Cancelled", "Lease"]
+__all__ = ["Cancelled", "Lease", "told_when_cancelled"]
 
 _log = structlog.get_logger(__name__)
 
@@ -22,6 +23,23 @@ class Cancelled(StateError):
     """An operator cancelled the job before anything was changed."""
 
     code = "cancelled"
+
+
+@contextmanager
+def told_when_cancelled() -> Iterator[None]:
+    """Make the router's refusal to begin, because the job was cancelled, a ``Cancelled``.
+
+    Raises:
+        Cancelled: the job was cancelled; the target was not changed.
+    """
+    try:
+        yield
+    except (LeaseLost, EpochConflict):
+        raise
+    except StateError as error:
+        if "cancel" in error.message:
+            raise Cancelled from error
+        raise
 
 
 class Lease:

@@ -24,14 +24,13 @@ from pam_jobs.errors import (
     NotApplied,
     PamJobsError,
     PolicyRefused,
-    StateError,
     Unreachable,
     VaultUnavailable,
 )
 from pam_jobs.jobs.wire import PostStatus, Status, StepRow
 from pam_jobs.records.rollback import RollbackFlags
 from workers.breaker import TargetBusy
-from workers.lease import Cancelled
+from workers.lease import told_when_cancelled
 from workers.lockout import LockoutBudget
 from workers.outcome import Outcome, outcome_of
 from workers.rotation import Rotation
@@ -234,14 +233,8 @@ class Rollback:
     def _start(self, work: Work) -> None:
         if self.row.state == "running":
             return
-        try:
+        with told_when_cancelled():
             work.job.start_step(self.row.key)
-        except (LeaseLost, EpochConflict):
-            raise
-        except StateError as error:
-            if "cancel" in error.message:
-                raise Cancelled from error
-            raise
         work.lease.begin()
         self.row = self.row.model_copy(update={"state": "running", "attempts": self.row.attempts + 1})
         work.reach("rollback:begun")

@@ -22,8 +22,6 @@ from pam_jobs.errors import (
     AuthRejected,
     Effect,
     EffectUnknown,
-    EpochConflict,
-    LeaseLost,
     PartlyApplied,
     PolicyRefused,
     StateError,
@@ -32,7 +30,7 @@ from pam_jobs.jobs import wire
 from pam_jobs.jobs.wire import LOCKOUT_BUDGET, Report, Status
 from workers import partly
 from workers.chain import through
-from workers.lease import Cancelled
+from workers.lease import told_when_cancelled
 from workers.lockout import LockoutBudget
 from workers.logins import Logins
 from workers.outcome import Outcome
@@ -334,15 +332,8 @@ class Rotation:
         with self._timings.of("journal"):
             work.note(version, "applying")
         work.reach("before:intend")
-        with self._timings.of("intend"):
-            try:
-                work.job.intend(version.seq)
-            except (LeaseLost, EpochConflict):
-                raise
-            except StateError as error:
-                if "cancel" in error.message:
-                    raise Cancelled from error
-                raise
+        with self._timings.of("intend"), told_when_cancelled():
+            work.job.intend(version.seq)
         work.lease.begin()
         self._version = replace(version, state="applying")
         work.reach("after:intend")

@@ -26,7 +26,7 @@ from pam_jobs.errors import (
 from pam_jobs.jobs.wire import PostStatus, StepRow
 from pam_jobs.records.record import ReRun, ScriptRef
 from workers.chain import through
-from workers.lease import Cancelled
+from workers.lease import Cancelled, told_when_cancelled
 from workers.ports import VaultRecord
 from workers.script_host import ScriptResult, argv_for, run_script, safe_name
 from workers.script_input import ScriptInput
@@ -204,12 +204,11 @@ class Scripts:
         prepared = self._prepare(step, credentials)
         work.reach(f"before:step:{step.row.position}")
         try:
-            work.job.start_step(step.row.key)
-        except (LeaseLost, EpochConflict):
+            with told_when_cancelled():
+                work.job.start_step(step.row.key)
+        except (LeaseLost, EpochConflict, Cancelled):
             raise
-        except StateError as error:
-            if "cancel" in error.message:
-                raise Cancelled from error
+        except StateError:
             return "unknown"  # somebody started it before us
         work.lease.begin()
         work.reach(f"running:step:{step.row.position}")

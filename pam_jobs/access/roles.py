@@ -14,7 +14,7 @@ class Role(StrEnum):
 
     ADMIN = "admin"  # everything
     OPERATOR = "operator"  # everything but users and audit sinks
-    AUDITOR = "auditor"  # reads jobs and the audit log
+    AUDITOR = "auditor"  # reads jobs, metrics and the audit log
 
 
 class Permission(StrEnum):
@@ -30,6 +30,7 @@ class Permission(StrEnum):
     AUDIT_READ = "audit_read"
     SIEM = "siem"
     USERS = "users"
+    METRICS_READ = "metrics_read"
 
 
 class Scope(StrEnum):
@@ -38,18 +39,20 @@ class Scope(StrEnum):
     JOBS_READ = "jobs:read"
     JOBS_WRITE = "jobs:write"
     AUDIT_READ = "audit:read"
+    METRICS_READ = "metrics:read"
 
 
 PERMISSIONS_OF_ROLE: Final[Mapping[Role, frozenset[Permission]]] = {
     Role.ADMIN: frozenset(Permission),
     Role.OPERATOR: frozenset(Permission) - {Permission.SIEM, Permission.USERS},
-    Role.AUDITOR: frozenset({Permission.JOBS_READ, Permission.AUDIT_READ}),
+    Role.AUDITOR: frozenset({Permission.JOBS_READ, Permission.AUDIT_READ, Permission.METRICS_READ}),
 }
 
 PERMISSIONS_OF_SCOPE: Final[Mapping[Scope, frozenset[Permission]]] = {
     Scope.JOBS_READ: frozenset({Permission.JOBS_READ}),
     Scope.JOBS_WRITE: frozenset({Permission.JOBS_READ, Permission.ROTATE, Permission.DISCOVER}),
     Scope.AUDIT_READ: frozenset({Permission.AUDIT_READ}),
+    Scope.METRICS_READ: frozenset({Permission.METRICS_READ}),
 }
 
 

@@ -12,6 +12,7 @@ from pam_jobs.api import (
     health,
     jobs,
     ksm,
+    metrics,
     pam,
     problems,
     siem,
@@ -44,7 +45,8 @@ def create_app(context: AppContext) -> FastAPI:
     problems.install(app)
     users.install(app, context)
     ksm.install(app, context)
-    for module in (files, jobs, health, users, tokens, vault, pam, discovery, audit, siem):
+    metrics.install(app, context)
+    for module in (files, jobs, health, users, tokens, vault, pam, discovery, audit, siem, metrics):
         app.include_router(module.router)
     app.add_middleware(BodyLimit, file_bytes=context.settings.max_file_bytes)
     app.add_middleware(AccessLog)

@@ -17,7 +17,8 @@ _DAY_SECONDS = 86_400
 def new(
     name: Annotated[str, typer.Argument(help="What the token is for.")],
     scope: Annotated[
-        list[str] | None, typer.Option("--scope", "-s", help="jobs:read, jobs:write or audit:read; repeat.")
+        list[str] | None,
+        typer.Option("--scope", "-s", help="jobs:read, jobs:write, audit:read or metrics:read; repeat."),
     ] = None,
     days: Annotated[float, typer.Option("--expires-in-days", min=0.001, max=366, help="Life of the token.")] = 30.0,
     style: FormatOption = Format.TABLE,

@@ -24,6 +24,7 @@ from pam_jobs.jobs.loops import Loop
 from pam_jobs.jobs.policy import JobPolicy
 from pam_jobs.jobs.publisher import Publisher
 from pam_jobs.jobs.reconciler import reconcile_once
+from pam_jobs.metrics.totals import count_once
 from pam_jobs.settings import ControlSettings
 
 __all__ = ["TICK", "ControlProcess"]
@@ -33,6 +34,7 @@ TICK = "pam.control.tick"
 
 _log = structlog.get_logger(__name__)
 _SEAL_SECONDS = 0.5
+_COUNT_SECONDS = 2.0
 _POOL_SIZE = 6
 _STOP_SECONDS = 8.0
 
@@ -99,6 +101,7 @@ class ControlProcess:
         return (
             Loop("reconciler", reconcile, settings.reconcile_seconds),
             Loop("audit sealer", lambda: self._seal(database, clock), _SEAL_SECONDS),
+            Loop("event counters", lambda: count_once(database), _COUNT_SECONDS),
             Loop("audit delivery", lambda: serve_once(database, keys, clock), settings.sink_seconds),
         )
 

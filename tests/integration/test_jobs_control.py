@@ -18,6 +18,7 @@ from pam_jobs.clock import VirtualClock
 from pam_jobs.db.engine import Database
 from pam_jobs.db.tables import AuditEvent, JobState
 from pam_jobs.jobs.control import TICK
+from pam_jobs.metrics import totals
 from tests.support.attempts import ask, begin, register, reload
 from tests.support.broker import RedisBroker
 from tests.support.database import new_database_url
@@ -138,6 +139,12 @@ def test_a_lease_that_ended_is_queued_again_by_the_process(fleet: Fleet, broker:
         session.get_one(CredentialEpoch, job.record_uid).lease_until = job.lease_until
     wait(lambda: state(fleet, uid) == JobState.QUEUED)
     assert len(fleet.events("pam_job_lease_lost")) == 1
+    wait(lambda: losses(fleet) == [((fleet.gateway_uid,), 1)])
+
+
+def losses(fleet: Fleet) -> list[tuple[tuple[str, ...], int]] | None:
+    with fleet.database.transaction(read_only=True) as session:
+        return totals.read(session).get("pam_lease_losses_total")
     control.stop()
 
 

@@ -1,7 +1,7 @@
 """Every table of the control plane, grouped by what it is about."""
 
 from pam_jobs.db.tables.access import ApiToken, User
-from pam_jobs.db.tables.audit import AuditEvent, SiemSink
+from pam_jobs.db.tables.audit import AuditEvent, EventTotal, SiemSink
 from pam_jobs.db.tables.jobs import (
     CredentialEpoch,
     DatabaseGeneration,
@@ -49,6 +49,7 @@ __all__ = [
     "DatabaseGeneration",
     "DiscoveryResult",
     "DriftState",
+    "EventTotal",
     "FileBlob",
     "Folder",
     "FolderMember",

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from pam_jobs.db.base import Base, BigIntKey
 
-__all__ = ["AuditEvent", "SiemSink"]
+__all__ = ["AuditEvent", "EventTotal", "SiemSink"]
 
 
 class AuditEvent(Base):
@@ -31,6 +31,16 @@ class AuditEvent(Base):
     remote_address: Mapped[str | None] = mapped_column(String(64))
     client_version: Mapped[str | None] = mapped_column(String(64))
     fields: Mapped[dict[str, Any]]  # record_uid, gateway_uid, result_code …: identifiers and codes
+
+
+class EventTotal(Base):
+    """A counter of the metrics: how many events of the log there were, up to the one that was counted last."""
+
+    __tablename__ = "event_totals"
+
+    counter: Mapped[str] = mapped_column(String(64), primary_key=True)  # name of the metric
+    labels: Mapped[str] = mapped_column(String(255), primary_key=True)  # JSON list of the labels' values
+    value: Mapped[int] = mapped_column(BigInteger)
 
 
 class SiemSink(Base):

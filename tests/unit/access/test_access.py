@@ -80,7 +80,11 @@ def test_a_token_of_another_key_or_algorithm_is_refused() -> None:
 def test_roles_and_scopes_allow_what_they_say() -> None:
     assert roles.permissions("admin", None) == frozenset(Permission)
     assert roles.permissions("operator", None) == frozenset(Permission) - {Permission.USERS, Permission.SIEM}
-    assert roles.permissions("auditor", None) == {Permission.JOBS_READ, Permission.AUDIT_READ}
+    assert roles.permissions("auditor", None) == {
+        Permission.JOBS_READ,
+        Permission.AUDIT_READ,
+        Permission.METRICS_READ,
+    }
     assert roles.permissions("admin", ["jobs:read"]) == {Permission.JOBS_READ}
     assert roles.permissions("auditor", ["jobs:write"]) == {Permission.JOBS_READ}
     assert roles.permissions("admin", []) == frozenset()

@@ -14,7 +14,7 @@ from fastapi import APIRouter, FastAPI
 
 from deploy.lab.processes import free_port, port_is_open
 from pam_jobs.access import sign_in_token
-from pam_jobs.api import auth, problems
+from pam_jobs.api import problems
 from pam_jobs.api.context import AppContext
 from pam_jobs.client.http import RouterClient
 from pam_jobs.client.profile import Profile
@@ -69,7 +69,6 @@ def small_router(database: Database, folder: Path, *routers: APIRouter) -> Itera
     app = FastAPI()
     app.state.context = AppContext(settings=settings, database=database, keys=keys, clock=SystemClock())
     problems.install(app)
-    auth.install(app)
     for router in routers:
         app.include_router(router)
     server = uvicorn.Server(

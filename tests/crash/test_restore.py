@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from deploy.lab import PostgresServer
 from pam_jobs.db.tables import AuditEvent
@@ -38,7 +39,9 @@ def test_what_the_backup_lacks_comes_back_from_the_gateways_journal(world: World
     accounts = world.accounts(world.targets[0], len(_PLACES))
     _rotate(world, accounts)
     _copy(database, backup)
+    newest = _newest_event(world)
     _rotate(world, accounts)
+    eventually(lambda: _known(world) > newest, "the gateway's heartbeat brings it beyond the backup")
     lost = {account.uid: _password(world, account) for account in accounts}
 
     for name in _CONTROL:
@@ -68,6 +71,18 @@ def test_what_the_backup_lacks_comes_back_from_the_gateways_journal(world: World
         table.add(_FAULT, account.target.name, "recovered, rotated", where=place, attempts=ends[job].attempts)
     assert len(_told(world, "credential_recovered")) == len(accounts), "each once"
     judge.check_no_secret(world)
+
+
+def _newest_event(world: World) -> int:
+    with world.database.transaction(read_only=True) as session:
+        return session.scalars(select(func.max(AuditEvent.id))).one()
+
+
+def _known(world: World) -> int:
+    """Return the newest event that the gateway has been told of."""
+    [path] = world.folder.rglob("position")
+    event: int = json.loads(path.read_text())["position"]["event_id"]
+    return event
 
 
 def _rotate(world: World, accounts: Sequence[Account]) -> None:

@@ -69,7 +69,7 @@ class Calls(Generic[Desk]):
             RequestValidationError: the body is not what the call takes.
             PamJobsError: as the handler.
         """
-        call, uid = self._find(request.url.path.removeprefix(self.prefix))
+        call, uid = self._find(request.scope["path"].removeprefix(self.prefix))
         desk = await self._desk(request)
         content = await asyncio.get_running_loop().run_in_executor(threads, _answer, call, uid, body, desk)
         if content is None:

@@ -195,7 +195,7 @@ _ENDPOINTS: dict[str, tuple[type[p.ClientPayload], _Action]] = {
 
 async def serve(request: Request, body: bytes, threads: ThreadPoolExecutor) -> Response:
     """Answer a device: the request and its answer are sealed with the key that the request brings."""
-    endpoint = request.url.path.removeprefix(PREFIX)
+    endpoint = request.scope["path"].removeprefix(PREFIX)
     return await asyncio.get_running_loop().run_in_executor(threads, _exchange, endpoint, request, body)
 
 

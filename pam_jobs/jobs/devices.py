@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from pam_jobs.audit.log import Actor, record_event
 from pam_jobs.clock import Clock
 from pam_jobs.crypto import p256
+from pam_jobs.db.base import table_of
 from pam_jobs.db.engine import Database
 from pam_jobs.db.tables import Client, Gateway
 from pam_jobs.errors import AccessDenied, ClockDiffers, VaultError
@@ -28,19 +29,22 @@ _LIFETIME_SECONDS = 300
 _LEEWAY_SECONDS = 60
 _KEPT_KEYS = 4096
 _REBIND = "bind the gateway again with a new one-time token"
+_CLIENTS: Final = table_of(Client)
+_GATEWAYS: Final = table_of(Gateway)
 _ACCESS: Final = (  # made once: it runs with every call of every gateway
     select(
-        Client.removed_at,
-        Client.access_expires_at,
-        Client.lock_ip,
-        Client.locked_ip,
-        Client.gateway_uid,
-        Gateway.name,
-        Gateway.max_instances,
-        Gateway.removed_at.label("gateway_removed_at"),
+        _CLIENTS.c.removed_at,
+        _CLIENTS.c.access_expires_at,
+        _CLIENTS.c.lock_ip,
+        _CLIENTS.c.locked_ip,
+        _CLIENTS.c.gateway_uid,
+        _GATEWAYS.c.name,
+        _GATEWAYS.c.max_instances,
+        _GATEWAYS.c.removed_at.label("gateway_removed_at"),
     )
-    .outerjoin(Gateway, Gateway.uid == Client.gateway_uid)
-    .where(Client.client_id == bindparam("client_id"))
+    .select_from(_CLIENTS)
+    .outerjoin(_GATEWAYS, _GATEWAYS.c.uid == _CLIENTS.c.gateway_uid)
+    .where(_CLIENTS.c.client_id == bindparam("client_id"))
 )
 
 

@@ -17,12 +17,15 @@ GROUP = "pam_jobs.connectors"
 BUILT_IN = {
     "postgresql": "connectors.postgresql:PostgresqlConnector",
     "linux": "connectors.linux:LinuxConnector",
+    "openldap": "connectors.openldap:OpenldapConnector",
 }
 """Our own, so that a source tree whose entry points are stale works too."""
 
 _CHAINS: dict[str, dict[str, tuple[str, ...]]] = {
     "ssh": {"": ("linux",), "linux": ("linux",)},
     "postgresql": {"": ("postgresql",)},
+    "ldap": {"": ("openldap",)},
+    "ldaps": {"": ("openldap",)},
 }
 """By protocol, then by operating system in lower case; "" is every other one. Names without a connector are left out."""
 

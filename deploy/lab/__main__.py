@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from deploy.lab import LabError, install_with_apt, missing, postgres, sshd
+from deploy.lab import LabError, install_with_apt, missing, openldap, postgres, sshd
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             postgres.stop(choice.folder)
             sshd.stop(choice.folder)
+            openldap.stop(choice.folder)
     except LabError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
@@ -44,6 +45,9 @@ def _up(folder: Path) -> None:
     """Start what can run here; the SSH server is left out, with the reason, where it cannot."""
     database = postgres.start(folder)
     print(f"postgresql  {database.host}:{database.port}  login {database.admin_login}  {folder / 'postgres.json'}")  # noqa: T201
+    directory = openldap.start(folder)
+    ports = f"{directory.port}, TLS {directory.secure_port}"
+    print(f"openldap    {directory.host}:{ports}  login {directory.admin_login}  {folder / 'openldap.json'}")  # noqa: T201
     against = sshd.obstacles()
     if against:
         print("ssh         not started: " + "; ".join(against))  # noqa: T201

@@ -26,6 +26,8 @@ def missing() -> list[str]:
         needed.append("openssh-server")
     if shutil.which("sudo", path=_SBIN) is None:
         needed.append("sudo")
+    if shutil.which("slapd", path=_SBIN) is None:
+        needed.append("slapd")
     return needed
 
 

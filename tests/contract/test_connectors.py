@@ -14,7 +14,7 @@ from connectors.authorized_keys import KEY_TYPES
 from connectors.base import Account, Capability, Credential, Deadline, Finding, VerdictState
 from connectors.faults import Action, Fault, FaultProxy, When
 from connectors.registry import ConnectorRegistry
-from deploy.lab import PostgresServer, SshServer
+from deploy.lab import LdapServer, PostgresServer, SshServer
 from pam_jobs.errors import (
     AuthRejected,
     Effect,
@@ -28,7 +28,7 @@ from pam_jobs.errors import (
 )
 from pam_jobs.secret import SecretValue
 from tests.support import benches
-from tests.support.benches import Bench, FakeBench, LinuxBench, PostgresBench
+from tests.support.benches import Bench, FakeBench, LinuxBench, OpenldapBench, PostgresBench
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(120)]
 
@@ -36,6 +36,8 @@ BENCHES: dict[str, Callable[[Lab], Bench]] = {
     "fake": lambda _: FakeBench(),
     "postgresql-admin": lambda lab: PostgresBench(lab.postgres),
     "postgresql-itself": lambda lab: PostgresBench(lab.postgres, is_self=True),
+    "openldap-admin": lambda lab: OpenldapBench(lab.openldap),
+    "openldap-itself": lambda lab: OpenldapBench(lab.openldap, is_self=True, secure=False),
     "linux-admin": lambda lab: LinuxBench(lab.ssh, "admin with key", admin=benches.key_admin(lab.ssh)),
     "linux-itself": lambda lab: LinuxBench(lab.ssh, "itself"),
     "linux-admin-key": lambda lab: LinuxBench(
@@ -78,6 +80,10 @@ class Lab:
     @property
     def postgres(self) -> PostgresServer:
         return self._request.getfixturevalue("target_postgres")
+
+    @property
+    def openldap(self) -> LdapServer:
+        return self._request.getfixturevalue("openldap_server")
 
     @property
     def ssh(self) -> SshServer:

@@ -8,14 +8,16 @@ import secrets
 from abc import ABC, abstractmethod
 from dataclasses import replace
 
+import ldap3
 import psycopg
 from psycopg import sql
 
 from connectors.base import Account, Candidate, Connector, Credential, Deadline, Target
 from connectors.fake import FakeAccount, FakeConnector, FakeTarget
 from connectors.linux import LinuxConnector
+from connectors.openldap import OpenldapConnector
 from connectors.postgresql import PostgresqlConnector
-from deploy.lab import PostgresServer, SshServer
+from deploy.lab import LdapServer, PostgresServer, SshServer
 from pam_jobs.ids import new_uid
 from pam_jobs.records.keys import KeyPair, generate_key
 from pam_jobs.secret import SecretValue
@@ -198,6 +200,54 @@ class LinuxBench(Bench):
     def log_text(self) -> str:
         asked = self.server.run(["sh", "-c", f"cat {SUDO_LOG} || :"]).stdout.decode(errors="replace")
         return self.server.log_path.read_text(errors="replace") + asked
+
+
+class OpenldapBench(Bench):
+    def __init__(self, server: LdapServer, *, is_self: bool = False, secure: bool = True) -> None:
+        self.name = f"openldap, {'itself' if is_self else 'admin'}, {'LDAPS' if secure else 'StartTLS'}"
+        self.server = server
+        self.is_self = is_self
+        self.connector = OpenldapConnector()
+        self.target = Target(
+            host=server.host, port=server.secure_port if secure else server.port,
+            protocol="ldaps" if secure else "ldap", options={"ssl_ca": str(server.ca)},
+        )  # fmt: skip
+
+    @property
+    def admin(self) -> Credential:
+        return Credential(login=self.server.admin_login, password=SecretValue(self.server.admin_password))
+
+    def dn(self, login: str) -> str:
+        return f"uid={login},ou=people,{self.server.base}"
+
+    def connect(self) -> ldap3.Connection:
+        server = ldap3.Server(self.server.host, self.server.port, get_info=ldap3.NONE)
+        return ldap3.Connection(
+            server, self.server.admin_login, self.server.admin_password, auto_bind=True, check_names=False
+        )
+
+    def make_account(self, login: str, credential: Credential) -> None:
+        password = credential.password.reveal() if credential.password else ""
+        values = {"uid": login, "cn": login, "sn": login, "userPassword": password.encode()}
+        with self.connect() as connection:
+            assert connection.add(self.dn(login), "inetOrgPerson", values), connection.result
+
+    def modify(self, login: str, values: dict[str, list]) -> None:
+        """Set attributes of an entry from the side; an empty list takes one away."""
+        changes = {name: [(ldap3.MODIFY_REPLACE, new)] for name, new in values.items()}
+        with self.connect() as connection:
+            # what slapd keeps to itself goes with the relax control (draft-zeilenga-ldap-relax)
+            assert connection.modify(self.dn(login), changes, [("1.3.6.1.4.1.4203.666.5.12", True, None)]), (
+                connection.result
+            )
+
+    def fingerprint(self, account: Account) -> str:
+        with self.connect() as connection:
+            connection.search(self.dn(account.login), "(objectClass=*)", ldap3.BASE, attributes=["userPassword", "+"])
+            return str(connection.response[0]["raw_attributes"])
+
+    def log_text(self) -> str:
+        return self.server.log_path.read_text(errors="replace")
 
 
 def password_admin(server: SshServer) -> Credential:

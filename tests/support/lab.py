@@ -10,13 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from deploy.lab import PostgresServer, SshServer, postgres, sshd
+from deploy.lab import LdapServer, PostgresServer, SshServer, openldap, postgres, sshd
 
 ASKING_ADMIN = ("asked", "Asked by sudo: 7 'times'")  # sudo wants this one's password
 CHPASSWD_ADMIN = ("narrow", "Only-chpasswd-91")  # sudo allows it chpasswd and nothing else
 ROOT = ("root", "Root in the lab only 5")
 SUDO_LOG = "/home/sudo.log"  # in the lab: what sudo was asked, command lines included
 SUDOERS = (f"Defaults logfile={SUDO_LOG}", "asked ALL=(ALL:ALL) ALL", "narrow ALL=(root) NOPASSWD: /usr/sbin/chpasswd")
+LDAP_POLICIES = {
+    "young": {"pwdMinAge": "3600"},
+    "strict": {"pwdMinLength": "24", "pwdCheckQuality": "2"},
+    "ageing": {"pwdMaxAge": "1"},
+    "resetting": {"pwdMustChange": "TRUE"},
+    "safe": {"pwdSafeModify": "TRUE"},
+    "frozen": {"pwdAllowUserChange": "FALSE"},
+    "graceful": {"pwdMaxAge": "1", "pwdGraceAuthNLimit": "5"},
+}
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +42,15 @@ def sshd_server() -> Iterator[SshServer]:
     """A server to rotate on; it needs root, as the whole lab does."""
     with _folder() as folder:
         server = sshd.start(folder, users=dict([ASKING_ADMIN, CHPASSWD_ADMIN, ROOT]), sudoers=SUDOERS)
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def openldap_server() -> Iterator[LdapServer]:
+    """A directory to rotate on, with password policies beside the default one."""
+    with _folder() as folder:
+        server = openldap.start(folder, policies=LDAP_POLICIES)
         yield server
         server.stop()
 

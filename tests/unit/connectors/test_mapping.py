@@ -8,16 +8,21 @@ import socket
 import paramiko
 import psycopg
 import pytest
+from ldap3.core import exceptions as ldap_exceptions
+from ldap3.core.results import RESULT_CODES
 from paramiko import ssh_exception
 
-from connectors import postgresql_errors, ssh_errors
+from connectors import openldap_errors, postgresql_errors, ssh_errors
 from connectors.base import VerdictState
+from connectors.openldap_errors import LdapRefusal, PolicyAnswer, PolicyError
 from connectors.postgresql_errors import ServerRefusal, read_login_failure
 from pam_jobs.errors import (
+    AmbiguousReply,
     AuthRejected,
     ConnectionLost,
     EffectUnknown,
     Forbidden,
+    Locked,
     NotApplied,
     PolicyRefused,
     TimedOutAfterSend,
@@ -139,3 +144,82 @@ PREFIX = 'connection to server at "10.0.0.1", port 5432 failed: '
 def test_failed_logins_are_told_apart_in_every_language(message, used, state, cause):
     verdict = postgresql_errors.verdict_of(read_login_failure(message, used_password=used))
     assert (verdict.state, verdict.cause) == (state, cause)
+
+
+def test_every_result_of_a_directory_is_mapped():
+    assert set(RESULT_CODES) - {0} == set(openldap_errors.BY_CODE)
+    assert set(PolicyError) == set(openldap_errors.BY_POLICY)
+
+
+def test_every_exception_of_ldap3_is_mapped():
+    general = {ldap_exceptions.LDAPException, ldap_exceptions.LDAPExceptionError}
+    kinds = {
+        kind
+        for kind in vars(ldap_exceptions).values()
+        if inspect.isclass(kind) and issubclass(kind, ldap_exceptions.LDAPException)
+    }
+    assert len(kinds) > 90
+    named = set(openldap_errors.BY_DRIVER_TYPE) - general
+    unmapped = {kind for kind in kinds - general if not named & set(kind.__mro__)}
+    assert not unmapped, "ldap3 knows exceptions that connectors/openldap_errors.py does not"
+
+
+@pytest.mark.parametrize("kind", list(openldap_errors.BY_DRIVER_TYPE))
+def test_ldap_failures_prove_nothing_once_the_change_was_sent(kind):
+    error = _made(kind)
+    assert isinstance(openldap_errors.map_error(error, sent=False), openldap_errors.BY_DRIVER_TYPE[kind][0])
+    assert isinstance(openldap_errors.map_error(error, sent=True), EffectUnknown)
+    assert openldap_errors.verdict_of(error).state is VerdictState.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("code", "policy", "kind"),
+    [
+        (50, None, Forbidden), (19, None, PolicyRefused), (32, None, Unsupported), (53, None, NotApplied),
+        (51, None, Unreachable), (10, None, Unsupported), (49, None, AuthRejected), (13, None, Forbidden),
+        (9999, None, NotApplied), (19, PolicyError.PASSWORD_IN_HISTORY, PolicyRefused),
+        (19, PolicyError.PASSWORD_TOO_SHORT, PolicyRefused), (19, PolicyError.PASSWORD_TOO_YOUNG, PolicyRefused),
+        (19, PolicyError.INSUFFICIENT_PASSWORD_QUALITY, PolicyRefused),
+        (50, PolicyError.PASSWORD_MOD_NOT_ALLOWED, Forbidden), (50, PolicyError.MUST_SUPPLY_OLD_PASSWORD, Forbidden),
+        (49, PolicyError.ACCOUNT_LOCKED, Locked), (49, PolicyError.PASSWORD_EXPIRED, Locked),
+        (52, None, AmbiguousReply), (80, None, AmbiguousReply), (3, None, AmbiguousReply),
+    ],
+)  # fmt: skip
+def test_a_directorys_answer_to_a_change_says_what_it_did(code, policy, kind):
+    refusal = LdapRefusal(code=code, policy=PolicyAnswer(error=policy))
+    assert type(openldap_errors.map_error(refusal, sent=True)) is kind
+
+
+@pytest.mark.parametrize(
+    ("code", "policy", "state", "cause"),
+    [
+        (49, None, VerdictState.REFUSED, "wrong_password"),
+        (49, PolicyError.ACCOUNT_LOCKED, VerdictState.LOCKED, "locked"),
+        (49, PolicyError.PASSWORD_EXPIRED, VerdictState.LOCKED, "expired"),
+        (51, None, VerdictState.UNKNOWN, "busy"),
+        (52, None, VerdictState.UNKNOWN, "unavailable"),
+        (8, None, VerdictState.UNKNOWN, "tls_required"),
+        (10, None, VerdictState.UNKNOWN, "referral"),
+        (32, None, VerdictState.UNKNOWN, "refused_login"),
+        (80, None, VerdictState.UNKNOWN, "refused_login"),
+    ],
+)
+def test_only_invalid_credentials_refuse_a_directorys_password(code, policy, state, cause):
+    verdict = openldap_errors.verdict_of(LdapRefusal(code=code, policy=PolicyAnswer(error=policy)))
+    assert (verdict.state, verdict.cause) == (state, cause)
+
+
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [
+        ("3003810101", PolicyAnswer(error=PolicyError.ACCOUNT_LOCKED)),
+        ("3003810100", PolicyAnswer(error=PolicyError.PASSWORD_EXPIRED)),
+        ("3005a003810102", PolicyAnswer(grace_logins=2)),
+        ("3006a00480020e10", PolicyAnswer(expires_seconds=3600)),
+        ("3008a003810100810102", PolicyAnswer(grace_logins=0, error=PolicyError.CHANGE_AFTER_RESET)),
+        ("3000", PolicyAnswer()), ("", PolicyAnswer()), ("300381017f", PolicyAnswer()), ("30", PolicyAnswer()),
+        ("3084ffffffff810101", PolicyAnswer()), ("30028100", PolicyAnswer()),
+    ],
+)  # fmt: skip
+def test_the_password_policys_control_is_read(value, answer):
+    assert openldap_errors.read_policy_answer(bytes.fromhex(value)) == answer

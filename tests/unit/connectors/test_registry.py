@@ -35,6 +35,8 @@ def test_chains_follow_protocol_and_operating_system():
     assert [each.name for each in registry.chain_for("ssh", "Linux")] == ["linux"]
     assert [each.name for each in registry.chain_for("ssh")] == ["linux"]
     assert [each.name for each in registry.chain_for("postgresql", None)] == ["postgresql"]
+    assert [each.name for each in registry.chain_for("ldaps")] == ["openldap"]
+    assert registry.chain_for("ldap") == registry.chain_for("ldaps")
     with pytest.raises(Unsupported) as caught:
         registry.chain_for("gopher")
     assert caught.value.remedy

@@ -1,0 +1,446 @@
+"""OpenLDAP and other LDAPv3 directories: passwords set by RFC 3062, or as userPassword, under the server's policy."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import ClassVar, Final
+
+from connectors.base import (
+    Account,
+    AccountMetadata,
+    Candidate,
+    Capability,
+    Connector,
+    Credential,
+    Deadline,
+    Fence,
+    Finding,
+    Preflight,
+    Service,
+    Session,
+    Target,
+    Unseen,
+    Verdict,
+    VerdictState,
+)
+from connectors.kept import KeptConnections, KeptKey, kept_key
+from connectors.openldap_entries import (
+    ACCOUNTS,
+    STATE,
+    PasswordPolicy,
+    bases_of,
+    expires_at,
+    find_entry,
+    is_dn,
+    is_locked,
+    read_policy,
+    same_dn,
+    template_dn,
+)
+from connectors.openldap_errors import (
+    ADMIN_LIMIT,
+    FAILURES,
+    INSUFFICIENT_ACCESS,
+    NO_SUCH_ATTRIBUTE,
+    NO_SUCH_OBJECT,
+    SIZE_LIMIT,
+    TIME_LIMIT,
+    LdapRefusal,
+    PolicyError,
+    map_error,
+    mapped,
+    verdict_of,
+)
+from connectors.openldap_link import Entry, Link
+from connectors.openldap_look import recognised
+from pam_jobs.errors import AuthRejected, Effect, Forbidden, PolicyRefused, TargetError, Unsupported
+from pam_jobs.secret import SecretValue
+
+__all__ = ["OpenldapConnector", "OpenldapSession"]
+
+_MODIFY_PASSWORD: Final = "1.3.6.1.4.1.4203.1.11.1"  # noqa: S105 - an object identifier
+_ACTIVE_DIRECTORY: Final = "1.2.840.113556.1.4.800"
+_LIMITS: Final = {SIZE_LIMIT: "size limit", TIME_LIMIT: "time limit", ADMIN_LIMIT: "limits for this login"}
+_NO_NAME: Final = "set distinguishedName in the user record, or the custom field User DN Template of the resource"
+
+
+class OpenldapConnector(Connector):
+    """OpenLDAP 2.4 and newer, and what speaks LDAPv3 with userPassword like it."""
+
+    name: ClassVar[str] = "openldap"
+    protocols: ClassVar[frozenset[str]] = frozenset({"ldap", "ldaps"})
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.CHANGE, Capability.PROBE, Capability.DISCOVER, Capability.METADATA}
+    )
+
+    def __init__(self, kept: KeptConnections[Link] | None = None) -> None:
+        """Start with no connection.
+
+        Args:
+            kept: where rotators' connections wait for their next session; one with the usual bounds when absent.
+        """
+        self.kept: KeptConnections[Link] = kept or KeptConnections(is_usable=Link.is_idle, close=Link.close)
+
+    def open(self, target: Target, rotator: Credential | None, deadline: Deadline) -> OpenldapSession:
+        """Connect as the rotator, over a kept connection where there is one.
+
+        Raises:
+            NotApplied: with the cause; nothing on the target changed.
+        """
+        session = OpenldapSession(self.kept, target, rotator, deadline)
+        session.connect()
+        return session
+
+    def close_idle(self) -> None:
+        """Close the kept connections, as at shutdown."""
+        self.kept.close_idle()
+
+    def recognise(self, host: str, port: int, deadline: Deadline) -> Service | None:
+        """Return the service when it answers as a directory does, in the clear or within TLS, without a login."""
+        return recognised(host, port, deadline)
+
+
+class OpenldapSession(Session):
+    """A session on one server."""
+
+    def __init__(
+        self, kept: KeptConnections[Link], target: Target, rotator: Credential | None, deadline: Deadline
+    ) -> None:
+        self._kept = kept
+        self._target = target
+        self._rotator = rotator
+        self._deadline = deadline
+        self._link: Link | None = None
+        self._key: KeptKey | None = None
+        self._own = rotator.password if rotator else None  # what the rotator logs in with now
+        self._names: dict[str, str] = {}  # logins whose entries this session found
+        self._root: Entry | None = None
+
+    def connect(self) -> None:
+        """Log in as the rotator, unless there is none.
+
+        Raises:
+            NotApplied: with the cause.
+        """
+        if self._rotator is None:
+            return
+        if not self._rotator.password:
+            raise Unsupported("the rotator has no password", remedy="add one to the admin's record")
+        options = map(str, sorted(self._target.options.items()))
+        name = self._rotator.distinguished_name or ""
+        self._key = kept_key(
+            self._target, self._rotator, self._target.protocol, str(self._target.use_ssl), name, *options
+        )
+        self._link = self._kept.take(self._key)
+        if self._link is not None:
+            self._link.use(self._deadline)
+            return
+        self._deadline.check("the connection was made")
+        with mapped(sent=False):
+            try:
+                self._link = self._login(self._rotator)
+            except Unsupported as error:
+                if self._rotator.distinguished_name or is_dn(self._rotator.login):
+                    raise
+                raise AuthRejected(f"the rotator's name was not found: {error.message}", remedy=_NO_NAME) from None
+
+    def preflight(self, account: Account) -> Preflight:
+        """Learn whether the change would be allowed, and what the password policy demands.
+
+        Rights are learned by asking to take away a value of userPassword that is not there: the server refuses that
+        for want of rights, or because there is no such value, and either way changes nothing.
+
+        Raises:
+            Forbidden: the rotator may not change the account's password.
+            Unsupported: there is no such account, or the server takes no change.
+            TargetError: anything else the server said.
+        """
+        link = self._require_link()
+        with mapped(sent=False):
+            self._check_server(link)
+            entry = self._entry(link, account)
+            is_self = same_dn(link.bound_dn, entry.dn)
+            policy = PasswordPolicy()
+            if not (is_self and link.must_change):
+                policy = read_policy(link, entry, self._target.options, self._bases(link))
+                self._check_rights(link, entry)
+        if is_self and not policy.may_change_own:
+            raise Forbidden("the password policy lets nobody change his own password", remedy="rotate by an admin")
+        return Preflight(
+            server=self._server(link), is_self=is_self, account_exists=True, min_length=policy.min_length,
+            max_length=policy.max_length, forbidden_characters="\0",
+        )  # fmt: skip
+
+    def change(self, account: Account, candidate: Candidate, fence: Fence) -> Effect:
+        """Set the password.
+
+        Effect on target: one password modify operation (RFC 3062), or where the server has none one change of
+        userPassword. A value that the policy refuses because it is the account's own already counts as applied, once a
+        login has shown it.
+
+        Raises:
+            NotApplied: the account is certainly as it was.
+            EffectUnknown: the connection ended after the request was sent.
+        """
+        password = _password_of(candidate)
+        link = self._require_link()
+        with mapped(sent=False):
+            self._check_server(link)
+            dn = self._entry(link, account).dn
+            uses_operation = self._uses_operation(link)
+        is_self = same_dn(link.bound_dn, dn)
+        self._deadline.check("the change was sent")
+        fence()
+        try:
+            if uses_operation:
+                link.modify_password(dn, self._own if is_self else None, password)
+            else:
+                link.replace(dn, "userPassword", password.reveal().encode())
+        except FAILURES as error:
+            mapped_error = map_error(error, sent=True)
+            if not (isinstance(error, LdapRefusal) and _may_be_the_same(error) and self._logs_in(dn, password)):
+                raise mapped_error from None
+        for login in {account.login, dn}:
+            self._kept.forget(self._target.host, self._target.port, login)
+        if is_self:
+            self._own = password
+            self._key = None  # logged in with what is now the old password: not for anybody else
+        return Effect.APPLIED
+
+    def probe(self, account: Account, credential: Credential) -> Verdict:
+        """Log in once, afresh."""
+        if not credential.password:
+            return Verdict(state=VerdictState.UNKNOWN, cause="no_password", detail="the credential has no password")
+        known = credential.distinguished_name or account.distinguished_name
+        try:
+            link = self._login(replace(credential, distinguished_name=known))
+        except Unsupported as error:
+            return Verdict(state=VerdictState.UNKNOWN, cause="not_found", detail=error.message)
+        except (*FAILURES, TargetError) as error:
+            verdict = verdict_of(error)
+            return self._why_refused(account, verdict) if verdict.state is VerdictState.REFUSED else verdict
+        link.close()
+        if link.must_change:
+            detail = "the server demands another password at the first use (pwdReset)"
+            return Verdict(state=VerdictState.ACCEPTED, cause="change_after_reset", detail=detail)
+        if link.policy.grace_logins is not None:
+            detail = f"the password has expired; {link.policy.grace_logins} logins are left"
+            return Verdict(state=VerdictState.ACCEPTED, cause="expired_in_grace", detail=detail)
+        return Verdict(state=VerdictState.ACCEPTED)
+
+    def metadata(self, account: Account) -> AccountMetadata:
+        """Return what the password policy keeps about the account."""
+        link = self._require_link()
+        with mapped(sent=False):
+            entry = self._entry(link, account)
+            policy = read_policy(link, entry, self._target.options, self._bases(link))
+        return _metadata(entry, policy)
+
+    def discover(self) -> Iterator[Finding | Unseen]:
+        """Yield the accounts below the base, page by page, and what the server did not show."""
+        link = self._require_link()
+        with mapped(sent=False):
+            bases = self._bases(link)
+        if not bases:
+            yield Unseen(what="accounts", cause="not_permitted", detail="the server names no base: set Base DN")
+        for base in bases:
+            try:
+                for each in link.pages(base, self._target.options.get("user_match") or ACCOUNTS, STATE):
+                    if isinstance(each, Entry):
+                        yield _finding(each)
+                    else:
+                        yield Unseen(what=each, cause="not_permitted", detail="another server: it was not followed")
+            except LdapRefusal as refusal:
+                if refusal.code == NO_SUCH_OBJECT:
+                    yield Unseen(what=base, cause="not_permitted", detail="the rotator sees nothing there")
+                elif refusal.code in _LIMITS:
+                    detail = f"the server's {_LIMITS[refusal.code]} ended the list"
+                    yield Unseen(what=f"more accounts of {base}", cause="refused", detail=detail)
+                else:
+                    raise map_error(refusal, sent=False) from None
+            except FAILURES as error:
+                raise map_error(error, sent=False) from None
+
+    def close(self) -> None:
+        """Give the connection back to be kept, or close it; never raises."""
+        link, self._link = self._link, None
+        self._own = None
+        if link is None:
+            return
+        with contextlib.suppress(Exception):
+            if self._key is not None and link.is_idle():
+                self._kept.give(self._key, link)
+            else:
+                self._kept.discard(link)
+
+    def _login(self, credential: Credential) -> Link:
+        """Return a new connection on which the credential is logged in.
+
+        Raises:
+            Unsupported: the credential's entry cannot be told.
+            Exception: one of ``FAILURES``.
+        """
+        link = Link.connect(self._target, self._deadline)
+        try:
+            name = credential.distinguished_name or self._name_of(credential.login, link)
+            link.use(self._deadline)
+            link.log_in(name, credential.password or SecretValue(""))
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+    def _name_of(self, login: str, anonymous: Link) -> str:
+        """Return the distinguished name of a login, found as the rotator, else by the template, else by anybody."""
+        if is_dn(login):
+            return login
+        template = self._target.options.get("user_dn_template", "").strip()
+        if login in self._names:
+            return self._names[login]
+        if self._link is None and template:
+            return template_dn(template, login)
+        link = self._link or anonymous
+        self._names[login] = find_entry(link, login, bases_of(link, self._target.options)).dn
+        return self._names[login]
+
+    def _entry(self, link: Link, account: Account) -> Entry:
+        """Return the account's entry.
+
+        Raises:
+            Unsupported: it is not there, or the rotator does not see it.
+            Exception: one of ``FAILURES``.
+        """
+        dn = account.distinguished_name or (account.login if is_dn(account.login) else None)
+        if link.must_change:  # it may read nothing: only its own name is known
+            if dn is None or same_dn(dn, link.bound_dn):
+                return Entry(link.bound_dn)
+            raise Forbidden("the rotator must first change its own password", remedy="rotate the rotator's record")
+        if dn is None:
+            entry = find_entry(link, account.login, self._bases(link))
+            self._names[account.login] = entry.dn
+            return entry
+        try:
+            found = link.search(dn, "(objectClass=*)", STATE, "base")
+        except LdapRefusal as refusal:
+            if refusal.code != NO_SUCH_OBJECT:
+                raise
+            found = []
+        if not found:
+            remedy = "correct distinguishedName in the user record, or let the rotator read the entry"
+            raise Unsupported(f"there is no entry {dn!r}", remedy=remedy)
+        return found[0]
+
+    def _check_server(self, link: Link) -> None:
+        """Refuse a directory whose passwords are not in userPassword."""
+        if link.must_change or _ACTIVE_DIRECTORY not in self._root_of(link).all("supportedCapabilities"):
+            return
+        remedy = "rotate it by a connector for Active Directory"
+        raise Unsupported("this is Active Directory, which keeps its passwords elsewhere", remedy=remedy)
+
+    def _check_rights(self, link: Link, entry: Entry) -> None:
+        """Learn whether the rotator may write the password, by a change that cannot succeed.
+
+        Raises:
+            Forbidden: it may not.
+        """
+        try:
+            link.delete_value(entry.dn, "userPassword", b"{ABSENT}" + secrets.token_hex(24).encode())
+        except LdapRefusal as refusal:
+            may_not = refusal.code == INSUFFICIENT_ACCESS and refusal.policy.error in {
+                None, PolicyError.CHANGE_AFTER_RESET, PolicyError.PASSWORD_MOD_NOT_ALLOWED,
+            }  # fmt: skip
+            if may_not or refusal.code not in {NO_SUCH_ATTRIBUTE, INSUFFICIENT_ACCESS}:
+                self._raise_for_rights(refusal)
+
+    @staticmethod
+    def _raise_for_rights(refusal: LdapRefusal) -> None:
+        """Raise what a refusal proves: want of rights, a server that takes no writes; anything else proves nothing."""
+        error = map_error(refusal, sent=False)
+        if isinstance(error, Forbidden | Unsupported):
+            raise error
+
+    def _uses_operation(self, link: Link) -> bool:
+        """Say whether the server offers RFC 3062, and the record does not forbid it."""
+        if self._target.options.get("password_change", "").strip().casefold() == "userpassword":
+            return False
+        return link.must_change or _MODIFY_PASSWORD in self._root_of(link).all("supportedExtension")
+
+    def _logs_in(self, dn: str, password: SecretValue) -> bool:
+        login = Credential(login=dn, distinguished_name=dn, password=password)
+        try:
+            self._login(login).close()
+        except (*FAILURES, TargetError):
+            return False
+        return True
+
+    def _why_refused(self, account: Account, verdict: Verdict) -> Verdict:
+        """Look whether the account is locked: servers by default then refuse the right password in the same words."""
+        if self._link is None:
+            return verdict
+        with contextlib.suppress(TargetError):
+            told = self.metadata(account)
+            if told.locked:
+                detail = "the account is locked, so every password is refused"
+                return Verdict(state=VerdictState.LOCKED, cause="locked", detail=detail)
+        return verdict
+
+    def _bases(self, link: Link) -> list[str]:
+        base = self._target.options.get("base_dn", "").strip()
+        return [base] if base else self._root_of(link).all("namingContexts")
+
+    def _root_of(self, link: Link) -> Entry:
+        if self._root is None:
+            self._root = link.root()
+        return self._root
+
+    def _server(self, link: Link) -> str:
+        root = self._root_of(link) if not link.must_change else Entry("")
+        known = [root.first("vendorName") or "", root.first("vendorVersion") or ""]
+        product = " ".join(filter(None, known)) or (
+            "OpenLDAP" if "OpenLDAProotDSE" in root.all("objectClass") else "LDAP server"
+        )
+        return f"{product}, {link.transport}, {'RFC 3062' if self._uses_operation(link) else 'userPassword'}"
+
+    def _require_link(self) -> Link:
+        if self._link is None:
+            raise Unsupported("this session has no rotator, so it can only probe", remedy="give the resource an admin")
+        return self._link
+
+
+def _password_of(candidate: Candidate) -> SecretValue:
+    if candidate.password is None:
+        raise Unsupported("a directory's account has a password, no key", remedy="give the user record a password")
+    if not candidate.password or "\0" in candidate.password.reveal():
+        raise PolicyRefused("a password here is not empty and has no NUL", remedy="change the record's complexity")
+    return candidate.password
+
+
+def _may_be_the_same(refusal: LdapRefusal) -> bool:
+    """Say whether the refusal may only mean that the account has this password already, as after a lost answer."""
+    return refusal.policy.error in {PolicyError.PASSWORD_IN_HISTORY, PolicyError.PASSWORD_TOO_YOUNG}
+
+
+def _metadata(entry: Entry, policy: PasswordPolicy) -> AccountMetadata:
+    from connectors.openldap_entries import stamp
+
+    now = datetime.now(UTC)
+    return AccountMetadata(
+        last_set=stamp(entry.first("pwdChangedTime")),
+        locked=is_locked(entry, policy, now),
+        expires=expires_at(entry, policy),
+    )
+
+
+def _finding(entry: Entry) -> Finding:
+    facts: dict[str, str | bool | int] = {"distinguished_name": entry.dn}
+    if entry.first("pwdAccountLockedTime"):
+        facts["locked"] = True
+    if entry.is_true("pwdReset"):
+        facts["must_change"] = True
+    if changed := entry.first("pwdChangedTime"):
+        facts["last_set"] = changed
+    return Finding(kind="users", name=entry.first("uid") or entry.first("cn") or entry.dn, facts=facts)

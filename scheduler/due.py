@@ -15,12 +15,12 @@ from pam_jobs.audit.log import record_event
 from pam_jobs.clock import Clock
 from pam_jobs.db.engine import Database
 from pam_jobs.db.tables import Gateway, Job, JobKind, JobState, PamConfiguration, Schedule
-from pam_jobs.errors import InvalidInput
 from pam_jobs.jobs.lease import OPEN_ROTATION
 from pam_jobs.jobs.states import LOOKING, OPEN, WAITING
 from pam_jobs.jobs.trail import BEAT
 from pam_jobs.rotation.readiness import OPERATORS_CHOICE, Readiness, assess
-from pam_jobs.rotation.schedules import next_run
+from pam_jobs.rotation.schedules import MISSED, NO_ALLOWED_TIME, columns_of
+from pam_jobs.rotation.timing import ALWAYS, Decision, Outcome, Planned, decide, timings
 from scheduler.emission import DueRun, create_jobs
 
 __all__ = ["BATCH", "claim", "next_due", "tick"]
@@ -63,10 +63,13 @@ def tick(database: Database, clock: Clock, limit: int = BATCH) -> list[str]:
         if not rows:
             return []
         routes = _routes(session, rows)
-        runs = [_run(row, routes[row.uid]) for row in rows if _starts(routes[row.uid])]
+        decisions = _decisions(session, now, rows, routes)
+        begun = [row for row in rows if decisions[row.uid].outcome is Outcome.RUN]
+        runs = [_run(row, routes[row.uid]) for row in begun if _starts(routes[row.uid])]
         created = create_jobs(session, clock, runs)
-        _tell_blocked(session, clock, rows, routes)
-        _move_on(session, now, rows, routes)
+        _tell_blocked(session, clock, begun, routes)
+        _tell_skipped(session, clock, rows, routes, decisions)
+        _move_on(session, rows, routes, decisions)
     _log.info("due", claimed=len(rows), created=len(created), blocked=sum(1 for r in routes.values() if r.blocked))
     return created
 
@@ -81,6 +84,9 @@ def claim(session: Session, now: datetime, limit: int) -> Sequence[Any]:
             Schedule.spec,
             Schedule.anchor_at,
             Schedule.next_run_at,
+            Schedule.planned_at,
+            Schedule.moved_by,
+            Schedule.last_due_at,
             Schedule.blocked,
         )
         .where(Schedule.next_run_at <= now, Schedule.paused.is_(False))
@@ -112,6 +118,8 @@ def _run(row: Any, route: _Route) -> DueRun:
     return DueRun(
         schedule_uid=row.uid,
         due_at=row.next_run_at,
+        planned_at=None if row.planned_at == row.next_run_at else row.planned_at,
+        moved_by=row.moved_by,
         kind=kind,
         record_uid=None if kind is JobKind.DISCOVER else row.subject_uid,
         configuration_uid=route.configuration_uid,
@@ -215,25 +223,52 @@ def _tell_blocked(session: Session, clock: Clock, rows: Sequence[Any], routes: d
         )
 
 
-def _move_on(session: Session, now: datetime, rows: Sequence[Any], routes: dict[str, _Route]) -> None:
-    session.execute(
-        update(Schedule),
-        [
-            {
-                "uid": row.uid,
-                "next_run_at": _next(row, now),
-                "last_due_at": row.next_run_at,
-                "blocked": routes[row.uid].blocked,
-            }
-            for row in rows
-        ],
-    )
+def _tell_skipped(
+    session: Session, clock: Clock, rows: Sequence[Any], routes: dict[str, _Route], decisions: dict[str, Decision]
+) -> None:
+    for row in rows:
+        if decisions[row.uid].outcome is Outcome.SKIPPED:
+            record_event(
+                session,
+                clock,
+                BEAT,
+                "pam_run_skipped",
+                job_kind=row.kind,
+                record_uid=None if row.kind == JobKind.DISCOVER.value else row.subject_uid,
+                configuration_uid=routes[row.uid].configuration_uid,
+                gateway_uid=routes[row.uid].gateway_uid,
+                schedule_uid=row.uid,
+                due_at=row.next_run_at.isoformat(),
+            )
 
 
-def _next(row: Any, now: datetime) -> datetime | None:
-    try:
-        return next_run(row.spec, row.anchor_at, max(now, row.next_run_at))
-    except InvalidInput as error:
-        # Valid when it was stored; a zone can vanish from newer time zone data. Beat must not stop at it.
-        _log.error("schedule stopped", schedule_uid=row.uid, reason=error.sentence())
-        return None
+def _decisions(session: Session, now: datetime, rows: Sequence[Any], routes: dict[str, _Route]) -> dict[str, Decision]:
+    """Return what becomes of each due row, by the timing that its configuration has now."""
+    known = timings(session, {uid for route in routes.values() if (uid := route.configuration_uid) is not None})
+    found: dict[str, Decision] = {}
+    for row in rows:
+        timing = known.get(routes[row.uid].configuration_uid or "", ALWAYS)
+        due = Planned(planned_at=row.planned_at or row.next_run_at, run_at=row.next_run_at, moved_by=row.moved_by)
+        found[row.uid] = decision = decide(row.spec, row.anchor_at, due, row.uid, now=now, timing=timing)
+        if decision.error is not None:
+            _log.error("schedule stopped", schedule_uid=row.uid, reason=decision.error)
+    return found
+
+
+def _move_on(session: Session, rows: Sequence[Any], routes: dict[str, _Route], decisions: dict[str, Decision]) -> None:
+    session.execute(update(Schedule), [_moved(row, routes[row.uid], decisions[row.uid]) for row in rows])
+
+
+def _moved(row: Any, route: _Route, decision: Decision) -> dict[str, Any]:
+    following = decision.next
+    blocked = row.blocked if decision.outcome is Outcome.HELD else route.blocked
+    if decision.outcome is Outcome.SKIPPED:
+        blocked = MISSED
+    if following is not None and following.run_at is None:
+        blocked = NO_ALLOWED_TIME
+    return {
+        "uid": row.uid,
+        **columns_of(following),
+        "last_due_at": row.last_due_at if decision.outcome is Outcome.HELD else row.next_run_at,
+        "blocked": blocked,
+    }

@@ -33,6 +33,8 @@ class DueRun:
     record_uid: str | None  # None for discovery
     configuration_uid: str
     gateway_uid: str
+    planned_at: datetime | None = None  # by the schedule alone, where that is another time
+    moved_by: str | None = None  # the calendar that moved it
 
 
 def job_uid_of(schedule_uid: str, due_at: datetime) -> str:
@@ -69,7 +71,23 @@ def create_jobs(session: Session, clock: Clock, runs: Sequence[DueRun]) -> list[
     for uid in created:
         job = jobs[uid]
         job_event(session, clock, BEAT, "pam_job_created", job, trigger=SCHEDULED, schedule_uid=job.schedule_uid)
+        if job.moved_by is not None:
+            _tell_moved(session, clock, job)
     return created
+
+
+def _tell_moved(session: Session, clock: Clock, job: Job) -> None:
+    job_event(
+        session,
+        clock,
+        BEAT,
+        "pam_run_moved",
+        job,
+        schedule_uid=job.schedule_uid,
+        planned_at=job.planned_at.isoformat() if job.planned_at else None,
+        due_at=job.due_at.isoformat() if job.due_at else None,
+        calendar_uid=job.moved_by,
+    )
 
 
 def _job(run: DueRun, now: datetime) -> Job:
@@ -84,6 +102,8 @@ def _job(run: DueRun, now: datetime) -> Job:
         parameters={},
         schedule_uid=run.schedule_uid,
         due_at=run.due_at,
+        planned_at=run.planned_at,
+        moved_by=run.moved_by,
         requested_by=BEAT.username,
         created_at=now,
         expires_at=now + KEEP_WAITING,

@@ -32,6 +32,8 @@ _COPIED: Final = (
     "records",
     "gateways",
     "pam_configurations",
+    "calendars",
+    "configuration_calendars",
     "resource_links",
     "rotation_settings",
     "schedules",
@@ -101,6 +103,8 @@ def _ended(database: Database, clock: VirtualClock, job_uids: list[str]) -> list
     return [
         Run(
             due_at=clock.now(),
+            planned_at=job.planned_at or job.due_at or clock.now(),
+            moved_by=job.moved_by,
             schedule_uid=job.schedule_uid or "",
             kind=str(job.kind),
             subject_uid=job.configuration_uid if job.kind == JobKind.DISCOVER else job.record_uid or "",

@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from pam_jobs import __version__
 from pam_jobs.api import (
     audit,
+    calendars,
     discovery,
     files,
     health,
@@ -15,6 +16,7 @@ from pam_jobs.api import (
     metrics,
     pam,
     problems,
+    schedules,
     siem,
     tokens,
     users,
@@ -46,7 +48,9 @@ def create_app(context: AppContext) -> FastAPI:
     users.install(app, context)
     ksm.install(app, context)
     metrics.install(app, context)
-    for module in (files, jobs, health, users, tokens, vault, pam, discovery, audit, siem, metrics):
+    vault_routes = (files, users, tokens, vault)
+    job_routes = (jobs, pam, schedules, calendars, discovery)
+    for module in (*vault_routes, *job_routes, health, audit, siem, metrics):
         app.include_router(module.router)
     app.add_middleware(BodyLimit, file_bytes=context.settings.max_file_bytes)
     app.add_middleware(AccessLog)

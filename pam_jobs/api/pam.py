@@ -1,4 +1,4 @@
-"""Gateways, PAM configurations, resources, rotation settings and schedules.
+"""Gateways, PAM configurations, resources and rotation settings.
 
 Reading needs the permission ``jobs_read``: these rows hold identifiers and times. Changing asks for its own permission
 and for the caller's own right to the records in question.
@@ -7,22 +7,18 @@ and for the caller's own right to the records in question.
 from __future__ import annotations
 
 import json
-from datetime import timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, status
+from fastapi import APIRouter, Depends, Path, status
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from pam_jobs.api.auth import Principal, require
 from pam_jobs.api.context import AppContext, Context
-from pam_jobs.db.tables import JobKind, PamConfiguration, ResourceLink, Schedule, TargetSetAside
-from pam_jobs.errors import InvalidInput
+from pam_jobs.db.tables import CalendarUse, PamConfiguration, ResourceLink, TargetSetAside
 from pam_jobs.jobs import set_aside
-from pam_jobs.rotation import configurations, gateways, models, resources, settings, views
+from pam_jobs.rotation import calendars, configurations, gateways, models, pausing, resources, settings, views
 from pam_jobs.rotation.configurations import Changes, NewConfiguration
-from pam_jobs.rotation.preview import Run, preview, routes
-from pam_jobs.rotation.schedules import parsed
 from pam_jobs.vault import clients, records
 
 __all__ = ["router"]
@@ -154,8 +150,28 @@ def remove_configuration(uid: _Uid, principal: _Configurer, context: Context) ->
         records.delete(session, context.clock, actor, principal.user_uid, uid)
 
 
+@router.post("/configurations/{uid}/pause")
+def pause_configuration(uid: _Uid, principal: _Configurer, context: Context) -> models.ConfigurationOut:
+    """Keep everything of a configuration from running by itself; what waits already and what runs on demand goes on."""
+    with context.database.transaction() as session:
+        records.require(session, principal.user_uid, uid, can_edit=True)
+        row = pausing.pause_configuration(session, context.clock, principal.actor(), uid)
+        return _configurations(session, [row])[0]
+
+
+@router.post("/configurations/{uid}/resume")
+def resume_configuration(uid: _Uid, principal: _Configurer, context: Context) -> models.ConfigurationOut:
+    """Let a configuration's schedules run again from their next runs; a schedule that was paused by itself stays so."""
+    with context.database.transaction() as session:
+        records.require(session, principal.user_uid, uid, can_edit=True)
+        row = pausing.resume_configuration(session, context.clock, principal.actor(), uid)
+        return _configurations(session, [row])[0]
+
+
 def _configurations(session: Session, rows: list[PamConfiguration]) -> list[models.ConfigurationOut]:
-    linked = configurations.resources_of(session, [row.record_uid for row in rows])
+    uids = [row.record_uid for row in rows]
+    linked = configurations.resources_of(session, uids)
+    used = calendars.attached(session, uids)
     return [
         models.ConfigurationOut(
             record_uid=row.record_uid,
@@ -164,6 +180,12 @@ def _configurations(session: Session, rows: list[PamConfiguration]) -> list[mode
             default_schedule=json.loads(row.default_schedule),
             default_verify_schedule=json.loads(row.default_verify_schedule),
             rotation_enabled=row.rotation_enabled,
+            schedules_paused_at=row.schedules_paused_at,
+            windows=used[row.record_uid][CalendarUse.WINDOW],
+            blackouts=used[row.record_uid][CalendarUse.BLACKOUT],
+            jitter_seconds=row.jitter_seconds,
+            missed_runs=row.missed_runs,
+            missed_grace_seconds=row.missed_grace_seconds,
             resources=[
                 models.LinkOut(record_uid=link.resource_uid, admin_uid=link.admin_uid)
                 for link in linked[row.record_uid]
@@ -291,71 +313,3 @@ def remove_rotation(record_uid: _Uid, principal: _Configurer, context: Context) 
 def _rotation(session: Session, context: AppContext, record_uid: str) -> models.RotationOut:
     view = views.rotation(session, context.clock, record_uid, offline_seconds=context.settings.offline_seconds)
     return models.RotationOut.model_validate(view)
-
-
-# schedules
-
-
-@router.get("/schedules")
-def list_schedules(_principal: _Reader, context: Context) -> models.ScheduleList:
-    """Return the due table, soonest first."""
-    with context.database.transaction(read_only=True) as session:
-        rows = session.scalars(
-            select(Schedule).order_by(Schedule.next_run_at.is_(None), Schedule.next_run_at, Schedule.uid)
-        ).all()
-        found = routes(session, rows)
-    return models.ScheduleList(
-        schedules=[_schedule(row, *found.get(row.uid, (None, None))) for row in rows],
-    )
-
-
-@router.get("/schedules/preview")
-def preview_schedules(
-    _principal: _Reader,
-    context: Context,
-    days: Annotated[float, Query(gt=0, le=400)] = 7.0,
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
-    record_uid: Annotated[str | None, Query(max_length=22)] = None,
-) -> models.PreviewOut:
-    """Return what will run in the coming days, by the rules that beat goes by."""
-    start = context.clock.now()
-    with context.database.transaction(read_only=True) as session:
-        found = preview(
-            session,
-            start,
-            start + timedelta(days=days),
-            limit=limit,
-            subjects=None if record_uid is None else [record_uid],
-        )
-    return models.PreviewOut(runs=[_run(run) for run in found.runs], complete=found.is_complete)
-
-
-def _schedule(row: Schedule, configuration_uid: str | None, gateway_uid: str | None) -> models.ScheduleOut:
-    try:
-        description = parsed(row.spec).describe()
-    except InvalidInput as error:
-        description = error.message
-    return models.ScheduleOut(
-        uid=row.uid,
-        kind=row.kind,
-        record_uid=None if row.kind == JobKind.DISCOVER.value else row.subject_uid,
-        configuration_uid=configuration_uid,
-        gateway_uid=gateway_uid,
-        schedule=json.loads(row.spec),
-        description=description,
-        next_run_at=row.next_run_at,
-        last_due_at=row.last_due_at,
-        paused=row.paused,
-        blocked=row.blocked,
-    )
-
-
-def _run(run: Run) -> models.RunOut:
-    return models.RunOut(
-        due_at=run.due_at,
-        schedule_uid=run.schedule_uid,
-        kind=run.kind,
-        record_uid=None if run.kind == JobKind.DISCOVER.value else run.subject_uid,
-        configuration_uid=run.configuration_uid,
-        gateway_uid=run.gateway_uid,
-    )

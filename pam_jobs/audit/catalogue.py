@@ -89,6 +89,21 @@ _CATALOGUE: dict[str, dict[str, str]] = {
         "pam_configuration_created": "User ${username} created PAM configuration UID ${record_uid}",
         "pam_configuration_updated": "User ${username} changed PAM configuration UID ${record_uid}",
         "pam_configuration_deleted": "User ${username} deleted PAM configuration UID ${record_uid}",
+        "pam_schedule_paused": "User ${username} paused the schedule ${schedule_uid} (${job_kind}) of ${record_uid}",
+        "pam_schedule_resumed": "User ${username} resumed the schedule ${schedule_uid} (${job_kind}) of ${record_uid}",
+        "pam_schedules_paused": "User ${username} paused every schedule of PAM configuration UID ${configuration_uid}",
+        "pam_schedules_resumed": "User ${username} resumed the schedules of PAM configuration UID ${configuration_uid}",
+        "pam_run_moved": (
+            "The run of schedule ${schedule_uid} that was planned for ${planned_at} began at ${due_at}: moved by"
+            " calendar UID ${calendar_uid}"
+        ),
+        "pam_run_skipped": (
+            "The run of schedule ${schedule_uid} of ${due_at} was left out: it came later than the grace of PAM"
+            " configuration UID ${configuration_uid}"
+        ),
+        "pam_calendar_created": "User ${username} created calendar ${calendar_name} (UID: ${calendar_uid})",
+        "pam_calendar_updated": "User ${username} changed calendar ${calendar_name} (UID: ${calendar_uid})",
+        "pam_calendar_removed": "User ${username} removed calendar ${calendar_name} (UID: ${calendar_uid})",
         "pam_resource_linked": "User ${username} linked resource UID ${record_uid} to ${configuration_uid}",
         "pam_resource_removed": "User ${username} removed resource UID ${record_uid}",
         "record_rotation_created": "User ${username} set up rotation of record UID ${record_uid}",

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Annotated, Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pam_jobs.cli.common import Format, FormatOption, emit, group, note, print_table, vault, when
+from pam_jobs.cli.common import Format, FormatOption, done, emit, group, note, print_table, vault, when
 from pam_jobs.cli.job import titles
-from pam_jobs.errors import InvalidInput
+from pam_jobs.errors import InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from pam_jobs.client.vault import VaultClient
+
+
+class Kind(StrEnum):
+    """What a schedule runs."""
+
+    ALL = "all"
+    ROTATE = "rotate"
+    VERIFY = "verify"
+
 
 app = group("Schedules: what runs by itself, and when.")
 
@@ -97,13 +110,81 @@ def list_(style: FormatOption = Format.TABLE) -> None:
                     row["description"],
                     "paused" if row["paused"] else when(row["next_run_at"]),
                     when(row["last_due_at"]),
-                    row.get("blocked"),
+                    "; ".join(row["reasons"]) or None,
                 )
                 for row in rows
             ],
             empty="nothing is scheduled; set it with `pam rotation edit -sc`",
         ),
     )  # fmt: skip
+
+
+ScheduleArgument = Annotated[str | None, typer.Argument(help="UID of the schedule, from `pam schedule list`.")]
+RecordOption = Annotated[
+    str | None, typer.Option("--record-uid", "--record", "-r", help="UID or title: the schedules of this record.")
+]
+KindOption = Annotated[Kind, typer.Option("--kind", "-k", help="Which of the record's schedules.")]
+ConfigOption = Annotated[
+    str | None, typer.Option("--config", "-c", help="UID or title: every schedule of this configuration.")
+]
+
+
+@app.command("pause")
+def pause(
+    schedule: ScheduleArgument = None,
+    record: RecordOption = None,
+    kind: KindOption = Kind.ALL,
+    config: ConfigOption = None,
+    style: FormatOption = Format.TABLE,
+) -> None:
+    """Keep schedules from making jobs; what waits already, and what runs on demand, goes on."""
+    _set_paused(schedule, record, kind, config, style, paused=True)
+
+
+@app.command("resume")
+def resume(
+    schedule: ScheduleArgument = None,
+    record: RecordOption = None,
+    kind: KindOption = Kind.ALL,
+    config: ConfigOption = None,
+    style: FormatOption = Format.TABLE,
+) -> None:
+    """Let schedules make jobs again, from their next runs on; what they missed is not made up for."""
+    _set_paused(schedule, record, kind, config, style, paused=False)
+
+
+def _set_paused(
+    schedule: str | None, record: str | None, kind: Kind, config: str | None, style: Format, *, paused: bool
+) -> None:
+    if sum(given is not None for given in (schedule, record, config)) != 1:
+        raise InvalidInput(
+            "it is not clear which schedules are meant", remedy="give one of SCHEDULE, --record-uid and --config"
+        )
+    word = "paused" if paused else "resumed"
+    with vault() as client:
+        if config is not None:
+            found = client.pam.find_configuration(config)
+            client.pam.set_configuration_paused(found.uid, paused=paused)
+            done({"configuration_uid": found.uid, "paused": paused}, f"{word} the schedules of {found.title}", style)
+            return
+        uids = [schedule] if schedule is not None else _uids_of(client, str(record), kind)
+        rows = [client.pam.set_schedule_paused(uid, paused=paused) for uid in uids]
+    several = f"{len(rows)} schedules" if len(rows) > 1 else "the schedule"
+    done({"schedules": rows}, "; ".join([f"{word} {several}", *(why for row in rows for why in row["reasons"])]), style)
+
+
+def _uids_of(client: VaultClient, record: str, kind: Kind) -> list[str]:
+    found = client.records.find(record)
+    uids = [
+        row["uid"]
+        for row in client.pam.schedules()
+        if row["record_uid"] == found.uid and kind in {Kind.ALL, row["kind"]}
+    ]
+    if not uids:
+        raise NotFound(
+            f"nothing of the record {found.title} runs by itself", remedy="set a schedule with `pam rotation edit -sc`"
+        )
+    return uids
 
 
 @app.command("preview")

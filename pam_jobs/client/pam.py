@@ -262,6 +262,15 @@ class Pam:
         rows: list[dict[str, Any]] = self._router.get("/api/v1/schedules")["schedules"]
         return rows
 
+    def set_schedule_paused(self, uid: str, *, paused: bool) -> dict[str, Any]:
+        """Pause one schedule, or resume it, and return it."""
+        answer: dict[str, Any] = self._router.post(f"/api/v1/schedules/{uid}/{'pause' if paused else 'resume'}")
+        return answer
+
+    def set_configuration_paused(self, uid: str, *, paused: bool) -> None:
+        """Pause every schedule of a configuration, or resume them."""
+        self._router.post(f"/api/v1/configurations/{uid}/{'pause' if paused else 'resume'}")
+
     def preview(self, days: float) -> dict[str, Any]:
         """Return the runs of the coming days."""
         answer: dict[str, Any] = self._router.get("/api/v1/schedules/preview", days=days)

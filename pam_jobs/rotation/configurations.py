@@ -13,16 +13,18 @@ from pam_jobs.audit.log import Actor, record_event
 from pam_jobs.clock import Clock
 from pam_jobs.db.tables import (
     ApplicationShare,
+    CalendarUse,
     Folder,
     Gateway,
     JobKind,
+    MissedRuns,
     PamConfiguration,
     ResourceLink,
     RotationSettings,
     StoredRecord,
 )
 from pam_jobs.errors import AlreadyExists, InvalidInput, NotFound, StateError
-from pam_jobs.rotation import schedules
+from pam_jobs.rotation import calendars, schedules
 from pam_jobs.rotation.gateways import require_gateway
 from pam_jobs.rotation.readiness import not_bound
 
@@ -63,6 +65,11 @@ class Changes:
     default_schedule: Sequence[Mapping[str, Any]] | None = None
     default_verify_schedule: Sequence[Mapping[str, Any]] | None = None
     rotation_enabled: bool | None = None
+    windows: Sequence[str] | None = None  # calendars inside which scheduled runs begin; empty: at any time
+    blackouts: Sequence[str] | None = None  # calendars inside which scheduled runs do not begin
+    jitter_seconds: int | None = None
+    missed_runs: MissedRuns | None = None
+    missed_grace_seconds: int | None = None
 
 
 def require_record(session: Session, uid: str, *, what: str, is_configuration: bool = False) -> StoredRecord:
@@ -165,12 +172,30 @@ def change(
         setattr(configuration, name, spec)
     if changes.rotation_enabled is not None:
         configuration.rotation_enabled = changes.rotation_enabled
+    _change_timing(session, clock, configuration, changes)
     if specs or changes.rotation_enabled is not None:
         schedules.follow_configuration(session, clock, configuration)
     record_event(
         session, clock, actor, "pam_configuration_updated", record_uid=uid, gateway_uid=configuration.gateway_uid
     )
     return configuration
+
+
+def _change_timing(session: Session, clock: Clock, configuration: PamConfiguration, changes: Changes) -> None:
+    """Bring calendars, jitter and the policy on missed runs in step; the next runs follow."""
+    for name in ("jitter_seconds", "missed_runs", "missed_grace_seconds"):
+        if (wanted := getattr(changes, name)) is not None:
+            setattr(configuration, name, wanted)
+    uses = ((CalendarUse.WINDOW, changes.windows), (CalendarUse.BLACKOUT, changes.blackouts))
+    given = [(use, uids) for use, uids in uses if uids is not None]
+    for use, _ in given:
+        calendars.attach(session, configuration.record_uid, use, [])  # one may go from one use to the other
+    for use, uids in given:
+        calendars.attach(session, configuration.record_uid, use, uids)
+    if given:
+        calendars.check_leaves_time(session, clock, configuration.record_uid)
+    if given or changes.jitter_seconds is not None:
+        schedules.replan(session, clock, configuration.record_uid)
 
 
 def remove(session: Session, clock: Clock, actor: Actor, uid: str) -> None:
@@ -189,6 +214,8 @@ def remove(session: Session, clock: Clock, actor: Actor, uid: str) -> None:
             remedy="remove their rotation settings and resource links first",
         )
     schedules.forget(session, kind=JobKind.DISCOVER, subject_uid=uid)
+    for use in CalendarUse:
+        calendars.attach(session, uid, use, [])
     record_event(
         session, clock, actor, "pam_configuration_deleted", record_uid=uid, gateway_uid=configuration.gateway_uid
     )

@@ -8,10 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pam_jobs.crypto.blob import Blob
-from pam_jobs.db.tables import DriftState
+from pam_jobs.db.tables import DriftState, MissedRuns
 from pam_jobs.vault.models import NewClient, NewRecord, StrictModel, Uid
 
 __all__ = [
+    "CalendarChange",
+    "CalendarList",
+    "CalendarOut",
     "Configuration",
     "ConfigurationChange",
     "ConfigurationList",
@@ -20,6 +23,7 @@ __all__ = [
     "GatewayChange",
     "GatewayList",
     "GatewayOut",
+    "NewCalendar",
     "NewGateway",
     "PreviewOut",
     "ResourceChange",
@@ -37,6 +41,7 @@ __all__ = [
 ScheduleJson = Annotated[list[dict[str, Any]], Field(max_length=100)]
 """The schedule list; empty, or one ON_DEMAND object, is manual."""
 Environment = Literal["local", "aws", "azure", "gcp", "domain", "oci", "github", "hashicorp"]
+Calendars = Annotated[list[Uid], Field(max_length=20)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 
 
@@ -112,6 +117,13 @@ class ConfigurationChange(StrictModel):
     default_schedule: ScheduleJson | None = None
     default_verify_schedule: ScheduleJson | None = None
     rotation_enabled: bool | None = None
+    windows: Calendars | None = Field(None, description="calendars inside which scheduled runs begin; empty: any time")
+    blackouts: Calendars | None = Field(None, description="calendars inside which scheduled runs do not begin")
+    jitter_seconds: int | None = Field(None, ge=0, le=86_400, description="scheduled runs are spread over so many")
+    missed_runs: MissedRuns | None = Field(None, description="what becomes of a run that no beat was there for")
+    missed_grace_seconds: int | None = Field(
+        None, ge=60, le=604_800, description="with `skip`: a run that is later than this is left out"
+    )
 
 
 class LinkOut(BaseModel):
@@ -130,6 +142,12 @@ class ConfigurationOut(BaseModel):
     default_schedule: list[dict[str, Any]]
     default_verify_schedule: list[dict[str, Any]]
     rotation_enabled: bool
+    schedules_paused_at: datetime | None
+    windows: list[str]
+    blackouts: list[str]
+    jitter_seconds: int
+    missed_runs: MissedRuns
+    missed_grace_seconds: int
     resources: list[LinkOut]
     created_at: datetime
 
@@ -241,9 +259,13 @@ class ScheduleOut(BaseModel):
     schedule: list[dict[str, Any]]
     description: str
     next_run_at: datetime | None
+    planned_at: datetime | None = Field(description="when the next run is due by the schedule alone")
+    moved_by: str | None = Field(description="the calendar that moved the next run")
     last_due_at: datetime | None
     paused: bool
+    paused_at: datetime | None = Field(description="when this schedule by itself was paused")
     blocked: str | None
+    reasons: list[str] = Field(description="why nothing runs, or why the next run is not when it is planned")
 
 
 class ScheduleList(BaseModel):
@@ -256,11 +278,50 @@ class RunOut(BaseModel):
     """One run to come."""
 
     due_at: datetime
+    planned_at: datetime
+    moved_by: str | None
     schedule_uid: str
     kind: str
     record_uid: str | None
     configuration_uid: str | None
     gateway_uid: str | None
+
+
+PeriodsJson = Annotated[list[dict[str, Any]], Field(min_length=1, max_length=100)]
+"""The periods of a calendar: objects of the types WEEKLY, CRON and ONCE."""
+
+
+class NewCalendar(StrictModel):
+    """A calendar to create."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    tz: Annotated[str, Field(max_length=64)] = "Etc/UTC"
+    periods: PeriodsJson
+
+
+class CalendarChange(StrictModel):
+    """What to change of a calendar."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    tz: Annotated[str, Field(max_length=64)] | None = None
+    periods: PeriodsJson | None = None
+
+
+class CalendarOut(BaseModel):
+    """A calendar and the configurations that use it."""
+
+    uid: str
+    name: str
+    tz: str
+    periods: list[dict[str, Any]]
+    configurations: list[str]
+    updated_at: datetime
+
+
+class CalendarList(BaseModel):
+    """All calendars, by name."""
+
+    calendars: list[CalendarOut]
 
 
 class PreviewOut(BaseModel):

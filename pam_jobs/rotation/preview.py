@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,8 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from pam_jobs.db.tables import JobKind, PamConfiguration, RotationSettings, Schedule
-from pam_jobs.errors import InvalidInput
-from pam_jobs.rotation.schedules import next_run
+from pam_jobs.rotation.timing import ALWAYS, Outcome, Planned, Timing, decide, timings
 
 __all__ = ["Preview", "Run", "preview", "routes", "runs_of"]
 
@@ -22,6 +21,8 @@ class Run:
     """One run to come."""
 
     due_at: datetime
+    planned_at: datetime  # by the schedule alone
+    moved_by: str | None  # the calendar that moved it
     schedule_uid: str
     kind: str
     subject_uid: str  # the user record; the configuration for discovery
@@ -56,15 +57,17 @@ def preview(
         query = query.where(Schedule.subject_uid.in_(subjects))
     rows = session.scalars(query).all()
     found = routes(session, rows)
-    merged = heapq.merge(*(_keyed(row, start, until) for row in rows))
+    known = timings(session, {configuration_uid for configuration_uid, _ in found.values()})
     runs: list[Run] = []
-    for due_at, _, row in merged:
+    for due_at, _, planned, row in heapq.merge(*(_keyed(row, start, until, found, known) for row in rows), key=_order):
         if len(runs) == limit:
             return Preview(runs=tuple(runs), is_complete=False)
         configuration_uid, gateway_uid = found.get(row.uid, (None, None))
         runs.append(
             Run(
                 due_at=due_at,
+                planned_at=planned.planned_at,
+                moved_by=planned.moved_by,
                 schedule_uid=row.uid,
                 kind=row.kind,
                 subject_uid=row.subject_uid,
@@ -75,22 +78,36 @@ def preview(
     return Preview(runs=tuple(runs), is_complete=True)
 
 
-def runs_of(row: Schedule, start: datetime, until: datetime) -> Iterator[datetime]:
-    """Yield when beat will run the row, from the start on: what is overdue at once, then each run in its time."""
-    due_at = row.next_run_at
-    while due_at is not None:
-        due_at = max(due_at, start)
-        if due_at >= until:
+def runs_of(row: Schedule, start: datetime, until: datetime, timing: Timing) -> Iterator[tuple[datetime, Planned]]:
+    """Yield when beat will run the row and what was planned, from the start on: what is overdue first.
+
+    Each run is decided by the function that beat decides by, on a clock that stands at the run's time.
+    """
+    planned: Planned | None = Planned(
+        planned_at=row.planned_at or row.next_run_at or start, run_at=row.next_run_at, moved_by=row.moved_by
+    )
+    while planned is not None and planned.run_at is not None:
+        now = max(planned.run_at, start)
+        if now >= until:
             return
-        yield due_at
-        try:
-            due_at = next_run(row.spec, row.anchor_at, due_at)
-        except InvalidInput:  # its zone is gone; beat stops it at its next run
-            return
+        decision = decide(row.spec, row.anchor_at, planned, row.uid, now=now, timing=timing)
+        if decision.outcome is Outcome.RUN:
+            yield now, planned
+        planned = decision.next
 
 
-def _keyed(row: Schedule, start: datetime, until: datetime) -> Iterator[tuple[datetime, str, Schedule]]:
-    return ((due_at, row.uid, row) for due_at in runs_of(row, start, until))
+_Routes = Mapping[str, tuple[str, str]]
+
+
+def _keyed(
+    row: Schedule, start: datetime, until: datetime, found: _Routes, known: Mapping[str, Timing]
+) -> Iterator[tuple[datetime, str, Planned, Schedule]]:
+    timing = known.get(found[row.uid][0], ALWAYS) if row.uid in found else ALWAYS
+    return ((due_at, row.uid, planned, row) for due_at, planned in runs_of(row, start, until, timing))
+
+
+def _order(entry: tuple[datetime, str, Planned, Schedule]) -> tuple[datetime, str]:
+    return entry[:2]
 
 
 def routes(session: Session, rows: Sequence[Schedule]) -> dict[str, tuple[str, str]]:

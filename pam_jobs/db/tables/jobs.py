@@ -86,6 +86,8 @@ class Job(Base):
     parameters: Mapped[dict[str, Any]]  # identifiers and switches only
     schedule_uid: Mapped[str | None] = mapped_column(String(22))
     due_at: Mapped[datetime | None]
+    planned_at: Mapped[datetime | None]  # by the schedule alone, where that is another time
+    moved_by: Mapped[str | None] = mapped_column(String(22))  # the calendar that moved the run to ``due_at``
     requested_by: Mapped[str] = mapped_column(String(254))  # username, or "beat"
     idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
     created_at: Mapped[datetime] = mapped_column(index=True)

@@ -12,9 +12,13 @@ from sqlalchemy.orm import Mapped, mapped_column
 from pam_jobs.db.base import Base
 
 __all__ = [
+    "Calendar",
+    "CalendarUse",
+    "ConfigurationCalendar",
     "DriftState",
     "Gateway",
     "GatewayInstance",
+    "MissedRuns",
     "PamConfiguration",
     "ResourceLink",
     "RotationSettings",
@@ -30,6 +34,20 @@ class DriftState(StrEnum):
     UNREACHABLE = "unreachable"  # the target could not be asked
     LOCKED = "locked"  # the account is locked, expired or barred; says nothing of the credential
     UNCHECKED = "unchecked"  # not tried since somebody gave it, or the check could not be made
+
+
+class MissedRuns(StrEnum):
+    """What becomes of a run whose time passed while no beat was there."""
+
+    CATCH_UP = "catch_up"  # it runs as soon as it can, once however many were missed
+    SKIP = "skip"  # later than the grace time it does not run at all
+
+
+class CalendarUse(StrEnum):
+    """What a calendar's periods mean to a configuration."""
+
+    WINDOW = "window"  # scheduled runs begin inside them only
+    BLACKOUT = "blackout"  # scheduled runs do not begin inside them
 
 
 class Gateway(Base):
@@ -72,6 +90,35 @@ class PamConfiguration(Base):
     default_verify_schedule: Mapped[str] = mapped_column(Text, default="[]", server_default="[]")
     rotation_enabled: Mapped[bool] = mapped_column(default=True)
     created_at: Mapped[datetime]
+    schedules_paused_at: Mapped[datetime | None]  # an operator paused all that runs by itself
+    jitter_seconds: Mapped[int] = mapped_column(default=0, server_default="0")  # runs are spread over so many
+    missed_runs: Mapped[MissedRuns] = mapped_column(
+        String(16), default=MissedRuns.CATCH_UP, server_default=MissedRuns.CATCH_UP
+    )
+    missed_grace_seconds: Mapped[int] = mapped_column(default=900, server_default="900")
+
+
+class Calendar(Base):
+    """Periods of time under a name, which configurations use as windows or blackouts."""
+
+    __tablename__ = "calendars"
+
+    uid: Mapped[str] = mapped_column(String(22), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    tz: Mapped[str] = mapped_column(String(64))  # IANA zone of every wall time in it
+    periods: Mapped[str] = mapped_column(Text)  # JSON list
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class ConfigurationCalendar(Base):
+    """A calendar that a configuration goes by."""
+
+    __tablename__ = "configuration_calendars"
+
+    configuration_uid: Mapped[str] = mapped_column(ForeignKey("pam_configurations.record_uid"), primary_key=True)
+    calendar_uid: Mapped[str] = mapped_column(ForeignKey("calendars.uid"), primary_key=True, index=True)
+    use: Mapped[CalendarUse] = mapped_column(String(16))
 
 
 class ResourceLink(Base):
@@ -126,5 +173,8 @@ class Schedule(Base):
     anchor_at: Mapped[datetime]  # where intervalCount counts from
     next_run_at: Mapped[datetime | None]  # None: never again, or paused
     last_due_at: Mapped[datetime | None]
-    paused: Mapped[bool] = mapped_column(default=False)
+    paused: Mapped[bool] = mapped_column(default=False)  # for whatever reason; ``paused_at`` is one of them
+    paused_at: Mapped[datetime | None]  # an operator paused this row; its settings do not tell
+    planned_at: Mapped[datetime | None]  # when the next run is due by the schedule alone; None: at ``next_run_at``
+    moved_by: Mapped[str | None] = mapped_column(String(22))  # the calendar that moved the next run
     blocked: Mapped[str | None] = mapped_column(String(64))  # why the last due run made no job; None when it made one

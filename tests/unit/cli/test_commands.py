@@ -29,7 +29,7 @@ TREE = {
     "rotation": {"edit", "list", "info", "remove", "script"},
     "action": {"rotate", "verify", "reconcile", "job-info", "job-cancel", "gateway-info", "discover"},
     "job": {"list", "watch", "explain"},
-    "schedule": {"list", "preview"},
+    "schedule": {"list", "pause", "preview", "resume"},
     "user": {"add", "list"},
     "token": {"new", "list", "remove"},
     "passphrase": {"change"},

@@ -16,6 +16,7 @@ GROUP = "pam_jobs.connectors"
 
 BUILT_IN = {
     "postgresql": "connectors.postgresql:PostgresqlConnector",
+    "mysql": "connectors.mysql:MysqlConnector",
     "linux": "connectors.linux:LinuxConnector",
     "openldap": "connectors.openldap:OpenldapConnector",
 }
@@ -26,6 +27,8 @@ _CHAINS: dict[str, dict[str, tuple[str, ...]]] = {
     "postgresql": {"": ("postgresql",)},
     "ldap": {"": ("openldap",)},
     "ldaps": {"": ("openldap",)},
+    "mysql": {"": ("mysql",)},
+    "mariadb": {"": ("mysql",)},
 }
 """By protocol, then by operating system in lower case; "" is every other one. Names without a connector are left out."""
 

@@ -13,6 +13,7 @@ __all__ = ["main", "needed"]
 
 _SBIN = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PROGRAMS = {  # program → Debian package, for the tests only
+    "mariadbd": "mariadb-server",
     "redis-server": "redis-server",
     "rabbitmq-server": "rabbitmq-server",
     "rsyslogd": "rsyslog",

@@ -45,7 +45,7 @@ _AT_A_TIME: Final = 16
 _LOOK_SECONDS: Final = 20.0
 _MOST_REFUSALS: Final = 3  # of one account
 _KINDS: Final = {"ssh": "machines", "postgresql": "databases", "mysql": "databases", "mariadb": "databases"}
-_STANDARD: Final = {port: label for port, label in STANDARD_PORTS.items() if label in {"ssh", "postgresql"}}
+_STANDARD: Final = {port: label for port, label in STANDARD_PORTS.items() if label in {"ssh", "postgresql", "mysql"}}
 
 
 def run_discovery(claim: wire.Claim, job: JobPort, lease: Lease, ports: Ports, timings: Timings) -> Status | None:

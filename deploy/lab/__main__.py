@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from deploy.lab import LabError, install_with_apt, missing, openldap, postgres, sshd
+from deploy.lab import LabError, install_with_apt, mariadb, missing, openldap, postgres, sshd
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
             _up(choice.folder)
         else:
             postgres.stop(choice.folder)
+            mariadb.stop(choice.folder)
             sshd.stop(choice.folder)
             openldap.stop(choice.folder)
     except LabError as error:
@@ -42,12 +43,17 @@ def _packages(*, install: bool) -> None:
 
 
 def _up(folder: Path) -> None:
-    """Start what can run here; the SSH server is left out, with the reason, where it cannot."""
+    """Start what can run here; MariaDB and the SSH server are left out, with the reason, where they cannot."""
     database = postgres.start(folder)
     print(f"postgresql  {database.host}:{database.port}  login {database.admin_login}  {folder / 'postgres.json'}")  # noqa: T201
     directory = openldap.start(folder)
     ports = f"{directory.port}, TLS {directory.secure_port}"
     print(f"openldap    {directory.host}:{ports}  login {directory.admin_login}  {folder / 'openldap.json'}")  # noqa: T201
+    if mariadb.is_installed():
+        second = mariadb.start(folder)
+        print(f"mariadb     {second.host}:{second.port}  login {second.admin_login}  {folder / 'mariadb.json'}")  # noqa: T201
+    else:
+        print("mariadb     not started: there is no mariadbd (apt-get install mariadb-server)")  # noqa: T201
     against = sshd.obstacles()
     if against:
         print("ssh         not started: " + "; ".join(against))  # noqa: T201

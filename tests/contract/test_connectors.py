@@ -14,7 +14,7 @@ from connectors.authorized_keys import KEY_TYPES
 from connectors.base import Account, Capability, Credential, Deadline, Finding, VerdictState
 from connectors.faults import Action, Fault, FaultProxy, When
 from connectors.registry import ConnectorRegistry
-from deploy.lab import LdapServer, PostgresServer, SshServer
+from deploy.lab import LdapServer, MariadbServer, PostgresServer, SshServer
 from pam_jobs.errors import (
     AuthRejected,
     Effect,
@@ -28,7 +28,7 @@ from pam_jobs.errors import (
 )
 from pam_jobs.secret import SecretValue
 from tests.support import benches
-from tests.support.benches import Bench, FakeBench, LinuxBench, OpenldapBench, PostgresBench
+from tests.support.benches import Bench, FakeBench, LinuxBench, MariadbBench, OpenldapBench, PostgresBench
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(120)]
 
@@ -38,6 +38,8 @@ BENCHES: dict[str, Callable[[Lab], Bench]] = {
     "postgresql-itself": lambda lab: PostgresBench(lab.postgres, is_self=True),
     "openldap-admin": lambda lab: OpenldapBench(lab.openldap),
     "openldap-itself": lambda lab: OpenldapBench(lab.openldap, is_self=True, secure=False),
+    "mariadb-admin": lambda lab: MariadbBench(lab.mariadb),
+    "mariadb-itself": lambda lab: MariadbBench(lab.mariadb, is_self=True),
     "linux-admin": lambda lab: LinuxBench(lab.ssh, "admin with key", admin=benches.key_admin(lab.ssh)),
     "linux-itself": lambda lab: LinuxBench(lab.ssh, "itself"),
     "linux-admin-key": lambda lab: LinuxBench(
@@ -84,6 +86,10 @@ class Lab:
     @property
     def openldap(self) -> LdapServer:
         return self._request.getfixturevalue("openldap_server")
+
+    @property
+    def mariadb(self) -> MariadbServer:
+        return self._request.getfixturevalue("target_mariadb")
 
     @property
     def ssh(self) -> SshServer:
@@ -307,7 +313,7 @@ def test_rotator_without_rights_is_forbidden_and_changes_nothing(bench):
 def test_missing_account_is_unsupported(bench):
     _, current = bench.new_account()
     nobody = Account(login="no-such-account", record_uid="x")
-    with bench.open(current) as session, pytest.raises(Unsupported):
+    with bench.open(current) as session, pytest.raises(Unsupported if bench.sees_others else Forbidden):
         session.preflight(nobody)
 
 

@@ -10,14 +10,16 @@ from dataclasses import replace
 
 import ldap3
 import psycopg
+import pymysql
 from psycopg import sql
 
 from connectors.base import Account, Candidate, Connector, Credential, Deadline, Target
 from connectors.fake import FakeAccount, FakeConnector, FakeTarget
 from connectors.linux import LinuxConnector
+from connectors.mysql import MysqlConnector
 from connectors.openldap import OpenldapConnector
 from connectors.postgresql import PostgresqlConnector
-from deploy.lab import LdapServer, PostgresServer, SshServer
+from deploy.lab import LdapServer, MariadbServer, PostgresServer, SshServer
 from pam_jobs.ids import new_uid
 from pam_jobs.records.keys import KeyPair, generate_key
 from pam_jobs.secret import SecretValue
@@ -50,6 +52,7 @@ class Bench(ABC):
     is_self = False  # the account rotates itself
     algorithm: str | None = None  # rotates keys of this kind in place of passwords
     can_be_proxied = True
+    sees_others = True  # the rotator is told which other accounts there are
 
     @abstractmethod
     def make_account(self, login: str, credential: Credential) -> None:
@@ -153,6 +156,41 @@ class PostgresBench(Bench):
 
     def log_text(self) -> str:
         return self.server.log_path.read_text()
+
+
+class MariadbBench(Bench):
+    def __init__(self, server: MariadbServer, *, is_self: bool = False) -> None:
+        self.name = "mariadb, itself" if is_self else "mariadb, admin"
+        self.server = server
+        self.is_self = is_self
+        self.sees_others = not is_self
+        self.connector = MysqlConnector()
+        self.target = Target(host=server.host, port=server.port, protocol="mariadb")
+
+    @property
+    def admin(self) -> Credential:
+        return Credential(login=self.server.admin_login, password=SecretValue(self.server.admin_password))
+
+    def execute(self, statement: str, *values: object) -> list[tuple]:
+        login = {"user": self.server.admin_login, "password": self.server.admin_password}
+        place = {"host": self.server.host, "port": self.server.port}
+        with pymysql.connect(**place, **login, autocommit=True) as connection, connection.cursor() as cursor:
+            cursor.execute(statement, values or None)
+            return list(cursor.fetchall())
+
+    def make_account(self, login: str, credential: Credential) -> None:
+        from connectors.mysql_hashes import native_hash
+
+        user, _, host = login.rpartition("@") if "@" in login else (login, "", "%")
+        stored = native_hash(credential.password.reveal().encode()) if credential.password else ""
+        self.execute("CREATE USER %s@%s IDENTIFIED BY PASSWORD %s", user, host, stored)
+
+    def fingerprint(self, account: Account) -> str:
+        user = account.login.rpartition("@")[0] or account.login
+        return str(self.execute("SELECT Host, Priv FROM mysql.global_priv WHERE User = %s ORDER BY Host", user))
+
+    def log_text(self) -> str:
+        return self.server.log_path.read_text() + self.server.general_log_path.read_text(errors="replace")
 
 
 class LinuxBench(Bench):

@@ -1,4 +1,4 @@
-"""Real targets for the test session: a PostgreSQL server that logs every statement, and an SSH server with real users."""
+"""Real targets for the test session: databases that log every statement, and an SSH server with real users."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.lab import LdapServer, PostgresServer, SshServer, openldap, postgres, sshd
+from deploy.lab import LdapServer, MariadbServer, PostgresServer, SshServer, mariadb, openldap, postgres, sshd
 
 ASKING_ADMIN = ("asked", "Asked by sudo: 7 'times'")  # sudo wants this one's password
 CHPASSWD_ADMIN = ("narrow", "Only-chpasswd-91")  # sudo allows it chpasswd and nothing else
@@ -33,6 +33,15 @@ def target_postgres() -> Iterator[PostgresServer]:
     """A server to rotate on, with ``log_statement=all``, so that its log would show a secret that travelled."""
     with _folder() as folder:
         server = postgres.start(folder, settings={"log_statement": "all", "log_connections": "on"})
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def target_mariadb() -> Iterator[MariadbServer]:
+    """A server to rotate on, whose general log would show a secret that travelled."""
+    with _folder() as folder:
+        server = mariadb.start(folder)
         yield server
         server.stop()
 

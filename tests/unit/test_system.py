@@ -21,7 +21,16 @@ def test_what_is_missing_is_named_exactly_where_it_may_not_be_installed(
     monkeypatch.setenv("PAM_NO_APT", "1")
     assert system.main(["test"]) == 1
     told = capsys.readouterr().err
-    for package in ("openssh-server", "sudo", "redis-server", "rabbitmq-server", "rsyslog", "nodejs", "npm"):
+    for package in (
+        "openssh-server",
+        "sudo",
+        "mariadb-server",
+        "redis-server",
+        "rabbitmq-server",
+        "rsyslog",
+        "nodejs",
+        "npm",
+    ):
         assert f" {package}" in told
     assert "PAM_NO_APT" in told
 

@@ -7,12 +7,13 @@ import socket
 
 import paramiko
 import psycopg
+import pymysql.err
 import pytest
 from ldap3.core import exceptions as ldap_exceptions
 from ldap3.core.results import RESULT_CODES
 from paramiko import ssh_exception
 
-from connectors import openldap_errors, postgresql_errors, ssh_errors
+from connectors import mysql_errors, openldap_errors, postgresql_errors, ssh_errors
 from connectors.base import VerdictState
 from connectors.openldap_errors import LdapRefusal, PolicyAnswer, PolicyError
 from connectors.postgresql_errors import ServerRefusal, read_login_failure
@@ -223,3 +224,62 @@ def test_only_invalid_credentials_refuse_a_directorys_password(code, policy, sta
 )  # fmt: skip
 def test_the_password_policys_control_is_read(value, answer):
     assert openldap_errors.read_policy_answer(bytes.fromhex(value)) == answer
+
+
+def test_every_exception_of_pymysql_is_mapped():
+    kinds = {kind for kind in vars(pymysql.err).values() if inspect.isclass(kind) and issubclass(kind, Exception)}
+    assert len(kinds) >= 10
+    assert {kind for kind in kinds if kind.__module__ == "pymysql.err"} <= set(mysql_errors.BY_DRIVER_TYPE)
+    assert kinds <= set(mysql_errors.BY_DRIVER_TYPE)
+
+
+@pytest.mark.parametrize("kind", list(mysql_errors.BY_DRIVER_TYPE))
+def test_pymysql_failures_prove_nothing_once_the_change_was_sent(kind):
+    error = _made(kind)
+    assert type(mysql_errors.map_error(error, sent=False)) is mysql_errors.BY_DRIVER_TYPE[kind]
+    assert isinstance(mysql_errors.map_error(error, sent=True), EffectUnknown)
+    assert mysql_errors.verdict_of(error).state is VerdictState.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (1045, AuthRejected), (1142, Forbidden), (1227, Forbidden), (1396, Unsupported), (1819, PolicyRefused),
+        (3638, PolicyRefused), (1290, Unsupported), (1205, NotApplied), (4151, Locked), (1820, Locked),
+        (1053, ConnectionLost), (1047, ConnectionLost), (1317, AmbiguousReply), (1030, AmbiguousReply),
+        (9999, AmbiguousReply),
+    ],
+)  # fmt: skip
+def test_an_error_of_mysql_means_what_it_says_of_the_accounts(code, kind):
+    """Its grant tables know no transaction, so only a refusal known by its code says that nothing changed."""
+    assert type(mysql_errors.map_error(mysql_errors.ServerRefusal(code=code, text="x"), sent=True)) is kind
+
+
+def test_one_of_several_accounts_that_failed_leaves_the_effect_unknown():
+    refusal = mysql_errors.ServerRefusal(code=1396, text="Operation ALTER USER failed for 'a'@'b'")
+    assert isinstance(mysql_errors.map_error(refusal, sent=True, several=True), AmbiguousReply)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "state", "cause"),
+    [
+        ({"code": 1045}, VerdictState.REFUSED, "wrong_password"),
+        ({"code": 1045, "plugin": "dialog"}, VerdictState.UNKNOWN, "external_authentication"),
+        ({"code": 1045, "without_tls": True}, VerdictState.UNKNOWN, "refused_without_tls"),
+        ({"code": 1820}, VerdictState.ACCEPTED, "expired"),
+        ({"code": 1862}, VerdictState.ACCEPTED, "expired"),
+        ({"code": 3118}, VerdictState.LOCKED, "account_locked"),
+        ({"code": 4151}, VerdictState.LOCKED, "account_locked"),
+        ({"code": 4150}, VerdictState.LOCKED, "too_many_failures"),
+        ({"code": 3955}, VerdictState.LOCKED, "too_many_failures"),
+        ({"code": 1040}, VerdictState.UNKNOWN, "too_many_connections"),
+        ({"code": 1129}, VerdictState.UNKNOWN, "host_blocked"),
+        ({"code": 1130}, VerdictState.UNKNOWN, "not_allowed_from_here"),
+        ({"code": 3159}, VerdictState.UNKNOWN, "needs_tls"),
+        ({"code": 1698}, VerdictState.UNKNOWN, "external_authentication"),
+        ({"code": 1234}, VerdictState.UNKNOWN, "refused_login"),
+    ],
+)
+def test_failed_logins_of_mysql_are_told_apart_by_their_code(refusal, state, cause):
+    verdict = mysql_errors.verdict_of(mysql_errors.ServerRefusal(text="x", **refusal))
+    assert (verdict.state, verdict.cause) == (state, cause)

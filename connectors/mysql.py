@@ -1,0 +1,118 @@
+"""MySQL and MariaDB: passwords of accounts, set as hashes made here wherever the server takes them."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import ClassVar
+
+from connectors.base import Capability, Connector, Credential, Deadline, Service, Target
+from connectors.kept import KeptConnections
+from connectors.mysql_accounts import parse_login
+from connectors.mysql_link import CONNECT_SECONDS, Link, Login
+from connectors.mysql_session import MysqlSession
+from connectors.mysql_wire import read_greeting
+from pam_jobs.errors import Unsupported
+
+__all__ = ["MysqlConnector"]
+
+_MODES = frozenset({"disable", "require", "verify-ca", "verify-full"})
+
+
+class MysqlConnector(Connector):
+    """MySQL 5.7 and newer, MariaDB 10.4 and newer, on premises or managed."""
+
+    name: ClassVar[str] = "mysql"
+    protocols: ClassVar[frozenset[str]] = frozenset({"mysql", "mariadb"})
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.CHANGE, Capability.PROBE, Capability.DISCOVER, Capability.METADATA}
+    )
+
+    def __init__(self, kept: KeptConnections[Link] | None = None) -> None:
+        """Start with no connection.
+
+        Args:
+            kept: where rotators' connections wait for their next session; one with the usual bounds when absent.
+        """
+        self.kept: KeptConnections[Link] = kept or KeptConnections(is_usable=Link.is_idle, close=Link.close)
+        self._contexts: dict[tuple[str, str | None, int], ssl.SSLContext] = {}
+
+    def open(self, target: Target, rotator: Credential | None, deadline: Deadline) -> MysqlSession:
+        """Connect as the rotator, over a kept connection where there is one.
+
+        Raises:
+            NotApplied: with the cause; nothing on the target changed.
+        """
+        session = MysqlSession(self, target, rotator, deadline)
+        session.connect()
+        return session
+
+    def close_idle(self) -> None:
+        """Close the kept connections, as at shutdown."""
+        self.kept.close_idle()
+
+    def login(self, target: Target, credential: Credential, deadline: Deadline) -> Link:
+        """Log in once, with TLS wherever the server speaks it.
+
+        Raises:
+            ServerRefusal: the server refused the login.
+            TimeoutError: no answer in time.
+            Unsupported: the credential has no password, or the target's TLS options cannot be used.
+            pymysql.err.MySQLError, OSError: no connection.
+        """
+        if not credential.password:
+            raise Unsupported("the credential has no password", remedy="add one to its record")
+        mode = target.options.get("sslmode") or ("verify-full" if target.use_ssl else "")
+        if mode and mode not in _MODES:
+            raise Unsupported(f"sslmode {mode!r} is not known", remedy=f"use one of {', '.join(sorted(_MODES))}")
+        login = Login(
+            host=target.host, port=target.port, user=parse_login(credential.login).user,
+            password=credential.password.reveal().encode(),
+            context=None if mode == "disable" else self._context(mode, target.options.get("ssl_ca")),
+            needs_tls=bool(mode),
+        )  # fmt: skip
+        return Link.connect(login, Deadline(deadline.remaining(CONNECT_SECONDS)))
+
+    def recognise(self, host: str, port: int, deadline: Deadline) -> Service | None:
+        """Return the service when it greets as MySQL does, without a login."""
+        try:
+            greeting = read_greeting(host, port, deadline)
+        except (OSError, ValueError):
+            return None
+        is_mariadb = "mariadb" in greeting.version.casefold()
+        name = "MariaDB" if is_mariadb else "MySQL"
+        facts = {"tls": "yes" if greeting.speaks_tls else "no"} if greeting.version else {}
+        return Service(
+            protocol=name.casefold(), banner=f"{name} {greeting.version.removeprefix('5.5.5-')}".strip(), facts=facts
+        )
+
+    def _context(self, mode: str, ca: str | None) -> ssl.SSLContext:
+        """Return how TLS is checked; loading the certificates takes longer than a login, so it is remembered.
+
+        Raises:
+            Unsupported: the file of the CA cannot be used.
+        """
+        verifies = mode in {"verify-ca", "verify-full"}
+        try:
+            changed = Path(ca).stat().st_mtime_ns if ca and verifies else 0
+            key = (mode, ca, changed)
+            if key not in self._contexts:
+                self._contexts[key] = _made(ca, verifies=verifies, checks_name=mode == "verify-full")
+            return self._contexts[key]
+        except OSError as error:
+            raise Unsupported(
+                f"the CA's file {ca!r} cannot be used: {error.strerror or error}",
+                remedy="correct ssl_ca in the resource record",
+            ) from None
+
+
+def _made(ca: str | None, *, verifies: bool, checks_name: bool) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = checks_name
+    if not verifies:
+        context.verify_mode = ssl.CERT_NONE
+    elif ca:
+        context.load_verify_locations(ca)
+    else:
+        context.load_default_certs()
+    return context

@@ -1,0 +1,400 @@
+"""A session on one MySQL or MariaDB server: what it may change, the change, and logins that prove it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from connectors.base import (
+    Account,
+    AccountMetadata,
+    Candidate,
+    Credential,
+    Deadline,
+    Fence,
+    Finding,
+    Preflight,
+    Session,
+    Target,
+    Unseen,
+    Verdict,
+    VerdictState,
+)
+from connectors.kept import KeptKey, kept_key
+from connectors.mysql_accounts import (
+    HASHES,
+    Identity,
+    alter_user,
+    check_plugin,
+    from_mariadb,
+    from_mysql,
+    parse_login,
+    reached_from,
+    set_own,
+)
+from connectors.mysql_errors import FAILURES, ServerRefusal, map_error, mapped, verdict_of
+from connectors.mysql_link import Link, Row
+from connectors.mysql_server import Server, look_at, name_of
+from pam_jobs.errors import (
+    Effect,
+    Forbidden,
+    NotApplied,
+    PolicyRefused,
+    TargetError,
+    Unsupported,
+)
+
+if TYPE_CHECKING:
+    from connectors.mysql import MysqlConnector
+
+__all__ = ["MysqlSession"]
+
+_SETTINGS = "SET NAMES utf8mb4, autocommit = 1, sql_mode = ''"  # what the quoting relies on
+_MARIADB_ACCOUNTS = "SELECT User, Host, Priv FROM mysql.global_priv"
+_MYSQL_ACCOUNTS = (
+    "SELECT user, host, plugin, ssl_type, account_locked, password_expired,"
+    " UNIX_TIMESTAMP(password_last_changed), password_lifetime FROM mysql.user"
+)
+_CANNOT_USER = 1396
+_OF_USER = " WHERE user IN (%s, '')"
+_PROTOCOL_PLUGINS = {
+    "client_ed25519": "ed25519",
+    "": "mysql_native_password",
+}  # as the protocol, and as the server calls it
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What a record's login stands for on the server."""
+
+    accounts: tuple[Identity, ...]  # to change, all of them
+    is_own: bool  # the rotator is one of them
+    by_itself: bool  # the rotator may change nothing but itself
+
+
+class MysqlSession(Session):
+    """A session on one server; the rotator's connection stays the one it began with until it closes."""
+
+    def __init__(
+        self, connector: MysqlConnector, target: Target, rotator: Credential | None, deadline: Deadline
+    ) -> None:
+        self._connector = connector
+        self._target = target
+        self._rotator = rotator
+        self._deadline = deadline
+        self._link: Link | None = None
+        self._key: KeptKey | None = None
+        self._server: Server | None = None
+
+    def connect(self) -> None:
+        """Log in as the rotator, unless there is none.
+
+        Raises:
+            NotApplied: with the cause.
+        """
+        if self._rotator is None:
+            return
+        rotator = replace(self._rotator, login=parse_login(self._rotator.login).user)
+        options = map(str, sorted(self._target.options.items()))
+        self._key = kept_key(self._target, rotator, str(self._target.use_ssl), *options)
+        self._link = self._connector.kept.take(self._key)
+        if self._link is not None:
+            return
+        self._deadline.check("the connection was made")
+        with mapped(sent=False):
+            self._link = self._connector.login(self._target, rotator, self._deadline)
+            self._link.query(_SETTINGS, (), self._deadline)
+
+    def preflight(self, account: Account) -> Preflight:
+        """Learn whether the change would be allowed, and whether a login from here could prove it.
+
+        Raises:
+            Forbidden: the rotator may not change the account.
+            Unsupported: there is no such account, its password is kept elsewhere, no login from here reaches it, or the
+                server takes no change.
+            TargetError: anything else the server said.
+        """
+        found = self._find(account)
+        server = self._look()
+        if server.is_read_only:
+            raise Unsupported("the server is read-only", remedy="point the resource record at the primary")
+        for each in found.accounts:
+            check_plugin(each)
+        self._check_ways_in(account, found, server)
+        names = ", ".join(each.name for each in found.accounts)
+        return Preflight(
+            server=f"{server.title}, accounts {names}", is_self=found.is_own, account_exists=True,
+            min_length=server.min_length, forbidden_characters="\0",
+        )  # fmt: skip
+
+    def change(self, account: Account, candidate: Candidate, fence: Fence) -> Effect:
+        """Set the password of every account that the login names.
+
+        Effect on target: one ``ALTER USER``, or ``SET PASSWORD`` of the rotator itself, under a lock on the user's name.
+
+        Raises:
+            NotApplied: the accounts are certainly as they were.
+            EffectUnknown: the connection ended after the statement was sent, or some of several accounts were refused.
+        """
+        password = self._password_of(candidate)
+        found = self._find(account)
+        statement, values = self._statement(found, password)
+        self._deadline.check("the change was sent")
+        with self._alone(account):
+            fence()
+            try:
+                self._require_link().query(statement, values, self._deadline)
+            except ServerRefusal as refusal:
+                raise map_error(self._reason(refusal), sent=True, several=len(found.accounts) > 1) from None
+            except FAILURES as error:
+                raise map_error(error, sent=True) from None  # the driver's text may quote what it was given
+        user = parse_login(account.login).user
+        self._connector.kept.forget(self._target.host, self._target.port, user)
+        if self._rotator is not None and user == parse_login(self._rotator.login).user:
+            self._key = None  # this connection logged in with what is now the old password: not for anybody else
+        return Effect.APPLIED
+
+    def probe(self, account: Account, credential: Credential) -> Verdict:
+        """Log in once, afresh, and see that it was the account that was reached."""
+        if not credential.password:
+            return Verdict(state=VerdictState.UNKNOWN, cause="no_password", detail="the credential has no password")
+        try:
+            wanted = parse_login(account.login)
+            link = self._connector.login(self._target, credential, self._deadline)
+        except TargetError as error:
+            return Verdict(state=VerdictState.UNKNOWN, cause=error.code, detail=error.message)
+        except FAILURES as error:
+            return self._why_refused(account, verdict_of(error))
+        try:
+            user, host = name_of(link.query("SELECT CURRENT_USER()", (), self._deadline)[0][0])
+        except FAILURES as error:
+            return verdict_of(error)
+        finally:
+            link.close()
+        if user != wanted.user or (wanted.host is not None and host.casefold() != wanted.host.casefold()):
+            detail = f"the server took the login for the account {user}@{host}"
+            return Verdict(state=VerdictState.UNKNOWN, cause="other_account", detail=detail)
+        return Verdict(state=VerdictState.ACCEPTED)
+
+    def metadata(self, account: Account) -> AccountMetadata:
+        """Return what the server tells of the accounts that the login names: locked, last set, expiry."""
+        try:
+            found = self._find(account)
+        except (Forbidden, Unsupported):
+            return AccountMetadata()
+        if found.by_itself:
+            return AccountMetadata()
+        server = self._look()
+        sets = [each.last_set for each in found.accounts if each.last_set]
+        ends = []
+        for each in found.accounts:
+            days = server.lifetime_days if each.lifetime_days is None else each.lifetime_days
+            if each.last_set and days:
+                ends.append(each.last_set + timedelta(days=days))
+        return AccountMetadata(
+            last_set=min(sets, default=None), locked=any(each.is_locked for each in found.accounts),
+            expires=min(ends, default=None),
+        )  # fmt: skip
+
+    def discover(self) -> Iterator[Finding | Unseen]:
+        """Yield the users of the server, each with its hosts."""
+        try:
+            accounts = self._accounts("", ())
+        except Forbidden:
+            own, _ = name_of(self._query("SELECT CURRENT_USER()", ())[0][0])
+            yield Finding(kind="users", name=own, facts={})
+            yield Unseen(what="other accounts", cause="not_permitted", detail="that takes SELECT ON mysql.*")
+            return
+        for user in sorted({each.user for each in accounts if each.user}):
+            of_user = [each for each in accounts if each.user == user]
+            facts: dict[str, str | bool | int] = {
+                "hosts": ", ".join(sorted(each.host for each in of_user)),
+                "plugin": ", ".join(sorted({plugin for each in of_user for plugin, _ in each.methods})),
+                "locked": all(each.is_locked for each in of_user),
+            }
+            yield Finding(kind="users", name=user, facts=facts)
+
+    def close(self) -> None:
+        """Give the connection back to be kept, or close it; never raises."""
+        link, self._link = self._link, None
+        if link is None:
+            return
+        with contextlib.suppress(Exception):
+            if self._key is not None and link.is_idle():
+                self._connector.kept.give(self._key, link)
+            else:
+                self._connector.kept.discard(link)
+
+    def _find(self, account: Account) -> _Found:
+        """Return the accounts that the login names and that the rotator may change.
+
+        Raises:
+            Forbidden: the rotator may not change them.
+            Unsupported: there is none.
+        """
+        wanted = parse_login(account.login)
+        server = self._look()
+        is_own_name = server.user == wanted.user and wanted.host in {None, server.host}
+        if is_own_name and not server.may_create_users:
+            plugin = self._require_link().plugin
+            methods = ((_PROTOCOL_PLUGINS.get(plugin, plugin), ""),)
+            own = Identity(user=server.user, host=server.host, methods=methods)
+            return _Found(accounts=(own,), is_own=True, by_itself=True)
+        if not server.may_create_users:
+            raise Forbidden(
+                f"the rotator {server.user}@{server.host} may not change other accounts",
+                remedy="give it CREATE USER ON *.* and SELECT ON mysql.*",
+            )
+        everybody = self._accounts(_OF_USER, (wanted.user,))
+        of_user = [each for each in everybody if each.user == wanted.user]  # the server ignores spaces at the end
+        chosen = tuple(
+            each for each in of_user if wanted.host is None or each.host.casefold() == wanted.host.casefold()
+        )
+        if not chosen:
+            others = ", ".join(each.name for each in of_user)
+            remedy = f"use one of {others}" if others else "check the login in the user record"
+            raise Unsupported(f"there is no account {account.login!r}", remedy=remedy)
+        is_own = any((each.user, each.host) == (server.user, server.host) for each in chosen)
+        return _Found(accounts=chosen, is_own=is_own, by_itself=False)
+
+    def _accounts(self, condition: str, values: Sequence[str]) -> list[Identity]:
+        if self._look().is_mariadb:
+            made = [from_mariadb(*row) for row in self._query(_MARIADB_ACCOUNTS + condition, values)]
+            return [each for each in made if each is not None]
+        return [from_mysql(row) for row in self._query(_MYSQL_ACCOUNTS + condition, values)]
+
+    def _check_ways_in(self, account: Account, found: _Found, server: Server) -> None:
+        """Make sure that a login from here would reach an account that is changed: nothing else proves the change.
+
+        Raises:
+            Unsupported: it would not.
+        """
+        if found.by_itself:
+            return
+        everybody = self._accounts(_OF_USER, (found.accounts[0].user,))
+        mine = [each for each in everybody if each.user in {found.accounts[0].user, ""}]
+        reached = reached_from(mine, server.seen_as)
+        if isinstance(reached, str):
+            return
+        place = " or ".join(server.seen_as)
+        if reached is None:
+            raise Unsupported(
+                f"no host of {account.login!r} lets the gateway in, which the server sees as {place}",
+                remedy="create the account for that address too, so that a login can prove the password",
+            )
+        if (reached.user, reached.host) not in {(each.user, each.host) for each in found.accounts}:
+            raise Unsupported(
+                f"a login from the gateway reaches the account '{reached.name}', not {account.login!r}",
+                remedy=f"set the login to {found.accounts[0].user!r} for all of its hosts, or drop the other account",
+            )
+        if reached.ssl == "certificate" or (reached.ssl and not self._require_link().is_encrypted):
+            raise Unsupported(
+                f"the account {reached.name!r} demands {'a client certificate' if reached.ssl != 'any' else 'TLS'}",
+                remedy="turn TLS on, or change what the account REQUIREs",
+            )
+
+    def _statement(self, found: _Found, password: bytes) -> tuple[str, list[str]]:
+        """Return the statement and its values.
+
+        Raises:
+            Unsupported: the password would have to travel in clear without TLS.
+        """
+        server = self._look()
+        link = self._require_link()
+        for each in found.accounts:
+            check_plugin(each)
+        needs_clear = not all(each.plugin in HASHES for each in found.accounts) or (
+            found.by_itself and not server.is_mariadb
+        )
+        in_clear = needs_clear or (server.has_rules and (server.refuses_hashes or link.is_private))
+        if in_clear and not link.is_private:
+            raise Unsupported(
+                "the server takes this password in clear only, and the connection has no TLS",
+                remedy="turn TLS on in the resource record",
+            )
+        if in_clear:
+            with contextlib.suppress(*FAILURES):  # few rotators may; MySQL leaves passwords out of its log anyway
+                link.query("SET SESSION sql_log_off = 1", (), self._deadline)
+        if found.by_itself:
+            current = self._rotator.password if self._rotator else None
+            return set_own(found.accounts[0], password, current, is_mariadb=server.is_mariadb, in_clear=in_clear)
+        return alter_user(found.accounts, password, is_mariadb=server.is_mariadb, in_clear=in_clear)
+
+    @contextlib.contextmanager
+    def _alone(self, account: Account) -> Iterator[None]:
+        """Hold the lock on the user's name, so that of two attempts the later one waits, and only so long."""
+        link = self._require_link()
+        name = _lock_name(parse_login(account.login).user)
+        seconds = max(1, int(self._deadline.remaining() - 0.5))
+        try:
+            with mapped(sent=False):
+                link.query("SET lock_wait_timeout = %s", (seconds,), self._deadline)
+                held = link.query("SELECT GET_LOCK(%s, %s)", (name, seconds), self._deadline)[0][0]
+            if held != 1:
+                raise NotApplied("another change of this account is under way", remedy="try again when it has ended")
+            yield
+        finally:
+            with contextlib.suppress(*FAILURES):
+                if link.is_idle():
+                    link.query("DO RELEASE_LOCK(%s)", (name,), Deadline(min(2.0, self._deadline.remaining())))
+
+    def _reason(self, refusal: ServerRefusal) -> ServerRefusal:
+        """Return why the server refused: MariaDB keeps the reason of a failed ``ALTER USER`` among its warnings."""
+        if refusal.code != _CANNOT_USER:
+            return refusal
+        with contextlib.suppress(*FAILURES):
+            rows = self._require_link().query("SHOW WARNINGS", (), self._deadline)
+            inner = [(int(code), str(text)) for _, code, text in rows if int(code) != _CANNOT_USER]
+            if inner:
+                return ServerRefusal(code=inner[0][0], text=inner[0][1])
+        return refusal
+
+    def _password_of(self, candidate: Candidate) -> bytes:
+        """Return what to set.
+
+        Raises:
+            Unsupported: the candidate has no password.
+            PolicyRefused: the password cannot be one here.
+        """
+        if candidate.password is None:
+            raise Unsupported("an account here has a password, no key", remedy="give the user record a password")
+        password = candidate.password.reveal()
+        if not password or "\0" in password:
+            raise PolicyRefused("a password here is not empty and has no NUL", remedy="change the record's complexity")
+        return password.encode()
+
+    def _why_refused(self, account: Account, verdict: Verdict) -> Verdict:
+        """Look whether the account is one that the server refuses with every password, by the same code."""
+        if verdict.state is not VerdictState.REFUSED or self._link is None:
+            return verdict
+        with contextlib.suppress(TargetError):
+            self._check_ways_in(account, self._find(account), self._look())
+            return verdict
+        return Verdict(state=VerdictState.UNKNOWN, cause="not_allowed_from_here", detail=verdict.detail)
+
+    def _look(self) -> Server:
+        """Return what the server says of itself, asked once in a session."""
+        if self._server is None:
+            link = self._require_link()
+            with mapped(sent=False):
+                self._server = look_at(link, self._deadline)
+        return self._server
+
+    def _query(self, statement: str, values: Sequence[object]) -> list[Row]:
+        link = self._require_link()
+        with mapped(sent=False):
+            return link.query(statement, values, self._deadline)
+
+    def _require_link(self) -> Link:
+        if self._link is None:
+            raise Unsupported("this session has no rotator, so it can only probe", remedy="give the resource an admin")
+        return self._link
+
+
+def _lock_name(user: str) -> str:
+    """Return the name of the lock of a user: it holds 64 characters at most, and no secret."""
+    return "pam-jobs-" + hashlib.sha256(user.encode()).hexdigest()[:40]

@@ -63,7 +63,7 @@ def is_dn(text: str) -> bool:
     if "=" not in text:
         return False
     try:
-        return bool(parse_dn(text))
+        return len(parse_dn(text)) > 1  # a login may hold "=", and hardly a comma before another one
     except (LDAPException, LookupError):
         return False
 

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-from kombu import Connection
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy.exc import OperationalError
 
+from pam_jobs.app import make_app
 from pam_jobs.db.engine import Database
+from pam_jobs.errors import ConfigurationError
 
 __all__ = ["CHECKS", "main"]
 
@@ -52,7 +53,7 @@ def _flower() -> None:
 
 
 def _broker() -> None:
-    with Connection(os.environ["PAM_BROKER_URL"], connect_timeout=_SECONDS) as connection:
+    with make_app(os.environ["PAM_BROKER_URL"], bounded=True).connection_for_read() as connection:
         connection.ensure_connection(max_retries=1)
 
 
@@ -76,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     process = parser.parse_args(arguments).process
     try:
         CHECKS[process]()
-    except (httpx.HTTPError, OperationalError, BrokerError, OSError, KeyError, ValueError) as error:
+    except (httpx.HTTPError, OperationalError, BrokerError, OSError, KeyError, ValueError, ConfigurationError) as error:
         # the class alone: texts of drivers may hold addresses with passwords
         sys.stderr.write(f"{process} is not healthy: {type(error).__name__}\n")
         return 1

@@ -9,12 +9,16 @@ kept, nothing is delayed in the broker (delays are rows), and a message that com
 from __future__ import annotations
 
 import socket
+import ssl
 from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from celery import Celery
 from kombu.entity import Exchange, Queue
 
-__all__ = ["CONTROL_QUEUE", "is_amqp", "is_redis", "make_app", "node_name", "queue_for", "queue_name"]
+from pam_jobs.errors import ConfigurationError
+
+__all__ = ["CONTROL_QUEUE", "is_amqp", "is_redis", "make_app", "node_name", "own_keys", "queue_for", "queue_name"]
 
 CONTROL_QUEUE: Final = "control"
 _DIRECT: Final = Exchange("", type="direct")  # type: ignore[no-untyped-call] # kombu is typed in part
@@ -56,14 +60,20 @@ def make_app(
     """Return an application that has not connected yet.
 
     Args:
-        broker_url: ``redis+socket:///path``, ``redis://…``, ``rediss://…`` or ``amqp://…``.
+        broker_url: ``redis+socket:///path``, ``redis://…``, ``rediss://…``, ``amqp://…`` or ``amqps://…``; over TLS with
+            ``?ssl_ca_certs=FILE`` where the system's CAs do not know the broker's, and ``ssl_certfile`` and
+            ``ssl_keyfile`` where it wants a certificate of its clients.
         gateway_uid: of the gateway whose worker this is; None for the control plane.
         visibility_seconds: when Redis hands an unacknowledged message to another worker; above the longest job.
         bounded: for publishers: give up on a broker that does not answer for some seconds, rather than wait for it.
 
     Returns:
         The application with its one queue to consume: the gateway's, or ``control``.
+
+    Raises:
+        ConfigurationError: the URL asks for TLS that does not check the broker.
     """
+    broker_url, tls = _tls(broker_url)
     app = Celery("pam", broker=broker_url, set_as_current=False)
     queue = queue_for(gateway_uid) if gateway_uid else _queue(CONTROL_QUEUE, no_declare=False)
     app.conf.update(
@@ -76,7 +86,42 @@ def make_app(
         **_SETTINGS,
         worker_disable_prefetch=is_redis(broker_url),
     )
+    if tls is not None:
+        app.conf.broker_use_ssl = tls
     return app
+
+
+def own_keys(gateway_uid: str | None) -> dict[str, str]:
+    """Return the Redis keys beside its queue that a gateway, or the control plane, has for itself, by kombu's names."""
+    prefix = f"gw:{gateway_uid}:" if gateway_uid else "control:"
+    return {f"{name}_key": f"{prefix}{name}" for name in ("unacked", "unacked_index", "unacked_mutex")}
+
+
+_TLS_OPTIONS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+
+
+def _tls(broker_url: str) -> tuple[str, dict[str, Any] | None]:
+    """Return the URL without its TLS options, and what the transport is to do: always check certificate and name.
+
+    Left to themselves both transports encrypt without asking whom they talk to.
+    """
+    parts = urlsplit(broker_url)
+    query = dict(parse_qsl(parts.query))
+    given = {name: query.pop(name) for name in list(query) if name.startswith("ssl_")}
+    is_tls = parts.scheme in {"rediss", "amqps"}
+    if (wrong := sorted(given.keys() - set(_TLS_OPTIONS))) or (given and not is_tls):
+        raise ConfigurationError(
+            f"the broker's URL has {', '.join(wrong or given)}, which is not allowed there",
+            remedy=f"use rediss:// or amqps://, which check the broker, with {', '.join(_TLS_OPTIONS)} alone",
+        )
+    if not is_tls:
+        return broker_url, None
+    if is_amqp(broker_url):
+        options = {name.removeprefix("ssl_"): value for name, value in given.items()}
+        found: dict[str, Any] = {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": parts.hostname, **options}
+    else:
+        found = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True, **given}
+    return urlunsplit(parts._replace(query=urlencode(query))), found
 
 
 _SETTINGS: Final[dict[str, Any]] = {
@@ -112,12 +157,9 @@ def _transport_options(
 ) -> dict[str, Any]:
     if is_amqp(broker_url):
         return {"max_retries": 1, "interval_start": 0} if bounded else {}
-    prefix = f"gw:{gateway_uid}:" if gateway_uid else "control:"
     options: dict[str, Any] = {
         "priority_steps": [0],  # one key a queue, which a broker's access rule can name exactly
-        "unacked_key": f"{prefix}unacked",
-        "unacked_index_key": f"{prefix}unacked_index",
-        "unacked_mutex_key": f"{prefix}unacked_mutex",
+        **own_keys(gateway_uid),
         "visibility_timeout": visibility_seconds,
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,

@@ -17,7 +17,9 @@ class ControlSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PAM_", extra="ignore")
 
     database_url: str = Field(description="sqlite:///path, or postgresql://user:password@host/name")
-    broker_url: str = Field(description="redis+socket:///path, redis://…, rediss://… or amqp://…")
+    broker_url: str = Field(
+        description="redis+socket:///path, redis://…, rediss://…, amqp://… or amqps://…; ?ssl_ca_certs=FILE"
+    )
     keys_dir: Path = Field(description="folder (0700) of the router's keys and TLS files; made at the first start")
     public_host: str = Field("localhost:8443", description="host:port that clients and gateways use")
     listen_host: str = Field("127.0.0.1", description="address the router listens on")
@@ -46,7 +48,7 @@ class GatewaySettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PAM_", extra="ignore")
 
-    broker_url: str
+    broker_url: str = Field(description="as the control plane's, with an account of the gateway's own")
     ca_file: Path | None = Field(None, description="CA of the router's certificate; absent: the system's CAs")
     gateway_concurrency: int = Field(8, ge=1, le=64, description="jobs at a time in this instance")
     gateway_instance: str | None = Field(None, description="name of this instance; absent: host and random letters")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pam_jobs.broker_access import Account, BrokerKind, account
 from pam_jobs.cli.apps import ConfigInit, print_config
 from pam_jobs.cli.common import (
     Format,
@@ -23,6 +26,7 @@ from pam_jobs.cli.common import (
     when,
 )
 from pam_jobs.errors import InvalidInput
+from pam_jobs.secret import SecretValue
 
 if TYPE_CHECKING:
     from pam_jobs.client.vault import VaultClient
@@ -174,6 +178,44 @@ def set_max_instances(
         f"{row['name']} may have {count} {'instance' if count == 1 else 'instances'}",
         style,
     )
+
+
+@app.command("broker-acl")
+def broker_acl(
+    gateway: GatewayOption,
+    broker: Annotated[BrokerKind, typer.Option("--broker", "-b", help="Which broker it is.")] = BrokerKind.REDIS,
+    host: Annotated[str, typer.Option("--host", help="The broker's name, for the URL.")] = "BROKER",
+    vhost: Annotated[str, typer.Option("--vhost", help="RabbitMQ's virtual host.")] = "/",
+    style: FormatOption = Format.TABLE,
+) -> None:
+    """Print how to make a gateway's own broker account, which reaches its own queue alone; changes nothing.
+
+    Every call has a new password. It takes effect when the commands have been run at the broker.
+    """
+    with vault() as client:
+        row = client.pam.find_gateway(gateway)
+    made = account(broker, row["uid"], SecretValue(secrets.token_urlsafe(32)), vhost=vhost)
+    value = {
+        "gateway": row["uid"],
+        "broker": made.broker,
+        "user": made.user,
+        "password": made.password.reveal(),
+        "queue": made.queue,
+        "commands": list(made.commands),
+        "configuration_line": made.lasting,
+        "broker_url": made.url(host),
+    }
+    emit(style, value, lambda: _print_account(row["name"], made, host))
+
+
+def _print_account(name: str, made: Account, host: str) -> None:
+    lines = [f"# at the broker, for the gateway {name}", *made.commands]
+    if made.lasting is not None:
+        lines += ["# and, to outlive the broker's restart, this line in its redis.conf or users.acl", made.lasting]
+    else:
+        lines += ["# add_user asks for the password", made.password.reveal()]
+    lines += ["# in the environment file of the gateway, mode 0600", f"PAM_BROKER_URL={made.url(host)}"]
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 @app.command("start")

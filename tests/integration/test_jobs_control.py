@@ -140,12 +140,12 @@ def test_a_lease_that_ended_is_queued_again_by_the_process(fleet: Fleet, broker:
     wait(lambda: state(fleet, uid) == JobState.QUEUED)
     assert len(fleet.events("pam_job_lease_lost")) == 1
     wait(lambda: losses(fleet) == [((fleet.gateway_uid,), 1)])
+    control.stop()
 
 
 def losses(fleet: Fleet) -> list[tuple[tuple[str, ...], int]] | None:
     with fleet.database.transaction(read_only=True) as session:
         return totals.read(session).get("pam_lease_losses_total")
-    control.stop()
 
 
 def test_it_stops_promptly_also_while_the_broker_is_away(fleet: Fleet, broker: RedisBroker, control: Control):

@@ -9,14 +9,17 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.lab.processes import free_port, port_is_open, spawn
 from tests.support.broker import server_binary
 
-__all__ = ["rabbitmq", "redis_server"]
+__all__ = ["Control", "rabbitmq", "redis_server"]
+
+Control = Callable[..., None]
+"""``rabbitmqctl`` of a server; what it reads from standard input is given as ``text``."""
 
 _SECONDS = 60.0
 _RABBITMQ = Path("/usr/lib/rabbitmq/bin")
@@ -44,19 +47,26 @@ def redis_server(config: str, password: str) -> Iterator[str]:
 
 
 @contextmanager
-def rabbitmq() -> Iterator[str]:
-    """Run RabbitMQ with a user and a virtual host of its own, and give its URL."""
+def rabbitmq(config: str = "", made: Callable[[Control], None] = lambda _control: None) -> Iterator[str]:
+    """Run RabbitMQ with a user and a virtual host of its own, and give its URL.
+
+    Args:
+        config: content of rabbitmq.conf beside what is ours.
+        made: called with its ``rabbitmqctl`` when it runs.
+    """
     if not _RABBITMQ.exists():
         raise RuntimeError("RabbitMQ is missing: apt-get install rabbitmq-server")
     with _folder() as folder:
         port, password = free_port(), secrets.token_urlsafe(18)
         environment = _environment(folder, port)
+        (folder / "rabbitmq.conf").write_text(config)
         log = folder / "server.log"
         process = spawn([str(_RABBITMQ / "rabbitmq-server")], log, environment=environment)
         try:
             _wait(port, log)
             for arguments in (("add_user", "pam", password), ("set_permissions", "pam", ".*", ".*", ".*")):
                 _control(environment, *arguments)
+            made(lambda *arguments, text="": _control(environment, *arguments, text=text))
             yield f"amqp://pam:{password}@127.0.0.1:{port}//"
         finally:
             _control(environment, "stop", must_work=False)
@@ -87,9 +97,11 @@ def _environment(folder: Path, port: int) -> dict[str, str]:
     }
 
 
-def _control(environment: dict[str, str], *arguments: str, must_work: bool = True) -> None:
+def _control(environment: dict[str, str], *arguments: str, must_work: bool = True, text: str = "") -> None:
     argv = [str(_RABBITMQ / "rabbitmqctl"), "-q", *arguments]
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=_SECONDS)
+    done = subprocess.run(
+        argv, env=environment, capture_output=True, text=True, check=False, timeout=_SECONDS, input=text
+    )
     if must_work and done.returncode != 0:
         raise RuntimeError(f"rabbitmqctl {arguments[0]} failed: {done.stderr[-500:]}")
 

@@ -27,15 +27,20 @@ from tests.support.servers import rabbitmq
 pytestmark = pytest.mark.integration
 
 
+@pytest.fixture(scope="module")
+def rabbitmq_url() -> Iterator[str]:
+    with rabbitmq() as url:
+        yield url
+
+
 @pytest.fixture(params=["redis", "rabbitmq"])
-def any_broker_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every kind of broker, each with a server of this test alone."""
+def any_broker_url(request: pytest.FixtureRequest) -> str:
+    """Every kind of broker; the tests have queues of their own."""
     if request.param == "rabbitmq":
-        with rabbitmq() as url:
-            yield url
-        return
+        url: str = request.getfixturevalue("rabbitmq_url")
+        return url
     broker: RedisBroker = request.getfixturevalue("broker")
-    yield broker.url
+    return broker.url
 
 
 WORKER = """

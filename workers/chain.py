@@ -15,7 +15,7 @@ from pam_jobs.errors import InvalidInput, Unreachable, Unsupported
 from pam_jobs.records.portmap import PortMapping, protocol_for
 from pam_jobs.records.record import Record, parse_flag
 
-__all__ = ["mapping_of", "target_of", "through"]
+__all__ = ["mapping_of", "options_of", "target_of", "through"]
 
 _log = structlog.get_logger(__name__)
 _Result = TypeVar("_Result")
@@ -47,7 +47,7 @@ def target_of(resource: Record, configuration: Record, user: Record | None = Non
     protocol = protocol_for(
         resource.port, mapping_of(configuration), resource.type, _text(resource.field("databaseType"))
     )
-    options = _options(configuration) | _options(resource)
+    options = options_of(configuration, resource)
     options |= {label: text for label, text in (user.customs() if user else {}).items() if label in _OF_USERS}
     if system := _text(resource.field("text", "operatingSystem")):
         options["operatingSystem"] = system
@@ -83,9 +83,13 @@ def through(chain: Sequence[Connector], protocol: str, action: Callable[[Connect
     )
 
 
-def _options(record: Record) -> dict[str, str]:
-    customs = record.customs()
-    return customs | {"_".join(label.casefold().split()): text for label, text in customs.items()}
+def options_of(*records: Record) -> dict[str, str]:
+    """Return the custom fields that steer a connector, those of later records before those of earlier ones."""
+    options: dict[str, str] = {}
+    for record in records:
+        customs = record.customs()
+        options |= customs | {"_".join(label.casefold().split()): text for label, text in customs.items()}
+    return options
 
 
 def _text(value: Any) -> str | None:

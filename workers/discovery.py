@@ -28,7 +28,7 @@ from pam_jobs.errors import (
 from pam_jobs.jobs import wire
 from pam_jobs.jobs.wire import Status
 from pam_jobs.records.portmap import STANDARD_PORTS, PortMapping
-from workers.chain import mapping_of, target_of
+from workers.chain import mapping_of, options_of, target_of
 from workers.findings import Findings
 from workers.lease import Lease
 from workers.outcome import Outcome, outcome_of, sealed_detail
@@ -44,8 +44,13 @@ _log = structlog.get_logger(__name__)
 _AT_A_TIME: Final = 16
 _LOOK_SECONDS: Final = 20.0
 _MOST_REFUSALS: Final = 3  # of one account
-_KINDS: Final = {"ssh": "machines", "postgresql": "databases", "mysql": "databases", "mariadb": "databases"}
-_STANDARD: Final = {port: label for port, label in STANDARD_PORTS.items() if label in {"ssh", "postgresql", "mysql"}}
+_KINDS: Final = {
+    "ssh": "machines", "postgresql": "databases", "mysql": "databases", "mariadb": "databases",
+    "ldap": "directories", "ldaps": "directories",
+}  # fmt: skip
+_STANDARD: Final = {
+    port: label for port, label in STANDARD_PORTS.items() if label in {"ssh", "postgresql", "mysql", "ldap", "ldaps"}
+}
 
 
 def run_discovery(claim: wire.Claim, job: JobPort, lease: Lease, ports: Ports, timings: Timings) -> Status | None:
@@ -94,6 +99,7 @@ class _Run:
         self._timings = timings
         self._deadline = Deadline(ports.settings.discovery_seconds)
         self._refusals: Counter[str] = Counter()
+        self._options: dict[str, str] = {}  # how a server is checked, from the records
         self.configuration: VaultRecord | None = None
 
     def look(self, job: JobPort) -> Outcome:
@@ -103,6 +109,7 @@ class _Run:
         with self._timings.of("load"):
             configuration, resource, credentials, missing = self._load()
         findings = Findings(configuration_uid=claim.configuration_uid)
+        self._options = options_of(*(found.record for found in (configuration, resource) if found is not None))
         for uid in missing:
             findings.unseen(f"credential {uid}", "not_permitted", "the gateway cannot read this record")
         cidr, addresses, mapping = self._scope(configuration, resource)
@@ -212,10 +219,13 @@ class _Run:
                     findings.unseen(f"{host}:{port}", "not_parsed", "something listens there that is not recognised")
                     continue
                 connector, service = known
-                add = findings.machine if _KINDS.get(service.protocol) == "machines" else findings.database
-                uid = add(host, port, service)
-                self._enter(uid, Target(host=host, port=port, protocol=service.protocol, **_trust(service)),
-                            connector, credentials, findings)  # fmt: skip
+                add = {"machines": findings.machine, "directories": findings.directory}.get(
+                    _KINDS.get(service.protocol, ""), findings.database
+                )
+                target = Target(
+                    host=host, port=port, protocol=service.protocol, options=self._options, **_trust(service)
+                )
+                self._enter(add(host, port, service), target, connector, credentials, findings)
 
     def _recognise(self, host: str, port: int, label: str) -> tuple[Connector, Service] | None:
         connectors = sorted(self._ports.recognisers(), key=lambda each: label not in each.protocols)

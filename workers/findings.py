@@ -13,7 +13,9 @@ from pam_jobs.ids import b64url
 
 __all__ = ["Findings", "object_uid"]
 
-_RECORD_TYPES: Final = {"machines": "pamMachine", "databases": "pamDatabase", "users": "pamUser"}
+_RECORD_TYPES: Final = {
+    "directories": "pamDirectory", "machines": "pamMachine", "databases": "pamDatabase", "users": "pamUser",
+}  # fmt: skip
 _NO_LOGIN_SHELLS: Final = ("/nologin", "/false", "/sync", "/shutdown", "/halt")
 
 
@@ -59,6 +61,21 @@ class Findings:
         name = f"{host}:{port}"
         return self._add("databases", name, name, f"Database {service.protocol} {name}", fields, item)
 
+    def directory(self, host: str, port: int, service: Service) -> str:
+        """Add a directory server and return its uid."""
+        use_ssl = service.facts.get("tls") == "yes"
+        fields = [
+            _field("pamHostname", {"hostName": host, "port": str(port)}, "pamHostname"),
+            _field("checkbox", use_ssl, "useSSL"),
+            _field("directoryType", "openldap", "directoryType"),
+        ]
+        item = {
+            "host": host, "ip": host, "port": port, "type": "openldap", "use_ssl": use_ssl, "domain": None,
+            "provider_region": None, "provider_group": None, "allows_admin": True, "admin_reason": None,
+        }  # fmt: skip
+        name = f"{host}:{port}"
+        return self._add("directories", name, name, f"Directory {name}", fields, item)
+
     def opened(self, uid: str, record_uid: str) -> None:
         """Take note of the credential that could log in to a resource."""
         self.objects[uid]["access_user"] = {"record_uid": record_uid}
@@ -77,12 +94,12 @@ class Findings:
             _field("login", finding.name, "login"),
             _field("password", None, "password"),
             _field("secret", None, "privatePEMKey"),
-            _field("text", None, "distinguishedName"),
+            _field("text", finding.facts.get("distinguished_name"), "distinguishedName"),
             _field("text", None, "connectDatabase"),
             _field("checkbox", False, "managed"),
         ]
         item = {
-            "user": finding.name, "alt_user": None, "dn": None, "database": None, "managed": False, "active": active,
+            "user": finding.name, "alt_user": None, "dn": finding.facts.get("distinguished_name"), "database": None, "managed": False, "active": active,
             "expired": bool(finding.facts.get("expired")), "source": "local", "password": None, "private_key": None,
             "private_key_passphrase": None, "could_login": finding.name in known, "facts": dict(finding.facts),
         }  # fmt: skip

@@ -45,7 +45,7 @@ def test_accounts_of_the_system_are_left_out_and_unseen_things_are_told() -> Non
     assert (user["item"]["active"], user["item"]["could_login"]) == (False, True)
     assert user["parent_uid"] == machine
     Record.parse({"type": user["record_type"], "title": user["title"], "fields": user["fields"]})
-    assert findings.counts() == {"machines": 1, "databases": 0, "users": 1, "unseen": 1}
+    assert findings.counts() == {"directories": 0, "machines": 1, "databases": 0, "users": 1, "unseen": 1}
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_the_result_is_sealed_and_tells_what_was_not_seen(world: GatewayWorld) -
     assert causes == {"5 ports": "timed_out", f"credential {'A' * 22}": "not_permitted"}
     assert "Old-Secret-1" not in json.dumps(found)
     assert "Admin-Secret-1" not in json.dumps(found)
-    assert job.counts == {"machines": 0, "databases": 1, "users": 3, "unseen": 2}
+    assert job.counts == {"directories": 0, "machines": 0, "databases": 1, "users": 3, "unseen": 2}
 
 
 def test_a_credential_is_tried_once_and_an_account_never_refused_too_often(world: GatewayWorld) -> None:

@@ -16,9 +16,9 @@ from pam_jobs.clock import Clock
 from pam_jobs.db.engine import Database
 from pam_jobs.db.tables import Gateway, Job, JobKind, JobState, PamConfiguration, Schedule
 from pam_jobs.jobs.lease import OPEN_ROTATION
-from pam_jobs.jobs.states import LOOKING, OPEN, WAITING
+from pam_jobs.jobs.states import OPEN, WAITING
 from pam_jobs.jobs.trail import BEAT
-from pam_jobs.rotation.readiness import OPERATORS_CHOICE, Readiness, assess
+from pam_jobs.rotation.readiness import assess, blocked_by
 from pam_jobs.rotation.schedules import MISSED, NO_ALLOWED_TIME, columns_of
 from pam_jobs.rotation.timing import ALWAYS, Decision, Outcome, Planned, decide, timings
 from scheduler.emission import DueRun, create_jobs
@@ -157,15 +157,10 @@ def _credential_routes(session: Session, rows: Sequence[Any]) -> dict[str, _Rout
         found[row.uid] = _Route(
             configuration_uid=verdict.setup.configuration_uid if verdict.setup else None,
             gateway_uid=verdict.gateway_uid,
-            blocked=_blocked(verdict, row.kind),
+            blocked=blocked_by(verdict, row.kind),
             is_covered=(row.subject_uid, row.kind) in covered,
         )
     return found
-
-
-def _blocked(verdict: Readiness, kind: str) -> str | None:
-    codes = (blocker.code for blocker in verdict.blockers)
-    return next((code for code in codes if kind not in LOOKING or code not in OPERATORS_CHOICE), None)
 
 
 def _discovery_routes(session: Session, rows: Sequence[Any]) -> dict[str, _Route]:

@@ -16,6 +16,7 @@ from pam_jobs.api.context import Context
 from pam_jobs.db.tables import JobKind, Schedule
 from pam_jobs.errors import InvalidInput
 from pam_jobs.rotation import models, pausing
+from pam_jobs.rotation.forecast import Forecast, forecast
 from pam_jobs.rotation.preview import Run, preview, routes
 from pam_jobs.rotation.reasons import reasons
 from pam_jobs.rotation.timing import parsed
@@ -44,21 +45,41 @@ def list_schedules(_principal: _Reader, context: Context) -> models.ScheduleList
 def preview_schedules(
     _principal: _Reader,
     context: Context,
+    *,
     days: Annotated[float, Query(gt=0, le=400)] = 7.0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
     record_uid: Annotated[str | None, Query(max_length=22)] = None,
+    report: Annotated[bool, Query(description="with load, collisions, moved runs and misses of all schedules")] = False,
+    max_age_days: Annotated[float | None, Query(gt=0, le=3650, description="the policy that misses go by")] = None,
 ) -> models.PreviewOut:
     """Return what will run in the coming days, by the rules that beat goes by."""
     start = context.clock.now()
+    until = start + timedelta(days=days)
     with context.database.transaction(read_only=True) as session:
-        found = preview(
-            session,
-            start,
-            start + timedelta(days=days),
-            limit=limit,
-            subjects=None if record_uid is None else [record_uid],
-        )
-    return models.PreviewOut(runs=[_run(run) for run in found.runs], complete=found.is_complete)
+        found = preview(session, start, until, limit=limit, subjects=None if record_uid is None else [record_uid])
+        age = None if max_age_days is None else timedelta(days=max_age_days)
+        told = forecast(session, start, until, max_age=age) if report else None
+    return models.PreviewOut(
+        runs=[_run(run) for run in found.runs],
+        complete=found.is_complete,
+        report=None if told is None else _report(told),
+    )
+
+
+def _report(told: Forecast) -> models.ForecastOut:
+    return models.ForecastOut(
+        runs=told.runs,
+        complete=told.is_complete,
+        load=[models.LoadOut.model_validate(row) for row in told.load],
+        collisions=[
+            models.CollisionOut(at=row.at, resource_uid=row.resource_uid, schedule_uids=list(row.schedule_uids))
+            for row in told.collisions
+        ],
+        collision_count=told.collision_count,
+        moved=[_run(run) for run in told.moved],
+        moved_count=told.moved_count,
+        misses=[models.MissOut.model_validate(row) for row in told.misses],
+    )
 
 
 @router.post("/schedules/{uid}/pause")

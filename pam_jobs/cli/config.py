@@ -38,6 +38,13 @@ class Environment(StrEnum):
     HASHICORP = "hashicorp"
 
 
+class MissedRuns(StrEnum):
+    """What becomes of a run that comes late."""
+
+    CATCH_UP = "catch_up"
+    SKIP = "skip"
+
+
 class Switch(StrEnum):
     """A feature of a configuration."""
 
@@ -68,6 +75,26 @@ PortOption = Annotated[
 NetworkIdOption = Annotated[str | None, typer.Option("--network-id", help="Name of the network.")]
 CidrOption = Annotated[str | None, typer.Option("--network-cidr", help="Range that discovery scans.")]
 RotationOption = Annotated[Switch, typer.Option("--rotation", "-r", help="Whether its users are rotated.")]
+
+
+WindowOption = Annotated[
+    list[str] | None,
+    typer.Option("--window", "-wi", help="Calendar inside which scheduled runs begin; repeat; replaces those it has."),
+]
+BlackoutOption = Annotated[
+    list[str] | None,
+    typer.Option("--blackout", "-bl", help="Calendar inside which none begins; repeat; replaces those it has."),
+]
+JitterOption = Annotated[
+    int | None, typer.Option("--jitter", min=0, max=86_400, help="Spread scheduled runs over so many seconds.")
+]
+MissedOption = Annotated[
+    MissedRuns | None, typer.Option("--missed-runs", help="What becomes of runs while no beat was there.")
+]
+GraceOption = Annotated[
+    int | None,
+    typer.Option("--missed-grace", min=60, max=604_800, help="Seconds that a run may be late before it is skipped."),
+]
 
 
 @app.command("new")
@@ -116,6 +143,18 @@ def new(
             rotation_enabled=rotation is not Switch.OFF,
         )
     created({"uid": uid}, f"created the configuration {title}, served by the gateway {row['name']}", style)
+
+
+def _calendars(
+    client: VaultClient, window: list[str] | None, blackout: list[str] | None, *, no_calendars: bool
+) -> dict[str, list[str]]:
+    """Return what changes of the calendars that a configuration uses."""
+    given = {"windows": window, "blackouts": blackout}
+    return {
+        name: [client.pam.find_calendar(text)["uid"] for text in texts or []]
+        for name, texts in given.items()
+        if texts is not None or no_calendars
+    }
 
 
 def _check_title(title: str | None) -> None:
@@ -196,6 +235,7 @@ def list_(
             "default_schedule": entry.default_schedule,
             "default_verify_schedule": entry.default_verify_schedule,
             "rotation": "on" if entry.rotation_enabled else "off",
+            **entry.timing,
         }
         if verbose and stored:
             row["fields"] = _fields(stored.record)
@@ -244,9 +284,20 @@ def edit(
     remove_resource: Annotated[
         list[str] | None, typer.Option("--remove-resource-record", "-rrr", help="UID or title of a resource; repeat.")
     ] = None,
+    window: WindowOption = None,
+    blackout: BlackoutOption = None,
+    no_calendars: Annotated[bool, typer.Option("--no-calendars", help="Use no calendar but those given here.")] = False,
+    jitter: JitterOption = None,
+    missed: MissedOption = None,
+    grace: GraceOption = None,
     style: FormatOption = Format.TABLE,
 ) -> None:
     """Change a configuration; what is not given stays."""
+    timing: dict[str, Any] = {
+        "jitter_seconds": jitter,
+        "missed_runs": missed.value if missed is not None else None,
+        "missed_grace_seconds": grace,
+    }
     with vault() as client:
         found = client.pam.find_configuration(config)
         stored = found.require_record()
@@ -263,6 +314,8 @@ def edit(
             changes["default_verify_schedule"] = looking
         if rotation is not None:
             changes["rotation_enabled"] = rotation is not Switch.OFF
+        changes |= {name: value for name, value in timing.items() if value is not None}
+        changes |= _calendars(client, window, blackout, no_calendars=no_calendars)
         removed = [client.records.find(text).uid for text in remove_resource or []]
 
         def change(record: Record) -> Record:

@@ -25,6 +25,8 @@ class Kind(StrEnum):
     VERIFY = "verify"
 
 
+_MOST_ROWS = 40  # of each table for people; JSON has all
+
 app = group("Schedules: what runs by itself, and when.")
 
 
@@ -190,21 +192,66 @@ def _uids_of(client: VaultClient, record: str, kind: Kind) -> list[str]:
 @app.command("preview")
 def preview(
     days: Annotated[int, typer.Option("--days", "-d", min=1, max=400, help="How far to look ahead.")] = 7,
+    max_age: Annotated[
+        float | None, typer.Option("--max-age", min=0.01, max=3650, help="Days after which a credential is too old.")
+    ] = None,
     style: FormatOption = Format.TABLE,
 ) -> None:
-    """Show the coming runs, by the rules that beat goes by."""
+    """Show the coming runs, the load, collisions, what calendars move and what is not rotated as it should be."""
     with vault() as client:
-        answer = client.pam.preview(days)
+        answer = client.pam.preview(days, max_age_days=max_age)
         names = titles(client)
-    rows = answer.get("runs") or []
+        names |= {row["uid"]: row["name"] for row in [*client.pam.gateways(), *client.pam.calendars()]}
+    emit(style, answer, lambda: _print_preview(answer, names, days))
 
-    def table() -> None:
-        print_table(
-            ["When", "Kind", "Of"],
-            [(when(row["due_at"]), row.get("kind"), _subject(row, names)) for row in rows],
-            empty=f"nothing runs in the next {days} days",
-        )
-        if not answer.get("complete", True):
-            note("there are more runs than are shown; look at fewer days")
 
-    emit(style, answer, table)
+def _print_preview(answer: dict[str, Any], names: dict[str, str], days: int) -> None:
+    rows, report = answer["runs"], answer["report"]
+    print_table(
+        ["When", "Kind", "Of"],
+        [(when(row["due_at"]), row["kind"], _subject(row, names)) for row in rows[:_MOST_ROWS]],
+        empty=f"nothing runs in the next {days} days",
+    )
+    if report["runs"] > _MOST_ROWS:
+        note(f"{report['runs']} runs in the next {days} days; the first {_MOST_ROWS} are shown")
+    busiest = sorted(report["load"], key=lambda row: (-row["runs"], row["hour"]))[:_MOST_ROWS]
+    _section(
+        f"Load, of {len(report['load'])} hours with runs the busiest",
+        ["Hour", "Gateway", "Runs"],
+        [(when(row["hour"]), names.get(row["gateway_uid"], row["gateway_uid"]), row["runs"]) for row in busiest],
+    )
+    _section(
+        f"{report['collision_count']} collisions: runs that begin in the same minute on one target",
+        ["When", "Target", "Runs"],
+        [
+            (when(row["at"]), names.get(row["resource_uid"], row["resource_uid"]), len(row["schedule_uids"]))
+            for row in report["collisions"][:_MOST_ROWS]
+        ],
+    )
+    _section(
+        f"{report['moved_count']} runs that a window or a blackout moves",
+        ["Planned", "Begins", "Calendar", "Kind", "Of"],
+        [
+            (
+                when(row["planned_at"]),
+                when(row["due_at"]),
+                names.get(row["moved_by"], row["moved_by"]),
+                row["kind"],
+                _subject(row, names),
+            )
+            for row in report["moved"][:_MOST_ROWS]
+        ],
+    )
+    _section(
+        f"{len(report['misses'])} records that are not rotated as they should be",
+        ["Record", "Why", "Too old at"],
+        [(_subject(row, names), row["code"], when(row["at"])) for row in report["misses"][:_MOST_ROWS]],
+    )
+    if not report["complete"]:
+        note("there are more runs than were looked at; look at fewer days")
+
+
+def _section(title: str, columns: list[str], rows: list[tuple[object, ...]]) -> None:
+    if rows:
+        note(title)
+        print_table(columns, rows, empty="")

@@ -22,6 +22,9 @@ from pam_jobs.secret import SecretValue
 __all__ = ["Configuration", "Pam", "RotationChange", "open_complexity"]
 
 
+_TIMING = ("windows", "blackouts", "jitter_seconds", "missed_runs", "missed_grace_seconds", "schedules_paused_at")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
     """A PAM configuration: its settings on the router and its record, open when it is the user's."""
@@ -32,6 +35,7 @@ class Configuration:
     default_schedule: list[dict[str, Any]]
     default_verify_schedule: list[dict[str, Any]]
     rotation_enabled: bool
+    timing: dict[str, Any]  # windows, blackouts, jitter_seconds, missed_runs, missed_grace_seconds, schedules_paused_at
     resource_uids: tuple[str, ...]
     stored: VaultRecord | None
 
@@ -262,6 +266,40 @@ class Pam:
         rows: list[dict[str, Any]] = self._router.get("/api/v1/schedules")["schedules"]
         return rows
 
+    # calendars
+
+    def calendars(self) -> list[dict[str, Any]]:
+        """Return the calendars, by name."""
+        rows: list[dict[str, Any]] = self._router.get("/api/v1/calendars")["calendars"]
+        return rows
+
+    def find_calendar(self, text: str) -> dict[str, Any]:
+        """Return the calendar with that UID or exact name.
+
+        Raises:
+            NotFound: there is none.
+        """
+        known = self.calendars()
+        found = [row for row in known if row["uid"] == text] or [row for row in known if row["name"] == text]
+        if not found:
+            raise NotFound(f"there is no calendar {text!r}", remedy="look at `pam calendar list`")
+        return found[0]
+
+    def add_calendar(self, name: str, tz: str, periods: list[dict[str, Any]]) -> dict[str, Any]:
+        """Create a calendar and return it."""
+        answer: dict[str, Any] = self._router.post("/api/v1/calendars", {"name": name, "tz": tz, "periods": periods})
+        return answer
+
+    def edit_calendar(self, uid: str, **changes: Any) -> None:
+        """Change ``name``, ``tz`` or ``periods``."""
+        self._router.patch(f"/api/v1/calendars/{uid}", changes)
+
+    def remove_calendar(self, uid: str) -> None:
+        """Delete a calendar that no configuration uses."""
+        self._router.delete(f"/api/v1/calendars/{uid}")
+
+    # schedules
+
     def set_schedule_paused(self, uid: str, *, paused: bool) -> dict[str, Any]:
         """Pause one schedule, or resume it, and return it."""
         answer: dict[str, Any] = self._router.post(f"/api/v1/schedules/{uid}/{'pause' if paused else 'resume'}")
@@ -271,9 +309,10 @@ class Pam:
         """Pause every schedule of a configuration, or resume them."""
         self._router.post(f"/api/v1/configurations/{uid}/{'pause' if paused else 'resume'}")
 
-    def preview(self, days: float) -> dict[str, Any]:
-        """Return the runs of the coming days."""
-        answer: dict[str, Any] = self._router.get("/api/v1/schedules/preview", days=days)
+    def preview(self, days: float, *, max_age_days: float | None = None) -> dict[str, Any]:
+        """Return the runs of the coming days and what they mean."""
+        policy = {} if max_age_days is None else {"max_age_days": max_age_days}
+        answer: dict[str, Any] = self._router.get("/api/v1/schedules/preview", days=days, report="true", **policy)
         return answer
 
 
@@ -296,6 +335,7 @@ def _configuration(row: dict[str, Any], stored: VaultRecord | None) -> Configura
         default_schedule=row.get("default_schedule") or [],
         default_verify_schedule=row.get("default_verify_schedule") or [],
         rotation_enabled=bool(row.get("rotation_enabled", True)),
+        timing={name: row.get(name) for name in _TIMING},
         resource_uids=tuple(entry if isinstance(entry, str) else entry["record_uid"] for entry in resources),
         stored=stored,
     )

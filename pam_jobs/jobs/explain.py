@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from pam_jobs.clock import Clock
-from pam_jobs.db.tables import CredentialEpoch, Gateway, GatewayInstance, Job, JobState, OutboxMessage
+from pam_jobs.db.tables import Calendar, CredentialEpoch, Gateway, GatewayInstance, Job, JobState, OutboxMessage
 from pam_jobs.jobs import rivals, set_aside
 from pam_jobs.jobs.fence import subject_of
 from pam_jobs.jobs.lease import rotation_before
@@ -57,6 +57,7 @@ def _reasons(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> Ite
 def _waiting(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> Iterator[str]:
     now = clock.now()
     yield from set_aside.sentences(session, job)
+    yield from _moved(session, job)
     yield from rivals.sentences(session, job, now)
     if job.not_before is not None and job.not_before > now:
         yield f"it is not to start before {_stamp(job.not_before)}"
@@ -72,6 +73,13 @@ def _waiting(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> Ite
         for blocker in readiness.assess(session, [job.record_uid])[job.record_uid].blockers:
             if job.kind not in LOOKING or blocker.code not in readiness.OPERATORS_CHOICE:
                 yield f"it would not succeed now: {blocker.sentence()}"
+
+
+def _moved(session: Session, job: Job) -> Iterator[str]:
+    """Tell why it is this late: a calendar forbade the time that its schedule planned."""
+    if job.moved_by is not None and job.planned_at is not None and job.due_at is not None:
+        name = session.scalar(select(Calendar.name).where(Calendar.uid == job.moved_by)) or job.moved_by
+        yield f"it was planned for {_stamp(job.planned_at)} and moved to {_stamp(job.due_at)} by the calendar {name!r}"
 
 
 def _behind(session: Session, job: Job, now: datetime) -> Iterator[str]:

@@ -15,14 +15,18 @@ __all__ = [
     "CalendarChange",
     "CalendarList",
     "CalendarOut",
+    "CollisionOut",
     "Configuration",
     "ConfigurationChange",
     "ConfigurationList",
     "ConfigurationOut",
     "DriftOut",
+    "ForecastOut",
     "GatewayChange",
     "GatewayList",
     "GatewayOut",
+    "LoadOut",
+    "MissOut",
     "NewCalendar",
     "NewGateway",
     "PreviewOut",
@@ -324,8 +328,46 @@ class CalendarList(BaseModel):
     calendars: list[CalendarOut]
 
 
+class LoadOut(_View):
+    """How many runs a gateway gets in one hour."""
+
+    hour: datetime
+    gateway_uid: str | None
+    runs: int
+
+
+class CollisionOut(_View):
+    """Runs that begin in the same minute on one target."""
+
+    at: datetime
+    resource_uid: str
+    schedule_uids: list[str]
+
+
+class MissOut(_View):
+    """A record that would not be rotated as it should be, and why."""
+
+    record_uid: str
+    code: str
+    at: datetime | None = Field(description="when it becomes too old")
+
+
+class ForecastOut(BaseModel):
+    """What the coming runs mean; lists are cut at 1000, counts are not."""
+
+    runs: int
+    complete: bool = Field(description="false: there are more runs than were looked at")
+    load: list[LoadOut]
+    collisions: list[CollisionOut]
+    collision_count: int
+    moved: list[RunOut]
+    moved_count: int
+    misses: list[MissOut]
+
+
 class PreviewOut(BaseModel):
     """The runs to come; not complete when there are more than the limit."""
 
     runs: list[RunOut]
     complete: bool
+    report: ForecastOut | None = Field(None, description="of all runs, not only of those that are listed")

@@ -11,9 +11,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from pam_jobs.db.tables import JobKind, PamConfiguration, RotationSettings, Schedule
+from pam_jobs.rotation.readiness import assess, blocked_by
 from pam_jobs.rotation.timing import ALWAYS, Outcome, Planned, Timing, decide, timings
 
-__all__ = ["Preview", "Run", "preview", "routes", "runs_of"]
+__all__ = ["Preview", "Run", "blocked_rows", "preview", "routes", "runs", "runs_of"]
+
+_CHUNK = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,30 +55,49 @@ def preview(
         limit: how many runs to return at most, at least 1.
         subjects: only these records and configurations; None for all.
     """
+    found: list[Run] = []
+    for run in runs(session, start, until, subjects=subjects):
+        if len(found) == limit:
+            return Preview(runs=tuple(found), is_complete=False)
+        found.append(run)
+    return Preview(runs=tuple(found), is_complete=True)
+
+
+def runs(session: Session, start: datetime, until: datetime, *, subjects: Sequence[str] | None = None) -> Iterator[Run]:
+    """Yield the runs from an instant to another, in order; what is blocked as it is set up makes none."""
     query = select(Schedule).where(Schedule.next_run_at.is_not(None), Schedule.paused.is_(False))
     if subjects is not None:
         query = query.where(Schedule.subject_uid.in_(subjects))
     rows = session.scalars(query).all()
+    blocked = blocked_rows(session, rows)
+    rows = [row for row in rows if row.uid not in blocked]
     found = routes(session, rows)
     known = timings(session, {configuration_uid for configuration_uid, _ in found.values()})
-    runs: list[Run] = []
     for due_at, _, planned, row in heapq.merge(*(_keyed(row, start, until, found, known) for row in rows), key=_order):
-        if len(runs) == limit:
-            return Preview(runs=tuple(runs), is_complete=False)
         configuration_uid, gateway_uid = found.get(row.uid, (None, None))
-        runs.append(
-            Run(
-                due_at=due_at,
-                planned_at=planned.planned_at,
-                moved_by=planned.moved_by,
-                schedule_uid=row.uid,
-                kind=row.kind,
-                subject_uid=row.subject_uid,
-                configuration_uid=configuration_uid,
-                gateway_uid=gateway_uid,
-            )
+        yield Run(
+            due_at=due_at,
+            planned_at=planned.planned_at,
+            moved_by=planned.moved_by,
+            schedule_uid=row.uid,
+            kind=row.kind,
+            subject_uid=row.subject_uid,
+            configuration_uid=configuration_uid,
+            gateway_uid=gateway_uid,
         )
-    return Preview(runs=tuple(runs), is_complete=True)
+
+
+def blocked_rows(session: Session, rows: Sequence[Schedule]) -> dict[str, str]:
+    """Return the due rows whose runs would make no job as they are set up, each with the code of why."""
+    credentials = [row for row in rows if row.kind != JobKind.DISCOVER.value]
+    found: dict[str, str] = {}
+    for first in range(0, len(credentials), _CHUNK):
+        chunk = credentials[first : first + _CHUNK]
+        verdicts = assess(session, [row.subject_uid for row in chunk])
+        for row in chunk:
+            if (code := blocked_by(verdicts[row.subject_uid], row.kind)) is not None:
+                found[row.uid] = code
+    return found
 
 
 def runs_of(row: Schedule, start: datetime, until: datetime, timing: Timing) -> Iterator[tuple[datetime, Planned]]:

@@ -18,6 +18,7 @@ from pam_jobs.db.tables import (
     RotationSettings,
     StoredRecord,
 )
+from pam_jobs.jobs.states import LOOKING
 
 __all__ = [
     "OPERATORS_CHOICE",
@@ -27,6 +28,7 @@ __all__ = [
     "Readiness",
     "Setup",
     "assess",
+    "blocked_by",
     "facts_for",
     "judge",
 ]
@@ -116,6 +118,12 @@ def assess(session: Session, record_uids: Sequence[str]) -> dict[str, Readiness]
             gateway_uid=served[1].uid if served else None,
         )
     return verdicts
+
+
+def blocked_by(verdict: Readiness, kind: str) -> str | None:
+    """Return the code of what keeps a due run of a kind from starting, if anything does: what beat goes by."""
+    codes = (blocker.code for blocker in verdict.blockers)
+    return next((code for code in codes if kind not in LOOKING or code not in OPERATORS_CHOICE), None)
 
 
 def facts_for(session: Session, setups: Iterable[Setup]) -> Facts:

@@ -179,6 +179,27 @@ def _look_for_drift(system: Embedded, uid: str) -> None:
     assert not re.search(r"\d{4}-\d\d-\d\dT", shown)
 
 
+def test_a_calendar_moves_runs_and_a_pause_holds_them(site: Site) -> None:
+    system = site.system
+    _, uid = site.database_user("Calendar-canary-password")
+    system.pam("rotation", "edit", "-r", uid, "-sc", "30 2 * * *")
+    made = system.json("calendar", "new", "Nights", "--weekly", "MON-SUN 02:00-05:00")
+    system.pam("config", "edit", "Network", "--blackout", "Nights", "--missed-runs", "skip")
+
+    report = system.json("schedule", "preview", "--days", "3", "--max-age", "1")["report"]
+    moved = [run for run in report["moved"] if run["record_uid"] == uid]
+    assert [run["due_at"][11:16] for run in moved] == ["05:00"] * 3
+    assert {run["moved_by"] for run in moved} == {made["uid"]}
+    assert "that a window or a blackout moves" in system.pam("schedule", "preview").stderr
+    assert system.json("calendar", "list")["calendars"][0]["configurations"] != []
+
+    assert "it is paused since" in system.pam("schedule", "pause", "-r", uid).stderr
+    assert system.json("schedule", "resume", "-r", uid)["schedules"][0]["next_run_at"][11:16] == "05:00"
+    system.pam("config", "edit", "Network", "--no-calendars", "--missed-runs", "catch_up")
+    system.pam("calendar", "remove", "Nights", "--force")
+    system.pam("rotation", "remove", "-r", uid, "--force")
+
+
 def test_a_job_is_watched_to_its_end(site: Site) -> None:
     _, uid = site.database_user("Watched-canary-password")
     job = site.system.json("action", "rotate", "-r", uid)["job"]

@@ -241,3 +241,54 @@ def test_all_proofs_are_for_whoever_may_read_jobs(api: PamApi) -> None:
     auditor.refused("GET", f"/records/{record}/proof", status=404)
     for wrong in ({"limit": 0}, {"max_age_days": 0}, {"limit": 1001}):
         assert api.request("GET", "/proofs", params=wrong).status_code == 422
+
+
+def test_calendars_hold_what_runs_by_itself_and_not_what_is_asked_for(api: PamApi) -> None:
+    record = api.fleet.scheduled()
+    configuration = f"/configurations/{api.fleet.configuration_uid}"
+    freeze = {"type": "ONCE", "from": "2026-03-02T13:00", "to": "2026-03-02T18:00"}
+    made = api.done("POST", "/calendars", {"name": "freeze", "tz": "Europe/Paris", "periods": [freeze]})
+    changed = api.done("PATCH", configuration, {"blackouts": [made["uid"]], "jitter_seconds": 0, "missed_runs": "skip"})
+    assert (changed["blackouts"], changed["windows"], changed["missed_runs"]) == ([made["uid"]], [], "skip")
+    assert api.get("/calendars")["calendars"][0]["configurations"] == [api.fleet.configuration_uid]
+
+    [row] = api.get("/schedules")["schedules"]
+    assert (row["planned_at"], row["next_run_at"]) == ("2026-03-02T13:00:00Z", "2026-03-02T17:00:00Z")
+    assert "by the calendar 'freeze'" in row["reasons"][0]
+    seen = api.get("/schedules/preview", params={"days": 1, "report": True, "max_age_days": 1})
+    assert seen["report"]["moved_count"] == 1
+    assert seen["report"]["moved"][0]["moved_by"] == made["uid"]
+    assert seen["report"]["misses"][0]["code"] == "never_rotated"
+
+    asked = api.done("POST", "/jobs", {"kind": "rotate", "record_uid": record})
+    assert asked["trigger"] == "on_demand"
+    api.fleet.clock.advance(timedelta(hours=5))
+    with api.fleet.database.transaction() as session:
+        session.connection().exec_driver_sql("UPDATE jobs SET state = 'succeeded'")
+    [uid] = due.tick(api.fleet.database, api.fleet.clock)
+    why = api.get(f"/jobs/{uid}/explain")["reasons"]
+    assert why[0].startswith("it was planned for 2026-03-02T13:00:00+00:00 and moved to 2026-03-02T17:00:00+00:00")
+
+    refused = api.refused("DELETE", f"/calendars/{made['uid']}", status=409)
+    assert "--no-calendars" in refused["detail"] + refused.get("remedy", "")
+    api.done("PATCH", configuration, {"blackouts": []})
+    api.done("DELETE", f"/calendars/{made['uid']}")
+    assert (
+        "two ONCE"
+        in api.refused("POST", "/calendars", {"name": "double", "periods": [freeze, freeze]}, status=422)["detail"]
+    )
+
+
+def test_schedules_are_paused_and_resumed_by_those_who_may_edit(api: PamApi) -> None:
+    api.fleet.scheduled()
+    [row] = api.get("/schedules")["schedules"]
+    paused = api.done("POST", f"/schedules/{row['uid']}/pause")
+    assert (paused["paused"], paused["next_run_at"]) == (True, None)
+    assert paused["reasons"][0].startswith("it is paused since")
+    other = api.as_other("mallory")
+    for path in (f"/schedules/{row['uid']}/resume", f"/configurations/{api.fleet.configuration_uid}/pause"):
+        assert other.request("POST", path).status_code in {403, 404}
+    assert api.done("POST", f"/schedules/{row['uid']}/resume")["next_run_at"] == "2026-03-02T13:00:00Z"
+    off = api.done("POST", f"/configurations/{api.fleet.configuration_uid}/pause")
+    assert off["schedules_paused_at"] == "2026-03-02T12:00:00Z"
+    assert api.done("POST", f"/configurations/{api.fleet.configuration_uid}/resume")["schedules_paused_at"] is None

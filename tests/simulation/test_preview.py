@@ -6,15 +6,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from pam_jobs.clock import VirtualClock
 from pam_jobs.db.engine import Database
-from pam_jobs.db.tables import JobKind, Schedule
-from pam_jobs.rotation import schedules
+from pam_jobs.db.tables import JobKind, MissedRuns, RotationSettings, Schedule
+from pam_jobs.rotation import calendars, configurations, pausing, schedules
+from pam_jobs.rotation.configurations import Changes
+from pam_jobs.rotation.forecast import forecast
 from pam_jobs.rotation.preview import Preview, preview
 from scheduler.simulate import simulate
-from tests.support.fleet import EVERY_HOUR, NOON, Fleet, cron, new_fleet
+from tests.support.fleet import EVERY_HOUR, NOON, OPERATOR, Fleet, cron, new_fleet
 
 pytestmark = pytest.mark.simulation
 
@@ -126,3 +128,79 @@ def test_a_nightly_rotation_runs_once_a_night_all_year(sqlite_database: Database
         gaps = [after - before for before, after in itertools.pairwise(moments)]
         assert min(gaps) >= timedelta(hours=22)
         assert max(gaps) <= timedelta(hours=26)
+
+
+NIGHTS = {"type": "WEEKLY", "from": "22:00", "to": "06:00",
+          "weekdays": ["MONDAY", "TUESDAY", "WEDNESDAY", "THURSDAY", "FRIDAY", "SATURDAY", "SUNDAY"]}  # fmt: skip
+
+
+def timed(fleet: Fleet, **changes: object) -> str:
+    with fleet.database.transaction() as session:
+        uid = calendars.create(
+            session, fleet.clock, OPERATOR, name="nights", tz="Australia/Sydney", periods=[NIGHTS]
+        ).uid
+        uses = {name: [uid] if value == "nights" else value for name, value in changes.items()}
+        configurations.change(
+            session, fleet.clock, OPERATOR, fleet.configuration_uid, Changes(**uses), minimum_seconds=0
+        )  # type: ignore[arg-type]
+    return uid
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"blackouts": "nights"},
+        {"windows": "nights"},
+        {"blackouts": "nights", "jitter_seconds": 1800},
+        {"windows": "nights", "jitter_seconds": 86_400},
+        {"missed_runs": MissedRuns.SKIP, "missed_grace_seconds": 60, "blackouts": "nights"},
+    ],
+)
+def test_the_preview_goes_by_calendars_jitter_and_policy_like_the_scheduler(
+    sqlite_database: Database, changes: dict[str, object]
+) -> None:
+    start = datetime(2026, 4, 2, 9, 30, tzinfo=UTC)  # the clocks of Sydney go back on the 5th
+    fleet = new_fleet(sqlite_database, VirtualClock(start))
+    for entries in (EVERY_HOUR, cron("30 2 * * *", "Australia/Sydney"), cron("*/20 1,5 * * *")):
+        fleet.scheduled(entries)
+    timed(fleet, **changes)
+    begin = start + timedelta(hours=5)  # some runs are overdue by then, inside the calendar's period or not
+    until = begin + timedelta(days=5)
+    told = previewed(fleet, begin, until)
+    assert list(told.runs) == simulate(fleet.database, begin, until, limit=10_000)
+    assert len(told.runs) > 10
+
+
+def test_the_forecast_counts_load_collisions_moved_runs_and_misses(sqlite_database: Database) -> None:
+    fleet = new_fleet(sqlite_database)
+    nightly = [fleet.scheduled(cron("0 14 * * *")) for _ in range(2)]  # 14:00 is in the night of Sydney
+    daily, monthly, paused = fleet.scheduled(cron("0 2 * * *")), fleet.scheduled(cron("0 3 28 * *")), fleet.scheduled()
+    blocked = fleet.scheduled(cron("0 4 * * *"), profile="scripts_only", resource_uid=None)
+    uid = timed(fleet, blackouts="nights")
+    with fleet.database.transaction() as session:
+        row = session.scalar(select(Schedule).where(Schedule.subject_uid == paused))
+        assert row is not None
+        pausing.pause(session, fleet.clock, OPERATOR, row.uid)
+        session.execute(update(RotationSettings).values(last_rotated_at=NOON - timedelta(hours=1)))
+        session.execute(
+            update(RotationSettings).where(RotationSettings.record_uid == blocked).values(profile="iam_user")
+        )
+    with fleet.database.transaction(read_only=True) as session:
+        told = forecast(session, NOON, NOON + timedelta(days=3), max_age=timedelta(days=2))
+
+    assert (told.runs, told.is_complete) == (9, True)
+    assert sum(load.runs for load in told.load) == 9
+    assert {load.gateway_uid for load in told.load} == {fleet.gateway_uid}
+    assert [(load.hour.hour, load.runs) for load in told.load[:2]] == [(19, 2), (2, 1)]
+    assert [(each.at.hour, len(each.schedule_uids)) for each in told.collisions] == [(19, 2)] * 3
+    assert {run.subject_uid for run in told.moved} == set(nightly)
+    assert (told.moved_count, told.moved[0].moved_by, told.moved[0].planned_at.hour) == (6, uid, 14)
+    misses = {(miss.record_uid, miss.code) for miss in told.misses}
+    assert (paused, "paused") in misses
+    assert (blocked, "profile_not_served") in misses
+    assert {uid for uid, code in misses if code == "too_old"} == {monthly, paused, blocked}
+    assert daily not in {uid for uid, _ in misses}
+
+    with fleet.database.transaction(read_only=True) as session:
+        cut = forecast(session, NOON, NOON + timedelta(days=3), most=4)
+    assert (cut.runs, cut.is_complete) == (4, False)

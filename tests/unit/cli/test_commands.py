@@ -25,6 +25,7 @@ TREE = {
     "record": {"add", "get", "list", "update", "delete", "attach", "download"},
     "app": {"new", "list", "share", "unshare", "remove", "client"},
     "gateway": {"list", "new", "edit", "remove", "set-max-instances", "start"},
+    "calendar": {"edit", "list", "new", "remove"},
     "config": {"list", "new", "edit", "remove"},
     "rotation": {"edit", "list", "info", "remove", "script"},
     "action": {"rotate", "verify", "reconcile", "job-info", "job-cancel", "gateway-info", "discover"},

@@ -6,7 +6,6 @@ import contextlib
 import secrets
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import ClassVar, Final
 
 from connectors.base import (
@@ -33,22 +32,17 @@ from connectors.openldap_entries import (
     STATE,
     PasswordPolicy,
     bases_of,
-    expires_at,
     find_entry,
+    finding_of,
     is_dn,
-    is_locked,
+    metadata_of,
     read_policy,
     same_dn,
     template_dn,
 )
 from connectors.openldap_errors import (
-    ADMIN_LIMIT,
     FAILURES,
-    INSUFFICIENT_ACCESS,
-    NO_SUCH_ATTRIBUTE,
     NO_SUCH_OBJECT,
-    SIZE_LIMIT,
-    TIME_LIMIT,
     LdapRefusal,
     PolicyError,
     map_error,
@@ -56,7 +50,7 @@ from connectors.openldap_errors import (
     verdict_of,
 )
 from connectors.openldap_link import Entry, Link
-from connectors.openldap_look import recognised
+from connectors.openldap_look import product_of, recognised, unseen_of
 from pam_jobs.errors import AuthRejected, Effect, Forbidden, PolicyRefused, TargetError, Unsupported
 from pam_jobs.secret import SecretValue
 
@@ -64,7 +58,6 @@ __all__ = ["OpenldapConnector", "OpenldapSession"]
 
 _MODIFY_PASSWORD: Final = "1.3.6.1.4.1.4203.1.11.1"  # noqa: S105 - an object identifier
 _ACTIVE_DIRECTORY: Final = "1.2.840.113556.1.4.800"
-_LIMITS: Final = {SIZE_LIMIT: "size limit", TIME_LIMIT: "time limit", ADMIN_LIMIT: "limits for this login"}
 _NO_NAME: Final = "set distinguishedName in the user record, or the custom field User DN Template of the resource"
 
 
@@ -167,7 +160,7 @@ class OpenldapSession(Session):
             policy = PasswordPolicy()
             if not (is_self and link.must_change):
                 policy = read_policy(link, entry, self._target.options, self._bases(link))
-                self._check_rights(link, entry)
+                self._check_rights(link, entry, is_self=is_self)
         if is_self and not policy.may_change_own:
             raise Forbidden("the password policy lets nobody change his own password", remedy="rotate by an admin")
         return Preflight(
@@ -202,7 +195,7 @@ class OpenldapSession(Session):
                 link.replace(dn, "userPassword", password.reveal().encode())
         except FAILURES as error:
             mapped_error = map_error(error, sent=True)
-            if not (isinstance(error, LdapRefusal) and _may_be_the_same(error) and self._logs_in(dn, password)):
+            if not (isinstance(error, LdapRefusal) and error.may_be_the_same and self._logs_in(dn, password)):
                 raise mapped_error from None
         for login in {account.login, dn}:
             self._kept.forget(self._target.host, self._target.port, login)
@@ -238,7 +231,7 @@ class OpenldapSession(Session):
         with mapped(sent=False):
             entry = self._entry(link, account)
             policy = read_policy(link, entry, self._target.options, self._bases(link))
-        return _metadata(entry, policy)
+        return metadata_of(entry, policy)
 
     def discover(self) -> Iterator[Finding | Unseen]:
         """Yield the accounts below the base, page by page, and what the server did not show."""
@@ -251,19 +244,11 @@ class OpenldapSession(Session):
             try:
                 for each in link.pages(base, self._target.options.get("user_match") or ACCOUNTS, STATE):
                     if isinstance(each, Entry):
-                        yield _finding(each)
+                        yield finding_of(each)
                     else:
                         yield Unseen(what=each, cause="not_permitted", detail="another server: it was not followed")
-            except LdapRefusal as refusal:
-                if refusal.code == NO_SUCH_OBJECT:
-                    yield Unseen(what=base, cause="not_permitted", detail="the rotator sees nothing there")
-                elif refusal.code in _LIMITS:
-                    detail = f"the server's {_LIMITS[refusal.code]} ended the list"
-                    yield Unseen(what=f"more accounts of {base}", cause="refused", detail=detail)
-                else:
-                    raise map_error(refusal, sent=False) from None
             except FAILURES as error:
-                raise map_error(error, sent=False) from None
+                yield unseen_of(base, error)
 
     def close(self) -> None:
         """Give the connection back to be kept, or close it; never raises."""
@@ -341,27 +326,23 @@ class OpenldapSession(Session):
         remedy = "rotate it by a connector for Active Directory"
         raise Unsupported("this is Active Directory, which keeps its passwords elsewhere", remedy=remedy)
 
-    def _check_rights(self, link: Link, entry: Entry) -> None:
+    @staticmethod
+    def _check_rights(link: Link, entry: Entry, *, is_self: bool) -> None:
         """Learn whether the rotator may write the password, by a change that cannot succeed.
 
         Raises:
             Forbidden: it may not.
+            Unsupported: the entry has no such attribute, or the server takes no writes.
         """
         try:
             link.delete_value(entry.dn, "userPassword", b"{ABSENT}" + secrets.token_hex(24).encode())
         except LdapRefusal as refusal:
-            may_not = refusal.code == INSUFFICIENT_ACCESS and refusal.policy.error in {
-                None, PolicyError.CHANGE_AFTER_RESET, PolicyError.PASSWORD_MOD_NOT_ALLOWED,
-            }  # fmt: skip
-            if may_not or refusal.code not in {NO_SUCH_ATTRIBUTE, INSUFFICIENT_ACCESS}:
-                self._raise_for_rights(refusal)
-
-    @staticmethod
-    def _raise_for_rights(refusal: LdapRefusal) -> None:
-        """Raise what a refusal proves: want of rights, a server that takes no writes; anything else proves nothing."""
-        error = map_error(refusal, sent=False)
-        if isinstance(error, Forbidden | Unsupported):
-            raise error
+            error = map_error(
+                refusal, sent=False
+            )  # the usual noSuchAttribute, as all that is doubtful, forbids nothing
+            supplies_old = is_self and refusal.policy.error is PolicyError.MUST_SUPPLY_OLD_PASSWORD
+            if isinstance(error, Forbidden | Unsupported) and not supplies_old:
+                raise error from None
 
     def _uses_operation(self, link: Link) -> bool:
         """Say whether the server offers RFC 3062, and the record does not forbid it."""
@@ -398,11 +379,7 @@ class OpenldapSession(Session):
         return self._root
 
     def _server(self, link: Link) -> str:
-        root = self._root_of(link) if not link.must_change else Entry("")
-        known = [root.first("vendorName") or "", root.first("vendorVersion") or ""]
-        product = " ".join(filter(None, known)) or (
-            "OpenLDAP" if "OpenLDAProotDSE" in root.all("objectClass") else "LDAP server"
-        )
+        product = "LDAP server" if link.must_change else product_of(self._root_of(link))
         return f"{product}, {link.transport}, {'RFC 3062' if self._uses_operation(link) else 'userPassword'}"
 
     def _require_link(self) -> Link:
@@ -417,30 +394,3 @@ def _password_of(candidate: Candidate) -> SecretValue:
     if not candidate.password or "\0" in candidate.password.reveal():
         raise PolicyRefused("a password here is not empty and has no NUL", remedy="change the record's complexity")
     return candidate.password
-
-
-def _may_be_the_same(refusal: LdapRefusal) -> bool:
-    """Say whether the refusal may only mean that the account has this password already, as after a lost answer."""
-    return refusal.policy.error in {PolicyError.PASSWORD_IN_HISTORY, PolicyError.PASSWORD_TOO_YOUNG}
-
-
-def _metadata(entry: Entry, policy: PasswordPolicy) -> AccountMetadata:
-    from connectors.openldap_entries import stamp
-
-    now = datetime.now(UTC)
-    return AccountMetadata(
-        last_set=stamp(entry.first("pwdChangedTime")),
-        locked=is_locked(entry, policy, now),
-        expires=expires_at(entry, policy),
-    )
-
-
-def _finding(entry: Entry) -> Finding:
-    facts: dict[str, str | bool | int] = {"distinguished_name": entry.dn}
-    if entry.first("pwdAccountLockedTime"):
-        facts["locked"] = True
-    if entry.is_true("pwdReset"):
-        facts["must_change"] = True
-    if changed := entry.first("pwdChangedTime"):
-        facts["last_set"] = changed
-    return Finding(kind="users", name=entry.first("uid") or entry.first("cn") or entry.dn, facts=facts)

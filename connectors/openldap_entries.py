@@ -11,6 +11,7 @@ from ldap3.core.exceptions import LDAPException
 from ldap3.utils.conv import escape_filter_chars
 from ldap3.utils.dn import escape_rdn, parse_dn
 
+from connectors.base import AccountMetadata, Finding
 from connectors.openldap_errors import INSUFFICIENT_ACCESS, NO_SUCH_OBJECT, LdapRefusal
 from connectors.openldap_link import Entry, Link
 from pam_jobs.errors import Unsupported
@@ -22,8 +23,10 @@ __all__ = [
     "bases_of",
     "expires_at",
     "find_entry",
+    "finding_of",
     "is_dn",
     "is_locked",
+    "metadata_of",
     "read_policy",
     "same_dn",
     "stamp",
@@ -198,3 +201,24 @@ def _number(entry: Entry, name: str) -> int | None:
 def _seconds(entry: Entry, name: str) -> timedelta | None:
     number = _number(entry, name)
     return timedelta(seconds=number) if number else None
+
+
+def metadata_of(entry: Entry, policy: PasswordPolicy) -> AccountMetadata:
+    """Return what the password policy keeps about an account."""
+    return AccountMetadata(
+        last_set=stamp(entry.first("pwdChangedTime")),
+        locked=is_locked(entry, policy, datetime.now(UTC)),
+        expires=expires_at(entry, policy),
+    )
+
+
+def finding_of(entry: Entry) -> Finding:
+    """Return an account as discovery tells it."""
+    facts: dict[str, str | bool | int] = {"distinguished_name": entry.dn}
+    if entry.first("pwdAccountLockedTime"):
+        facts["locked"] = True
+    if entry.is_true("pwdReset"):
+        facts["must_change"] = True
+    if changed := entry.first("pwdChangedTime"):
+        facts["last_set"] = changed
+    return Finding(kind="users", name=entry.first("uid") or entry.first("cn") or entry.dn, facts=facts)

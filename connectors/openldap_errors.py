@@ -80,6 +80,11 @@ class LdapRefusal(Exception):
     policy: PolicyAnswer = PolicyAnswer()
     is_login: bool = False  # the answer to a bind
 
+    @property
+    def may_be_the_same(self) -> bool:
+        """Say whether it may only mean that the account has this password already, as after a lost answer."""
+        return self.policy.error in {PolicyError.PASSWORD_IN_HISTORY, PolicyError.PASSWORD_TOO_YOUNG}
+
     def __str__(self) -> str:
         told = f"{self.name or 'result'} ({self.code})"
         if self.policy.error is not None:

@@ -1,17 +1,29 @@
-"""Telling a directory from other services, without a login."""
+"""Telling a directory from other services, and what it did not show."""
 
 from __future__ import annotations
 
 import socket
 import ssl
+from typing import Final
 
-from connectors.base import Deadline, Service
-from connectors.openldap_errors import FAILURES
+from connectors.base import Deadline, Service, Unseen
+from connectors.openldap_errors import (
+    ADMIN_LIMIT,
+    FAILURES,
+    NO_SUCH_OBJECT,
+    SIZE_LIMIT,
+    TIME_LIMIT,
+    LdapRefusal,
+    map_error,
+)
 from connectors.openldap_link import Entry, Link
 
-__all__ = ["recognised"]
+__all__ = ["product_of", "recognised", "unseen_of"]
 
-_LOOK_SECONDS = 3.0  # one of the two looks
+_LIMITS: Final[dict[int | None, str]] = {
+    SIZE_LIMIT: "size limit", TIME_LIMIT: "time limit", ADMIN_LIMIT: "limits for this login",
+}  # fmt: skip
+_LOOK_SECONDS: Final = 3.0  # one of the two looks
 
 
 def recognised(host: str, port: int, deadline: Deadline) -> Service | None:
@@ -27,11 +39,15 @@ def recognised(host: str, port: int, deadline: Deadline) -> Service | None:
         with raw:
             root = _look(raw, host, limit, is_secure=protocol == "ldaps")
         if root is not None:
-            is_openldap = "OpenLDAProotDSE" in root.all("objectClass")
-            product = root.first("vendorName") or ("OpenLDAP" if is_openldap else "LDAP")
             tls = "yes" if protocol == "ldaps" or _offers_tls(root) else "no"
-            return Service(protocol=protocol, banner=product, facts={"tls": tls})
+            return Service(protocol=protocol, banner=product_of(root), facts={"tls": tls})
     return None
+
+
+def product_of(root: Entry) -> str:
+    """Return the server's software, as far as its root DSE tells."""
+    told = " ".join(filter(None, (root.first("vendorName"), root.first("vendorVersion"))))
+    return told or ("OpenLDAP" if "OpenLDAProotDSE" in root.all("objectClass") else "LDAP server")
 
 
 def _offers_tls(root: Entry) -> bool:
@@ -51,3 +67,22 @@ def _look(raw: socket.socket, host: str, deadline: Deadline, *, is_secure: bool)
         return None
     finally:
         link.close()
+
+
+def unseen_of(base: str, error: Exception) -> Unseen:
+    """Return what the end of a list of accounts means.
+
+    Args:
+        base: where the accounts are.
+        error: one of ``FAILURES``.
+
+    Raises:
+        TargetError: the list was not ended by the server for a reason of its own.
+    """
+    code = error.code if isinstance(error, LdapRefusal) else None
+    if code == NO_SUCH_OBJECT:
+        return Unseen(what=base, cause="not_permitted", detail="the rotator sees nothing there")
+    if code not in _LIMITS:
+        raise map_error(error, sent=False) from None
+    detail = f"the server's {_LIMITS[code]} ended the list"
+    return Unseen(what=f"more accounts of {base}", cause="refused", detail=detail)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, bindparam, func, select, text
+from sqlalchemy import Select, bindparam, func, select, text
 from sqlalchemy.orm import Session
 
 from pam_jobs import __version__
@@ -25,7 +25,7 @@ from pam_jobs.db.tables import (
     Schedule,
     TargetSetAside,
 )
-from pam_jobs.jobs.states import HELD, WAITING
+from pam_jobs.jobs.states import HELD, OPEN, WAITING
 from pam_jobs.metrics import totals
 
 __all__ = ["MOST_UNSEALED", "STATEMENTS", "Samples", "read"]
@@ -44,36 +44,25 @@ _OUTBOX: Final = table_of(OutboxMessage)
 _VERSIONS: Final = table_of(CredentialVersion)
 _TARGETS: Final = table_of(TargetSetAside)
 _NOW: Final = bindparam("now", type_=_JOBS.c.created_at.type)
-
-
-def _oldest(state: JobState) -> ColumnElement[datetime]:
-    """The oldest job of a gateway in the state: one look into the index for each gateway, however many jobs wait."""
-    of_gateway = (_JOBS.c.gateway_uid == _GATEWAYS.c.uid) & (_JOBS.c.state == state)
-    return select(func.min(_JOBS.c.created_at)).where(of_gateway).scalar_subquery()
-
-
-_WAITING: Final = (
-    select(func.count())
-    .select_from(_JOBS)
-    .where(_JOBS.c.gateway_uid == _GATEWAYS.c.uid, _JOBS.c.state.in_(WAITING))
-    .scalar_subquery()
-)
 _UNSEALED: Final = select(_EVENTS.c.created_at).where(_EVENTS.c.position.is_(None)).limit(MOST_UNSEALED).subquery()
 
 STATEMENTS: Final[Mapping[str, Select[*tuple[Any, ...]]]] = {
-    "gateways": select(
-        _GATEWAYS.c.uid,
-        _GATEWAYS.c.name,
-        _WAITING.label("waiting"),
-        *(_oldest(state).label(f"oldest_{state}") for state in WAITING),
-    ).where(_GATEWAYS.c.removed_at.is_(None)),
+    "gateways": select(_GATEWAYS.c.uid, _GATEWAYS.c.name).where(_GATEWAYS.c.removed_at.is_(None)),
+    # By states first, which is how few are found among many. Asked for each gateway, PostgreSQL goes by an average of
+    # them all, and may read the whole table once for each.
+    "open": select(
+        _JOBS.c.gateway_uid,
+        _JOBS.c.state,
+        func.count().label("jobs"),
+        func.min(_JOBS.c.created_at).label("oldest"),
+        func.min(_JOBS.c.lease_until).label("lease_until"),
+    )
+    .where(_JOBS.c.state.in_(OPEN))
+    .group_by(_JOBS.c.gateway_uid, _JOBS.c.state),
     # counted here: grouping makes SQLite go through every instance that ever was, in the order of gateways
     "instances": select(_INSTANCES.c.gateway_uid).where(
         _INSTANCES.c.last_seen_at >= bindparam("heard_since", type_=_NOW.type), _INSTANCES.c.stopped_at.is_(None)
     ),
-    "held": select(_JOBS.c.gateway_uid, _JOBS.c.state, func.count(), func.min(_JOBS.c.lease_until))
-    .where(_JOBS.c.state.in_((*HELD, JobState.UNKNOWN)))
-    .group_by(_JOBS.c.gateway_uid, _JOBS.c.state),
     "due": select(func.count(), func.min(_SCHEDULES.c.next_run_at)).where(
         _SCHEDULES.c.next_run_at <= _NOW, _SCHEDULES.c.paused.is_(False)
     ),
@@ -105,25 +94,27 @@ def read(session: Session, clock: Clock, *, offline_seconds: int) -> Samples:
 
 def _gateways(session: Session, now: datetime, offline: timedelta) -> Samples:
     online = Counter(session.scalars(STATEMENTS["instances"], {"heard_since": now - offline}))
-    held: dict[tuple[str, bool], int] = {}
-    ends: list[datetime] = []
-    for uid, state, count, ended in session.execute(STATEMENTS["held"]):
-        key = (uid, state == JobState.UNKNOWN)
-        held[key] = held.get(key, 0) + count
-        if ended is not None and state != JobState.UNKNOWN:
-            ends.append(ended)
+    found = {(row.gateway_uid, row.state): row for row in session.execute(STATEMENTS["open"])}
     rows = session.execute(STATEMENTS["gateways"]).all()
 
-    def each(value: Any) -> list[tuple[tuple[str, ...], float]]:
-        return [((row.uid, row.name), value(row)) for row in rows]
+    def each(value: Callable[[str], float]) -> list[tuple[tuple[str, ...], float]]:
+        return [((row.uid, row.name), value(row.uid)) for row in rows]
+
+    def jobs(*states: JobState) -> list[tuple[tuple[str, ...], float]]:
+        return each(lambda uid: sum(found[uid, state].jobs for state in states if (uid, state) in found))
+
+    def oldest(uid: str) -> float:
+        return _age(now, *(found[uid, state].oldest for state in WAITING if (uid, state) in found))
 
     return {
-        "pam_gateway_instances_online": each(lambda row: online[row.uid]),
-        "pam_gateway_jobs_waiting": each(lambda row: row.waiting),
-        "pam_gateway_oldest_job_seconds": each(lambda row: _age(now, row.oldest_created, row.oldest_queued)),
-        "pam_gateway_jobs_running": each(lambda row: held.get((row.uid, False), 0)),
-        "pam_gateway_jobs_unknown": each(lambda row: held.get((row.uid, True), 0)),
-        "pam_lease_overdue_seconds": [((), _age(now, *ends))],
+        "pam_gateway_instances_online": each(lambda uid: online[uid]),
+        "pam_gateway_jobs_waiting": jobs(*WAITING),
+        "pam_gateway_oldest_job_seconds": each(oldest),
+        "pam_gateway_jobs_running": jobs(*HELD),
+        "pam_gateway_jobs_unknown": jobs(JobState.UNKNOWN),
+        "pam_lease_overdue_seconds": [
+            ((), _age(now, *(row.lease_until for (_, state), row in found.items() if state in HELD)))
+        ],
     }
 
 

@@ -72,7 +72,7 @@ class Job(Base):
         UniqueConstraint("schedule_uid", "due_at"),
         Index("uq_jobs_waiting", "record_uid", "kind", unique=True, sqlite_where=_WAITING, postgresql_where=_WAITING),
         Index("ix_jobs_state", "state", "queued_at"),
-        Index("ix_jobs_gateway_state", "gateway_uid", "state", "created_at"),
+        Index("ix_jobs_gateway_state", "gateway_uid", "state"),
         Index("ix_jobs_record", "record_uid", "created_at"),
     )
 

@@ -1,4 +1,4 @@
-"""Counters of the metrics, and the age of a gateway's oldest job from an index alone.
+"""Counters of the metrics.
 
 Revision ID: 0007
 Revises: 0002
@@ -16,7 +16,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the counters; the index of gateways and states gets the time as well."""
+    """Add the counters; they begin with the log's first event."""
     op.create_table(
         "event_totals",
         sa.Column("counter", sa.String(64), nullable=False),
@@ -24,12 +24,8 @@ def upgrade() -> None:
         sa.Column("value", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("counter", "labels", name="pk_event_totals"),
     )
-    op.drop_index("ix_jobs_gateway_state", "jobs")
-    op.create_index("ix_jobs_gateway_state", "jobs", ["gateway_uid", "state", "created_at"])
 
 
 def downgrade() -> None:
-    """Take both back."""
-    op.drop_index("ix_jobs_gateway_state", "jobs")
-    op.create_index("ix_jobs_gateway_state", "jobs", ["gateway_uid", "state"])
+    """Take them back."""
     op.drop_table("event_totals")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import json
 import re
@@ -22,6 +23,7 @@ __all__ = [
     "check_plugin",
     "from_mariadb",
     "from_mysql",
+    "lock_name",
     "parse_login",
     "reached_from",
     "set_own",
@@ -66,6 +68,11 @@ class Identity:
         """Return the plugin whose password can be set and tried; None when the account has none."""
         known = (plugin for plugin, _ in self.methods if plugin in HASHES or plugin in _IN_CLEAR)
         return next(known, None)
+
+    @property
+    def has_password(self) -> bool:
+        """Say whether this server keeps a password of the account that can be set and tried."""
+        return self.plugin is not None and self.methods[0][0] not in _NEVER
 
     def __repr__(self) -> str:
         return f"Identity({self.name})"
@@ -199,7 +206,7 @@ def check_plugin(account: Identity) -> None:
     Raises:
         Unsupported: something else than the server looks at its password, or it has none.
     """
-    if account.plugin is None or account.methods[0][0] in _NEVER:
+    if not account.has_password:
         plugins = ", ".join(plugin for plugin, _ in account.methods)
         raise Unsupported(
             f"account {account.name!r} logs in by {plugins}, which keeps no password on this server",
@@ -256,3 +263,8 @@ def _like(pattern: str, text: str) -> bool:
     words = re.split(r"(\\.|[%_])", pattern)
     made = "".join({"%": ".*", "_": "."}.get(word, re.escape(word.removeprefix("\\"))) for word in words)
     return re.fullmatch(made, text, re.IGNORECASE | re.DOTALL) is not None
+
+
+def lock_name(user: str) -> str:
+    """Return the name of the lock of a user: it holds 64 characters at most, and no secret."""
+    return "pam-jobs-" + hashlib.sha256(user.encode()).hexdigest()[:40]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -32,6 +31,7 @@ from connectors.mysql_accounts import (
     check_plugin,
     from_mariadb,
     from_mysql,
+    lock_name,
     parse_login,
     reached_from,
     set_own,
@@ -60,6 +60,7 @@ _MYSQL_ACCOUNTS = (
     " UNIX_TIMESTAMP(password_last_changed), password_lifetime FROM mysql.user"
 )
 _CANNOT_USER = 1396
+_WITHIN = "SET STATEMENT max_statement_time = %s FOR "  # so that nothing happens after we have given up
 _OF_USER = " WHERE user IN (%s, '')"
 _PROTOCOL_PLUGINS = {
     "client_ed25519": "ed25519",
@@ -144,7 +145,9 @@ class MysqlSession(Session):
         found = self._find(account)
         statement, values = self._statement(found, password)
         self._deadline.check("the change was sent")
-        with self._alone(account):
+        with self._alone(account) as seconds:
+            if self._look().is_mariadb:  # its ALTER USER waits for a backup's lock without regard to lock_wait_timeout
+                statement, values = _WITHIN + statement, [seconds, *values]
             fence()
             try:
                 self._require_link().query(statement, values, self._deadline)
@@ -258,6 +261,8 @@ class MysqlSession(Session):
             others = ", ".join(each.name for each in of_user)
             remedy = f"use one of {others}" if others else "check the login in the user record"
             raise Unsupported(f"there is no account {account.login!r}", remedy=remedy)
+        if wanted.host is None:  # of all hosts those with a password; a socket's or a directory's stay as they are
+            chosen = tuple(each for each in chosen if each.has_password) or chosen
         is_own = any((each.user, each.host) == (server.user, server.host) for each in chosen)
         return _Found(accounts=chosen, is_own=is_own, by_itself=False)
 
@@ -297,7 +302,7 @@ class MysqlSession(Session):
                 remedy="turn TLS on, or change what the account REQUIREs",
             )
 
-    def _statement(self, found: _Found, password: bytes) -> tuple[str, list[str]]:
+    def _statement(self, found: _Found, password: bytes) -> tuple[str, Sequence[object]]:
         """Return the statement and its values.
 
         Raises:
@@ -325,10 +330,10 @@ class MysqlSession(Session):
         return alter_user(found.accounts, password, is_mariadb=server.is_mariadb, in_clear=in_clear)
 
     @contextlib.contextmanager
-    def _alone(self, account: Account) -> Iterator[None]:
-        """Hold the lock on the user's name, so that of two attempts the later one waits, and only so long."""
+    def _alone(self, account: Account) -> Iterator[int]:
+        """Hold the lock on the user's name, so that of two attempts the later one waits; yield the seconds for the change."""
         link = self._require_link()
-        name = _lock_name(parse_login(account.login).user)
+        name = lock_name(parse_login(account.login).user)
         seconds = max(1, int(self._deadline.remaining() - 0.5))
         try:
             with mapped(sent=False):
@@ -336,7 +341,7 @@ class MysqlSession(Session):
                 held = link.query("SELECT GET_LOCK(%s, %s)", (name, seconds), self._deadline)[0][0]
             if held != 1:
                 raise NotApplied("another change of this account is under way", remedy="try again when it has ended")
-            yield
+            yield max(1, int(self._deadline.remaining() - 0.5))
         finally:
             with contextlib.suppress(*FAILURES):
                 if link.is_idle():
@@ -393,8 +398,3 @@ class MysqlSession(Session):
         if self._link is None:
             raise Unsupported("this session has no rotator, so it can only probe", remedy="give the resource an admin")
         return self._link
-
-
-def _lock_name(user: str) -> str:
-    """Return the name of the lock of a user: it holds 64 characters at most, and no secret."""
-    return "pam-jobs-" + hashlib.sha256(user.encode()).hexdigest()[:40]

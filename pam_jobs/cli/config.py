@@ -145,6 +145,15 @@ def new(
     created({"uid": uid}, f"created the configuration {title}, served by the gateway {row['name']}", style)
 
 
+def _gateway(client: VaultClient, gateway: str | None, folder_uid: str) -> dict[str, str]:
+    """Return the change to another gateway, checked; none when none is given."""
+    if gateway is None:
+        return {}
+    row = client.pam.find_gateway(gateway)
+    _check_bound(client, row, client.folders.find(folder_uid))
+    return {"gateway_uid": row["uid"]}
+
+
 def _calendars(
     client: VaultClient, window: list[str] | None, blackout: list[str] | None, *, no_calendars: bool
 ) -> dict[str, list[str]]:
@@ -293,28 +302,23 @@ def edit(
     style: FormatOption = Format.TABLE,
 ) -> None:
     """Change a configuration; what is not given stays."""
-    timing: dict[str, Any] = {
-        "jitter_seconds": jitter,
-        "missed_runs": missed.value if missed is not None else None,
-        "missed_grace_seconds": grace,
-    }
+    from dataclasses import replace
+
     with vault() as client:
         found = client.pam.find_configuration(config)
         stored = found.require_record()
         plan = None if schedule is None else from_texts([schedule], timezone)
         looking = None if verify is None else from_texts(verify, timezone)
-        changes: dict[str, Any] = {}
-        if gateway is not None:
-            row = client.pam.find_gateway(gateway)
-            _check_bound(client, row, client.folders.find(stored.folder_uid))
-            changes["gateway_uid"] = row["uid"]
-        if plan is not None:
-            changes["default_schedule"] = plan
-        if looking is not None:
-            changes["default_verify_schedule"] = looking
-        if rotation is not None:
-            changes["rotation_enabled"] = rotation is not Switch.OFF
-        changes |= {name: value for name, value in timing.items() if value is not None}
+        given: dict[str, Any] = {
+            "default_schedule": plan,
+            "default_verify_schedule": looking,
+            "rotation_enabled": None if rotation is None else rotation is not Switch.OFF,
+            "jitter_seconds": jitter,
+            "missed_runs": None if missed is None else missed.value,
+            "missed_grace_seconds": grace,
+        }
+        changes = {name: value for name, value in given.items() if value is not None}
+        changes |= _gateway(client, gateway, stored.folder_uid)
         changes |= _calendars(client, window, blackout, no_calendars=no_calendars)
         removed = [client.records.find(text).uid for text in remove_resource or []]
 
@@ -324,8 +328,6 @@ def edit(
             if plan is not None:
                 edited = edited.set_field("schedule", plan or [{"type": "ON_DEMAND"}], "defaultRotationSchedule")
             if "gateway_uid" in changes:
-                from dataclasses import replace
-
                 edited = edited.with_resources(replace(edited.resources(), controller_uid=changes["gateway_uid"]))
             return edited
 

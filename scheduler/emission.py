@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Final
 
-from sqlalchemy import Insert, insert
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from pam_jobs.app import queue_name
 from pam_jobs.clock import Clock
 from pam_jobs.db.tables import Job, JobKind, JobState, OutboxMessage
 from pam_jobs.ids import deterministic_uid
+from pam_jobs.jobs.sql import IgnoringInsert
 from pam_jobs.jobs.submission import KEEP_WAITING, SCHEDULED
-from pam_jobs.jobs.trail import BEAT, job_event
+from pam_jobs.jobs.trail import BEAT, created_events, job_event
 
 __all__ = ["DueRun", "create_jobs", "job_uid_of"]
 
 _COLUMNS = tuple(attribute.key for attribute in Job.__mapper__.column_attrs)
+_INSERT: Final = IgnoringInsert(Job, Job.uid)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ def create_jobs(session: Session, clock: Clock, runs: Sequence[DueRun]) -> list[
     # Only what a scheduled job has: the length of the statement is what hundreds of rows cost.
     names = [name for name in _COLUMNS if any(getattr(job, name) is not None for job in jobs.values())]
     values = [{name: getattr(job, name) for name in names} for job in jobs.values()]
-    created = list(session.execute(_insert_ignoring(session).returning(Job.uid), values).scalars())
+    created = list(_INSERT.run(session, values).scalars())
     if not created:
         return []
     session.execute(
@@ -68,11 +69,10 @@ def create_jobs(session: Session, clock: Clock, runs: Sequence[DueRun]) -> list[
             for uid in created
         ],
     )
+    created_events(session, clock, BEAT, [jobs[uid] for uid in created])
     for uid in created:
-        job = jobs[uid]
-        job_event(session, clock, BEAT, "pam_job_created", job, trigger=SCHEDULED, schedule_uid=job.schedule_uid)
-        if job.moved_by is not None:
-            _tell_moved(session, clock, job)
+        if jobs[uid].moved_by is not None:
+            _tell_moved(session, clock, jobs[uid])
     return created
 
 
@@ -111,12 +111,3 @@ def _job(run: DueRun, now: datetime) -> Job:
         attempts=0,
         timings={},
     )
-
-
-def _insert_ignoring(session: Session) -> Any:
-    statement: Insert
-    if session.get_bind().dialect.name == "sqlite":
-        statement = sqlite.insert(Job).on_conflict_do_nothing()
-    else:
-        statement = postgresql.insert(Job).on_conflict_do_nothing()
-    return statement

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
@@ -15,7 +16,7 @@ from pam_jobs.db.tables import AuditEvent
 from pam_jobs.errors import AuditError
 from pam_jobs.ids import new_uid
 
-__all__ = ["Actor", "record_event"]
+__all__ = ["Actor", "event_row", "record_event", "record_events"]
 
 _INSERT: Final = insert(table_of(AuditEvent))  # made once: most transactions write one or more
 
@@ -45,11 +46,24 @@ def record_event(session: Session, clock: Clock, actor: Actor, event: str, /, **
     Raises:
         AuditError: the catalogue has no such event, so no SIEM would know what it means.
     """
+    row = event_row(clock, actor, event, **fields)
+    session.execute(_INSERT, row)
+    uid: str = row["uid"]
+    return uid
+
+
+def record_events(session: Session, rows: Sequence[dict[str, Any]]) -> None:
+    """Add several events of ``event_row`` to the open transaction, in one statement."""
+    if rows:
+        session.execute(_INSERT, list(rows))
+
+
+def event_row(clock: Clock, actor: Actor, event: str, /, **fields: str | int | bool | None) -> dict[str, Any]:
+    """Return an event for ``record_events``; arguments and errors as of ``record_event``."""
     if event not in EVENTS:
         raise AuditError(f"{event!r} is no event of the catalogue", remedy="add it to pam_jobs/audit/catalogue.py")
-    uid = new_uid()
-    values = {
-        "uid": uid,
+    return {
+        "uid": new_uid(),
         "position": None,
         "event": event,
         "created_at": clock.now(),
@@ -58,5 +72,3 @@ def record_event(session: Session, clock: Clock, actor: Actor, event: str, /, **
         "client_version": actor.client_version,
         "fields": {name: value for name, value in fields.items() if value is not None},
     }
-    session.execute(_INSERT, values)
-    return uid

@@ -28,13 +28,15 @@ from pam_jobs.clock import Clock
 from pam_jobs.db.tables import AuditEvent, CredentialEpoch, DatabaseGeneration, DriftState, RotationSettings
 from pam_jobs.ids import new_uid
 from pam_jobs.jobs import wire
-from pam_jobs.jobs.sql import changed, insert_ignoring
+from pam_jobs.jobs.sql import IgnoringInsert, changed
 from pam_jobs.vault import drift
 
 __all__ = ["LIFT", "begin_anew", "check"]
 
 LIFT: Final = 1_000_000
 """How much every epoch grows with a new generation: more than any attempt of the lost time can have reached."""
+
+_ADD: Final = IgnoringInsert(DatabaseGeneration, DatabaseGeneration.number)
 
 
 def check(session: Session, clock: Clock, actor: Actor, said: wire.Position | None, gateway_uid: str) -> wire.Position:
@@ -73,9 +75,7 @@ def begin_anew(session: Session, clock: Clock, actor: Actor, *, cause: str, gate
     """
     now = clock.now()
     row = {"number": _newest(session, clock).number + 1, "uid": new_uid(), "began_at": now, "cause": cause}
-    added = session.execute(
-        insert_ignoring(session, DatabaseGeneration, row).returning(DatabaseGeneration.number)
-    ).scalar_one_or_none()
+    added = _ADD.run(session, row).scalar_one_or_none()
     if added is None:
         return 0
     unchecked = drift.moved(DriftState.UNCHECKED, now, "restored")
@@ -107,7 +107,7 @@ def _newest(session: Session, clock: Clock) -> DatabaseGeneration:
     found = session.scalar(query)
     if found is None:
         first = {"number": 1, "uid": new_uid(), "began_at": clock.now(), "cause": "first"}
-        session.execute(insert_ignoring(session, DatabaseGeneration, first))
+        _ADD.run(session, first)
         found = session.scalars(query).one()
     return found
 

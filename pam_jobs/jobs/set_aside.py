@@ -26,7 +26,7 @@ from pam_jobs.db.tables import (
     TargetSetAside,
 )
 from pam_jobs.jobs import wire
-from pam_jobs.jobs.sql import changed, insert_ignoring
+from pam_jobs.jobs.sql import IgnoringInsert, changed
 from pam_jobs.jobs.states import WAITING
 from pam_jobs.jobs.submission import enqueue
 from pam_jobs.jobs.trail import job_event
@@ -56,6 +56,8 @@ HELD_UP: Final = (JobKind.ROTATE, JobKind.RECONCILE, JobKind.PLAN)
 
 _TRIED_ONCE: Final = timedelta(days=1)
 """So long after a target was set aside its administrator's older values are not tried again: they were refused."""
+
+_ADD: Final = IgnoringInsert(TargetSetAside, TargetSetAside.resource_uid)
 
 
 def on_resource() -> ColumnElement[bool]:
@@ -132,8 +134,7 @@ def _set(session: Session, clock: Clock, job: Job, resource_uid: str, admin_uid:
         "lifted_at": None,
         "lifted_by": None,
     }
-    insertion = insert_ignoring(session, TargetSetAside, {"resource_uid": resource_uid, **values})
-    if session.execute(insertion.returning(TargetSetAside.resource_uid)).scalar() is not None:
+    if _ADD.run(session, {"resource_uid": resource_uid, **values}).scalar() is not None:
         return True
     standing = update(TargetSetAside).where(
         TargetSetAside.resource_uid == resource_uid,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from sqlalchemy import CursorResult, Delete, Insert, Table, Update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-__all__ = ["IgnoringInsert", "LockingInsert", "changed", "insert_ignoring", "run"]
+__all__ = ["IgnoringInsert", "LockingInsert", "changed", "run"]
 
 
 def changed(session: Session, statement: Update | Delete) -> int:
@@ -47,8 +47,8 @@ class IgnoringInsert:
             name: insert.returning(*returning) if returning else insert for name, insert in made.items()
         }
 
-    def run(self, session: Session, values: Mapping[str, Any]) -> Any:
-        """Insert one row; the result is of what comes back."""
+    def run(self, session: Session, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Any:
+        """Insert one row or several; the result is of what comes back."""
         return session.execute(self._made[session.get_bind().dialect.name], values)
 
 
@@ -65,10 +65,3 @@ class LockingInsert:
     def run(self, session: Session, values: Mapping[str, Any]) -> None:
         """Insert the row or lock the one that is there."""
         session.execute(self._made[session.get_bind().dialect.name], values)
-
-
-def insert_ignoring(session: Session, table: Any, values: Mapping[str, Any]) -> Insert:
-    """Return an INSERT that does nothing where a unique constraint stands against it."""
-    if session.get_bind().dialect.name == "sqlite":
-        return sqlite.insert(table).values(**values).on_conflict_do_nothing()
-    return postgresql.insert(table).values(**values).on_conflict_do_nothing()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
@@ -10,13 +12,14 @@ from pam_jobs.db.tables import Job, JobState, JobStep, StepState
 from pam_jobs.errors import InvalidInput, NotFound, StateError
 from pam_jobs.jobs import wire
 from pam_jobs.jobs.fence import Holder, hold
-from pam_jobs.jobs.sql import changed, insert_ignoring
+from pam_jobs.jobs.sql import IgnoringInsert, changed
 
 __all__ = ["declare", "finish", "rows_of", "start"]
 
 _ENDS = (StepState.SUCCEEDED, StepState.FAILED, StepState.UNKNOWN)
 _MAX_STEPS = 200
 _MAX_OUTPUT = 1_000_000  # bytes of ciphertext
+_ADD: Final = IgnoringInsert(JobStep)
 
 
 def rows_of(session: Session, job_uid: str) -> list[wire.StepRow]:
@@ -52,23 +55,18 @@ def declare(session: Session, clock: Clock, holder: Holder, steps: list[wire.Ste
         )
     job = hold(session, clock, holder)
     for step in steps:
-        session.execute(
-            insert_ignoring(
-                session,
-                JobStep,
-                {
-                    "job_uid": job.uid,
-                    "key": step.key,
-                    "position": step.position,
-                    "kind": step.kind,
-                    "place": step.place,
-                    "state": StepState.PENDING,
-                    "epoch": holder.epoch,
-                    "attempts": 0,
-                    "most_attempts": step.most_attempts,
-                },
-            )
-        )
+        row = {
+            "job_uid": job.uid,
+            "key": step.key,
+            "position": step.position,
+            "kind": step.kind,
+            "place": step.place,
+            "state": StepState.PENDING,
+            "epoch": holder.epoch,
+            "attempts": 0,
+            "most_attempts": step.most_attempts,
+        }
+        _ADD.run(session, row)
     return rows_of(session, job.uid)
 
 

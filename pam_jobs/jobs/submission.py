@@ -19,7 +19,7 @@ from pam_jobs.errors import Conflict, InvalidInput
 from pam_jobs.ids import new_uid
 from pam_jobs.jobs.sql import IgnoringInsert, LockingInsert, changed
 from pam_jobs.jobs.states import OPEN, WAITING
-from pam_jobs.jobs.trail import job_event
+from pam_jobs.jobs.trail import created_events, job_event
 
 __all__ = ["KEEP_WAITING", "ON_DEMAND", "SCHEDULED", "enqueue", "serialise", "submit"]
 
@@ -159,7 +159,7 @@ def _add(session: Session, clock: Clock, actor: Actor, wanted: Job) -> tuple[Job
     if job is None:
         return _standing(session, wanted), False
     enqueue(session, clock, job.uid, job.gateway_uid)
-    job_event(session, clock, actor, "pam_job_created", job, trigger=job.trigger, schedule_uid=job.schedule_uid)
+    created_events(session, clock, actor, [job])
     return job, True
 
 

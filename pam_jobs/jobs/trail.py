@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from sqlalchemy.orm import Session
 
-from pam_jobs.audit.log import Actor, record_event
+from pam_jobs.audit.log import Actor, event_row, record_event, record_events
 from pam_jobs.clock import Clock
 from pam_jobs.db.tables import Job, JobKind
 
-__all__ = ["BEAT", "CONTROL", "ended_event", "gateway_actor", "job_event"]
+__all__ = ["BEAT", "CONTROL", "created_events", "ended_event", "gateway_actor", "job_event"]
 
 BEAT: Final = Actor(username="beat")
 CONTROL: Final = Actor(username="control")
@@ -25,18 +26,28 @@ def job_event(
     session: Session, clock: Clock, actor: Actor, event: str, job: Job, **fields: str | int | bool | None
 ) -> None:
     """Record an event with the job's identifiers and the given fields."""
-    record_event(
-        session,
-        clock,
-        actor,
-        event,
-        job_uid=job.uid,
-        job_kind=str(job.kind),
-        record_uid=job.record_uid,
-        configuration_uid=job.configuration_uid,
-        gateway_uid=job.gateway_uid,
-        **fields,
-    )
+    record_event(session, clock, actor, event, **_identifiers(job), **fields)
+
+
+def created_events(session: Session, clock: Clock, actor: Actor, jobs: Iterable[Job]) -> None:
+    """Record that the jobs were created, in one statement however many they are."""
+    rows = [
+        event_row(
+            clock, actor, "pam_job_created", **_identifiers(job), trigger=job.trigger, schedule_uid=job.schedule_uid
+        )
+        for job in jobs
+    ]
+    record_events(session, rows)
+
+
+def _identifiers(job: Job) -> dict[str, str | None]:
+    return {
+        "job_uid": job.uid,
+        "job_kind": str(job.kind),
+        "record_uid": job.record_uid,
+        "configuration_uid": job.configuration_uid,
+        "gateway_uid": job.gateway_uid,
+    }
 
 
 def ended_event(job: Job, *, is_ok: bool) -> str:

@@ -15,10 +15,10 @@ __all__ = ["BUILT_IN", "GROUP", "ConnectorRegistry"]
 GROUP = "pam_jobs.connectors"
 
 BUILT_IN = {
-    "postgresql": "connectors.postgresql:PostgresqlConnector",
-    "mysql": "connectors.mysql:MysqlConnector",
-    "linux": "connectors.linux:LinuxConnector",
-    "openldap": "connectors.openldap:OpenldapConnector",
+    "postgresql": "connectors.postgresql.connector:PostgresqlConnector",
+    "mysql": "connectors.mysql.connector:MysqlConnector",
+    "linux": "connectors.linux.connector:LinuxConnector",
+    "openldap": "connectors.openldap.connector:OpenldapConnector",
 }
 """Our own, so that a source tree whose entry points are stale works too."""
 

@@ -15,8 +15,8 @@ import pytest
 
 from connectors.base import Candidate, Credential, Deadline, Target, VerdictState
 from connectors.faults import Action, Fault, FaultProxy, When
-from connectors.linux import LinuxConnector
-from connectors.linux_keys import BACKUP_NAME
+from connectors.linux.connector import LinuxConnector
+from connectors.linux.keys import BACKUP_NAME
 from deploy.lab import SshServer, sshd
 from pam_jobs.errors import (
     ConnectionLost,

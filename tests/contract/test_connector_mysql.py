@@ -18,7 +18,7 @@ import pymysql
 import pytest
 
 from connectors.base import Account, Candidate, Credential, Deadline, Finding, Target, Unseen, VerdictState
-from connectors.mysql import MysqlConnector
+from connectors.mysql.connector import MysqlConnector
 from deploy.lab import MariadbServer, mariadb
 from pam_jobs.errors import (
     Effect,

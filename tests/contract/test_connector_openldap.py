@@ -12,7 +12,7 @@ import ldap3
 import pytest
 
 from connectors.base import Account, Candidate, Credential, Deadline, Finding, Unseen, VerdictState
-from connectors.openldap import OpenldapConnector
+from connectors.openldap.connector import OpenldapConnector
 from pam_jobs.errors import (
     AuthRejected,
     Effect,

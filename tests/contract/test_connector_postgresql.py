@@ -18,7 +18,7 @@ import pytest
 from psycopg import sql
 
 from connectors.base import Account, Candidate, Credential, Deadline, Target, Unseen, VerdictState
-from connectors.postgresql import PostgresqlConnector
+from connectors.postgresql.connector import PostgresqlConnector
 from deploy.lab import postgres
 from pam_jobs.errors import Effect, Forbidden, Locked, NotApplied, PolicyRefused, Unreachable, Unsupported
 from pam_jobs.secret import SecretValue

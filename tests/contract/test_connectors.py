@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import pytest
 
-from connectors.authorized_keys import KEY_TYPES
 from connectors.base import Account, Capability, Credential, Deadline, Finding, VerdictState
 from connectors.faults import Action, Fault, FaultProxy, When
 from connectors.registry import ConnectorRegistry
+from connectors.ssh.authorized_keys import KEY_TYPES
 from deploy.lab import LdapServer, MariadbServer, PostgresServer, SshServer
 from pam_jobs.errors import (
     AuthRejected,

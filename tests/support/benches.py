@@ -15,10 +15,10 @@ from psycopg import sql
 
 from connectors.base import Account, Candidate, Connector, Credential, Deadline, Target
 from connectors.fake import FakeAccount, FakeConnector, FakeTarget
-from connectors.linux import LinuxConnector
-from connectors.mysql import MysqlConnector
-from connectors.openldap import OpenldapConnector
-from connectors.postgresql import PostgresqlConnector
+from connectors.linux.connector import LinuxConnector
+from connectors.mysql.connector import MysqlConnector
+from connectors.openldap.connector import OpenldapConnector
+from connectors.postgresql.connector import PostgresqlConnector
 from deploy.lab import LdapServer, MariadbServer, PostgresServer, SshServer
 from pam_jobs.ids import new_uid
 from pam_jobs.records.keys import KeyPair, generate_key
@@ -146,7 +146,7 @@ class PostgresBench(Bench):
             return cursor.fetchall() if cursor.description else []
 
     def make_account(self, login: str, credential: Credential) -> None:
-        from connectors.scram import scram_verifier
+        from connectors.postgresql.scram import scram_verifier
 
         verifier = scram_verifier(credential.password.reveal())[0] if credential.password else ""
         self.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(login), sql.Literal(verifier)))
@@ -179,7 +179,7 @@ class MariadbBench(Bench):
             return list(cursor.fetchall())
 
     def make_account(self, login: str, credential: Credential) -> None:
-        from connectors.mysql_hashes import native_hash
+        from connectors.mysql.hashes import native_hash
 
         user, _, host = login.rpartition("@") if "@" in login else (login, "", "%")
         stored = native_hash(credential.password.reveal().encode()) if credential.password else ""

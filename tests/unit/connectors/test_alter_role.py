@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from connectors.postgresql import alter_role
-from connectors.scram import scram_verifier
+from connectors.postgresql.connector import alter_role
+from connectors.postgresql.scram import scram_verifier
 
 pytestmark = pytest.mark.unit
 

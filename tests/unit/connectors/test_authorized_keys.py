@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.authorized_keys import KEY_TYPES, with_key
+from connectors.ssh.authorized_keys import KEY_TYPES, with_key
 from pam_jobs.errors import InvalidInput
 from pam_jobs.records.keys import generate_key
 

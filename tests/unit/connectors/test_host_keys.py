@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from connectors.base import Connector, Target
-from connectors.linux import LinuxConnector
+from connectors.linux.connector import LinuxConnector
 from connectors.registry import ConnectorRegistry
-from connectors.ssh_keys import HostKeys
+from connectors.ssh.keys import HostKeys
 from pam_jobs.errors import ConfigurationError, HostKeyMismatch
 
 pytestmark = pytest.mark.unit

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.linux_shell import (
+from connectors.linux.shell import (
     Privilege,
     as_root,
     as_user,

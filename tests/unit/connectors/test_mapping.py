@@ -13,10 +13,13 @@ from ldap3.core import exceptions as ldap_exceptions
 from ldap3.core.results import RESULT_CODES
 from paramiko import ssh_exception
 
-from connectors import mysql_errors, openldap_errors, postgresql_errors, ssh_errors
+import connectors.mysql.errors as mysql_errors
+import connectors.openldap.errors as openldap_errors
+import connectors.postgresql.errors as postgresql_errors
+import connectors.ssh.errors as ssh_errors
 from connectors.base import VerdictState
-from connectors.openldap_errors import LdapRefusal, PolicyAnswer, PolicyError
-from connectors.postgresql_errors import ServerRefusal, read_login_failure
+from connectors.openldap.errors import LdapRefusal, PolicyAnswer, PolicyError
+from connectors.postgresql.errors import ServerRefusal, read_login_failure
 from pam_jobs.errors import (
     AmbiguousReply,
     AuthRejected,
@@ -42,7 +45,7 @@ def test_every_sqlstate_of_psycopg_is_mapped():
     codes = {kind.sqlstate for kind in _psycopg_classes() if getattr(kind, "sqlstate", None)}
     assert len(codes) > 200
     unmapped = {code for code in codes if code[:2] not in postgresql_errors.BY_CLASS}
-    assert not unmapped, "psycopg knows classes of SQLSTATE that connectors/postgresql_errors.py does not"
+    assert not unmapped, "psycopg knows classes of SQLSTATE that connectors/postgresql/errors.py does not"
 
 
 def test_every_plain_exception_of_psycopg_is_mapped():
@@ -162,7 +165,7 @@ def test_every_exception_of_ldap3_is_mapped():
     assert len(kinds) > 90
     named = set(openldap_errors.BY_DRIVER_TYPE) - general
     unmapped = {kind for kind in kinds - general if not named & set(kind.__mro__)}
-    assert not unmapped, "ldap3 knows exceptions that connectors/openldap_errors.py does not"
+    assert not unmapped, "ldap3 knows exceptions that connectors/openldap/errors.py does not"
 
 
 @pytest.mark.parametrize("kind", list(openldap_errors.BY_DRIVER_TYPE))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from connectors.mysql_accounts import (
+from connectors.mysql.accounts import (
     Identity,
     Login,
     alter_user,
@@ -15,8 +15,8 @@ from connectors.mysql_accounts import (
     reached_from,
     set_own,
 )
-from connectors.mysql_hashes import ed25519_hash, native_hash
-from connectors.mysql_server import _gives_create_user, name_of
+from connectors.mysql.hashes import ed25519_hash, native_hash
+from connectors.mysql.server import _gives_create_user, name_of
 from pam_jobs.errors import Unsupported
 from pam_jobs.secret import SecretValue
 

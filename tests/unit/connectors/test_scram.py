@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg import pq
 
-from connectors.scram import md5_verifier, saslprep, scram_verifier
+from connectors.postgresql.scram import md5_verifier, saslprep, scram_verifier
 
 pytestmark = pytest.mark.unit
 

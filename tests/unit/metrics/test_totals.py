@@ -118,7 +118,7 @@ def test_every_cause_that_the_code_knows_is_a_label() -> None:
     ConnectorRegistry().names()
     found = set()
     for package in (connectors, workers):
-        for path in Path(package.__path__[0]).glob("*.py"):
+        for path in Path(package.__path__[0]).rglob("*.py"):
             text = path.read_text()
             found |= set(re.findall(r'\bcause="([a-z_]+)"', text)) | set(
                 re.findall(r'^    code = "(\w+)"', text, re.MULTILINE)

@@ -14,10 +14,10 @@ from typing import Protocol
 import paramiko
 
 from connectors.base import Deadline
-from connectors.linux_rights import Rights
-from connectors.linux_shell import as_user, command
-from connectors.ssh import Output, SshLink
-from connectors.ssh_errors import FAILURES, map_error, mapped
+from connectors.linux.rights import Rights
+from connectors.linux.shell import as_user, command
+from connectors.ssh.errors import FAILURES, map_error, mapped
+from connectors.ssh.link import Output, SshLink
 from pam_jobs.errors import AmbiguousReply, Forbidden, NotApplied, TargetError, Unsupported
 
 __all__ = ["BACKUP_NAME", "KeyFile", "OwnKeyFile", "UserKeyFile"]

@@ -7,7 +7,7 @@ import ssl
 from typing import Final
 
 from connectors.base import Deadline, Service, Unseen
-from connectors.openldap_errors import (
+from connectors.openldap.errors import (
     ADMIN_LIMIT,
     FAILURES,
     NO_SUCH_OBJECT,
@@ -16,7 +16,7 @@ from connectors.openldap_errors import (
     LdapRefusal,
     map_error,
 )
-from connectors.openldap_link import Entry, Link
+from connectors.openldap.link import Entry, Link
 
 __all__ = ["product_of", "recognised", "unseen_of"]
 

@@ -27,7 +27,7 @@ from connectors.base import (
     VerdictState,
 )
 from connectors.kept import KeptConnections, KeptKey, kept_key
-from connectors.openldap_entries import (
+from connectors.openldap.entries import (
     ACCOUNTS,
     STATE,
     PasswordPolicy,
@@ -40,7 +40,7 @@ from connectors.openldap_entries import (
     same_dn,
     template_dn,
 )
-from connectors.openldap_errors import (
+from connectors.openldap.errors import (
     FAILURES,
     NO_SUCH_OBJECT,
     LdapRefusal,
@@ -49,8 +49,8 @@ from connectors.openldap_errors import (
     mapped,
     verdict_of,
 )
-from connectors.openldap_link import Entry, Link
-from connectors.openldap_look import product_of, recognised, unseen_of
+from connectors.openldap.link import Entry, Link
+from connectors.openldap.look import product_of, recognised, unseen_of
 from pam_jobs.errors import AuthRejected, Effect, Forbidden, PolicyRefused, TargetError, Unsupported
 from pam_jobs.secret import SecretValue
 

@@ -19,7 +19,7 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from connectors.base import Deadline
-from connectors.postgresql_errors import ServerRefusal, read_login_failure
+from connectors.postgresql.errors import ServerRefusal, read_login_failure
 
 __all__ = ["Link", "Row"]
 

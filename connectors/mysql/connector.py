@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from connectors.base import Capability, Connector, Credential, Deadline, Service, Target
 from connectors.kept import KeptConnections
-from connectors.mysql_accounts import parse_login
-from connectors.mysql_link import CONNECT_SECONDS, Link, Login
-from connectors.mysql_session import MysqlSession
-from connectors.mysql_wire import read_greeting
+from connectors.mysql.accounts import parse_login
+from connectors.mysql.link import CONNECT_SECONDS, Link, Login
+from connectors.mysql.session import MysqlSession
+from connectors.mysql.wire import read_greeting
 from pam_jobs.errors import Unsupported
 
 __all__ = ["MysqlConnector"]

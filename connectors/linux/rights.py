@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from connectors.base import Account, Credential, Deadline
-from connectors.linux_shell import (
+from connectors.linux.shell import (
     Entry,
     Privilege,
     Survey,
@@ -16,8 +16,8 @@ from connectors.linux_shell import (
     sudo_input,
     survey_command,
 )
-from connectors.ssh import Output, SshLink
-from connectors.ssh_errors import mapped
+from connectors.ssh.errors import mapped
+from connectors.ssh.link import Output, SshLink
 from pam_jobs.errors import Forbidden, Unsupported
 from pam_jobs.secret import SecretValue
 

@@ -30,10 +30,10 @@ from connectors.base import (
     VerdictState,
 )
 from connectors.kept import KeptConnections, KeptKey, kept_key
-from connectors.postgresql_errors import FAILURES, ServerRefusal, mapped, verdict_of
-from connectors.postgresql_link import Link, Row
-from connectors.postgresql_wire import CONNECT_SECONDS, asks_for_tls, is_postgresql
-from connectors.scram import DEFAULT_ITERATIONS, ScramKeys, md5_verifier, scram_verifier
+from connectors.postgresql.errors import FAILURES, ServerRefusal, mapped, verdict_of
+from connectors.postgresql.link import Link, Row
+from connectors.postgresql.scram import DEFAULT_ITERATIONS, ScramKeys, md5_verifier, scram_verifier
+from connectors.postgresql.wire import CONNECT_SECONDS, asks_for_tls, is_postgresql
 from pam_jobs.errors import (
     AmbiguousReply,
     Effect,

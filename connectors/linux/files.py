@@ -7,9 +7,9 @@ import re
 import shlex
 
 from connectors.base import Deadline
-from connectors.linux_shell import command
-from connectors.ssh import SshLink
-from connectors.ssh_errors import mapped
+from connectors.linux.shell import command
+from connectors.ssh.errors import mapped
+from connectors.ssh.link import SshLink
 from pam_jobs.errors import NotApplied, Unsupported
 
 __all__ = ["ScriptFiles"]

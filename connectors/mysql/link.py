@@ -18,7 +18,7 @@ from pymysql import connections, err
 from pymysql.constants import CLIENT, CR
 
 from connectors.base import Deadline
-from connectors.mysql_errors import ServerRefusal
+from connectors.mysql.errors import ServerRefusal
 
 __all__ = ["CONNECT_SECONDS", "Link", "Login", "Row"]
 

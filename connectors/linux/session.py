@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from connectors.authorized_keys import with_key
 from connectors.base import (
     Account,
     AccountMetadata,
@@ -24,11 +23,11 @@ from connectors.base import (
     VerdictState,
 )
 from connectors.kept import KeptConnections, KeptKey, kept_key
-from connectors.linux_files import ScriptFiles
-from connectors.linux_keys import KeyFile, OwnKeyFile, UserKeyFile
-from connectors.linux_passwords import set_password
-from connectors.linux_rights import Rights
-from connectors.linux_shell import (
+from connectors.linux.files import ScriptFiles
+from connectors.linux.keys import KeyFile, OwnKeyFile, UserKeyFile
+from connectors.linux.passwords import set_password
+from connectors.linux.rights import Rights
+from connectors.linux.shell import (
     PASSWORD_BYTES,
     Entry,
     check_password,
@@ -38,8 +37,9 @@ from connectors.linux_shell import (
     read_expiry,
     read_status,
 )
-from connectors.ssh import Output, SshLink
-from connectors.ssh_errors import FAILURES, map_error, mapped, verdict_of
+from connectors.ssh.authorized_keys import with_key
+from connectors.ssh.errors import FAILURES, map_error, mapped, verdict_of
+from connectors.ssh.link import Output, SshLink
 from pam_jobs.errors import Effect, Locked, NotApplied, PartlyApplied, TargetError, Unsupported
 from pam_jobs.secret import SecretValue
 

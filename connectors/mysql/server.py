@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from connectors.base import Deadline
-from connectors.mysql_link import Link
+from connectors.mysql.link import Link
 
 __all__ = ["Server", "look_at", "name_of"]
 

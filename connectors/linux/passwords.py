@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from connectors.base import Fence
-from connectors.linux_rights import Rights
-from connectors.linux_shell import Privilege, as_root, command, read_chpasswd, read_passwd
-from connectors.ssh import Output
-from connectors.ssh_errors import FAILURES, map_error
+from connectors.linux.rights import Rights
+from connectors.linux.shell import Privilege, as_root, command, read_chpasswd, read_passwd
+from connectors.ssh.errors import FAILURES, map_error
+from connectors.ssh.link import Output
 from pam_jobs.errors import Forbidden
 from pam_jobs.secret import SecretValue
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from connectors.mysql_hashes import ed25519_hash, native_hash
+from connectors.mysql.hashes import ed25519_hash, native_hash
 from pam_jobs.errors import Unsupported
 from pam_jobs.secret import SecretValue
 

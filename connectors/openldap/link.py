@@ -20,7 +20,7 @@ from ldap3.protocol.rfc3062 import PasswdModifyRequestValue
 from pyasn1.error import PyAsn1Error
 
 from connectors.base import Deadline, Target
-from connectors.openldap_errors import (
+from connectors.openldap.errors import (
     Garbled,
     LdapRefusal,
     PolicyAnswer,

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import paramiko
 
 from connectors.base import Credential, Deadline, Target
-from connectors.ssh_errors import LoginIncomplete, LoginRefused
-from connectors.ssh_keys import HostKeys, load_private_key
+from connectors.ssh.errors import LoginIncomplete, LoginRefused
+from connectors.ssh.keys import HostKeys, load_private_key
 from pam_jobs.errors import Locked
 from pam_jobs.secret import SecretValue
 
@@ -26,7 +26,7 @@ _LOGIN_SECONDS = 30.0  # PAM may take its time to refuse
 _OUTPUT_BYTES = 1 << 20  # of each stream; the rest is read and dropped
 _INLINE_BYTES = 1 << 16  # of standard input that surely fits the server's window
 _LINGER_SECONDS = 0.2  # how long output is awaited after the command ended, when a child of it keeps the stream open
-_LOG_CHANNEL = "connectors.ssh.paramiko"
+_LOG_CHANNEL = "connectors.ssh.link.paramiko"
 _EXPIRED_WORDS = ("new password", "expired", "change your password", "current password")
 
 

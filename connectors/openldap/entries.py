@@ -12,8 +12,8 @@ from ldap3.utils.conv import escape_filter_chars
 from ldap3.utils.dn import escape_rdn, parse_dn
 
 from connectors.base import AccountMetadata, Finding
-from connectors.openldap_errors import INSUFFICIENT_ACCESS, NO_SUCH_OBJECT, LdapRefusal
-from connectors.openldap_link import Entry, Link
+from connectors.openldap.errors import INSUFFICIENT_ACCESS, NO_SUCH_OBJECT, LdapRefusal
+from connectors.openldap.link import Entry, Link
 from pam_jobs.errors import Unsupported
 
 __all__ = [

@@ -24,7 +24,7 @@ from connectors.base import (
     VerdictState,
 )
 from connectors.kept import KeptKey, kept_key
-from connectors.mysql_accounts import (
+from connectors.mysql.accounts import (
     HASHES,
     Identity,
     alter_user,
@@ -36,9 +36,9 @@ from connectors.mysql_accounts import (
     reached_from,
     set_own,
 )
-from connectors.mysql_errors import FAILURES, ServerRefusal, map_error, mapped, verdict_of
-from connectors.mysql_link import Link, Row
-from connectors.mysql_server import Server, look_at, name_of
+from connectors.mysql.errors import FAILURES, ServerRefusal, map_error, mapped, verdict_of
+from connectors.mysql.link import Link, Row
+from connectors.mysql.server import Server, look_at, name_of
 from pam_jobs.errors import (
     Effect,
     Forbidden,
@@ -49,7 +49,7 @@ from pam_jobs.errors import (
 )
 
 if TYPE_CHECKING:
-    from connectors.mysql import MysqlConnector
+    from connectors.mysql.connector import MysqlConnector
 
 __all__ = ["MysqlSession"]
 

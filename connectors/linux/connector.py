@@ -10,10 +10,10 @@ from typing import ClassVar
 
 from connectors.base import Capability, Connector, Credential, Deadline, Service, Target
 from connectors.kept import KeptConnections
-from connectors.linux_session import LinuxSession
-from connectors.ssh import SshLink
-from connectors.ssh_errors import FAILURES
-from connectors.ssh_keys import HostKeys
+from connectors.linux.session import LinuxSession
+from connectors.ssh.errors import FAILURES
+from connectors.ssh.keys import HostKeys
+from connectors.ssh.link import SshLink
 from pam_jobs.errors import TargetError, Unreachable
 
 __all__ = ["LinuxConnector"]

@@ -9,7 +9,7 @@ import socket
 import struct
 
 from connectors.base import Deadline
-from connectors.postgresql_errors import ServerRefusal
+from connectors.postgresql.errors import ServerRefusal
 
 __all__ = ["CONNECT_SECONDS", "asks_for_tls", "is_postgresql"]
 

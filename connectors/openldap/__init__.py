@@ -1,0 +1,1 @@
+"""OpenLDAP and other LDAP servers."""

@@ -1,0 +1,1 @@
+"""SSH, for every connector that speaks it."""

@@ -30,8 +30,9 @@ from pam_jobs.errors import (
 )
 from pam_jobs.records.keys import generate_key
 from pam_jobs.secret import SecretValue
-from tests.support import benches
-from tests.support.benches import LinuxBench, new_password
+from tests.support.benches import linux as benches
+from tests.support.benches.base import new_password
+from tests.support.benches.linux import LinuxBench
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(120)]
 

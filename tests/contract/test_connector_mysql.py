@@ -31,7 +31,8 @@ from pam_jobs.errors import (
     Unsupported,
 )
 from pam_jobs.secret import SecretValue
-from tests.support.benches import MariadbBench, new_password
+from tests.support.benches.base import new_password
+from tests.support.benches.mariadb import MariadbBench
 from tests.support.tls_front import make_certificate
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(120)]

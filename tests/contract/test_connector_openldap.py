@@ -24,7 +24,8 @@ from pam_jobs.errors import (
     Unsupported,
 )
 from pam_jobs.secret import SecretValue
-from tests.support.benches import OpenldapBench, new_password
+from tests.support.benches.base import new_password
+from tests.support.benches.openldap import OpenldapBench
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(120)]
 

@@ -22,7 +22,8 @@ from connectors.postgresql.connector import PostgresqlConnector
 from deploy.lab import postgres
 from pam_jobs.errors import Effect, Forbidden, Locked, NotApplied, PolicyRefused, Unreachable, Unsupported
 from pam_jobs.secret import SecretValue
-from tests.support.benches import PostgresBench, new_password
+from tests.support.benches.base import new_password
+from tests.support.benches.postgresql import PostgresBench
 from tests.support.tls_front import TlsFront
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(120)]

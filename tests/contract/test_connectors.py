@@ -27,8 +27,13 @@ from pam_jobs.errors import (
     Unsupported,
 )
 from pam_jobs.secret import SecretValue
-from tests.support import benches
-from tests.support.benches import Bench, FakeBench, LinuxBench, MariadbBench, OpenldapBench, PostgresBench
+from tests.support.benches import linux as benches
+from tests.support.benches.base import Bench
+from tests.support.benches.fake import FakeBench
+from tests.support.benches.linux import LinuxBench
+from tests.support.benches.mariadb import MariadbBench
+from tests.support.benches.openldap import OpenldapBench
+from tests.support.benches.postgresql import PostgresBench
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(120)]
 
@@ -100,7 +105,7 @@ class Lab:
 def bench(request: pytest.FixtureRequest, record_property) -> Bench:
     made = EVERYWHERE[request.param](Lab(request))
     test = request.node.originalname.removeprefix("test_").replace("_", " ")
-    record_property("contract", [test, made.name])
+    record_property("contract", [test, made.name, "emulated" if made.emulated else "real"])
     yield made
     close = getattr(made.connector, "close_idle", None)
     if close:

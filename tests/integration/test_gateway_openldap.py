@@ -11,7 +11,7 @@ import pytest
 from connectors.base import Account, Credential
 from deploy.lab import LdapServer
 from pam_jobs.secret import SecretValue
-from tests.support.benches import OpenldapBench
+from tests.support.benches.openldap import OpenldapBench
 from tests.support.gateway_site import GatewaySite
 from tests.support.router import RunningRouter
 

@@ -77,22 +77,22 @@ class _folder:  # noqa: N801 - reads as a function
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print which connector keeps which promise on which target."""
-    outcomes: dict[str, dict[str, str]] = defaultdict(dict)
+    """Print which connector keeps which promise on which target, and which targets are emulated."""
+    outcomes: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.getreports(outcome):
             for name, value in getattr(report, "user_properties", ()):
                 if name == "contract":
-                    capability, target = value
-                    outcomes[capability][target] = "ok" if outcome == "passed" else "FAILED"
+                    promise, target, server = value
+                    outcomes[target, server][promise] = "+" if outcome == "passed" else "X"
     if not outcomes:
         return
-    targets = sorted({target for row in outcomes.values() for target in row})
-    terminalreporter.section("connector contract")
-    for number, target in enumerate(targets, 1):
-        terminalreporter.write_line(f"  {number:2}  {target}")
-    width = max(map(len, outcomes))
-    terminalreporter.write_line(" " * width + "  " + " ".join(f"{n:>2}" for n in range(1, len(targets) + 1)))
-    for capability, row in sorted(outcomes.items()):
-        marks = " ".join({"ok": " +", "FAILED": " X"}.get(row.get(target, ""), " .") for target in targets)
-        terminalreporter.write_line(f"{capability:<{width}}  {marks}")
+    promises = sorted({promise for row in outcomes.values() for promise in row})
+    terminalreporter.section("connector contract: target, server, promises (+ kept, X broken, . does not apply)")
+    for number, promise in enumerate(promises, 1):
+        terminalreporter.write_line(f"  {number:2}  {promise}")
+    width = max(len(target) for target, _ in outcomes)
+    terminalreporter.write_line(" " * (width + 12) + " ".join(f"{n:>2}" for n in range(1, len(promises) + 1)))
+    for (target, server), row in sorted(outcomes.items()):
+        marks = " ".join(f"{row.get(promise, '.'):>2}" for promise in promises)
+        terminalreporter.write_line(f"{target:<{width}}  {server:<8}  {marks}")

@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from deploy.lab import LabError, install_with_apt, missing
+from deploy.lab import LabError, install_with_apt, missing, samba
 
 __all__ = ["main", "needed"]
 
@@ -33,6 +33,7 @@ def needed(purpose: str) -> list[str]:
         packages += [package for program, package in _PROGRAMS.items() if shutil.which(program, path=_SBIN) is None]
         if not any(Path("/usr/lib").glob("*/rsyslog/lmnsd_gtls.so")):
             packages.append("rsyslog-gnutls")
+        packages += samba.packages()
     return packages
 
 

@@ -18,6 +18,7 @@ BUILT_IN = {
     "postgresql": "connectors.postgresql.connector:PostgresqlConnector",
     "mysql": "connectors.mysql.connector:MysqlConnector",
     "linux": "connectors.linux.connector:LinuxConnector",
+    "redis": "connectors.redis.connector:RedisConnector",
     "openldap": "connectors.openldap.connector:OpenldapConnector",
 }
 """Our own, so that a source tree whose entry points are stale works too."""
@@ -28,6 +29,7 @@ _CHAINS: dict[str, dict[str, tuple[str, ...]]] = {
     "ldap": {"": ("openldap",)},
     "ldaps": {"": ("openldap",)},
     "mysql": {"": ("mysql",)},
+    "redis": {"": ("redis",)},
     "mariadb": {"": ("mysql",)},
 }
 """By protocol, then by operating system in lower case; "" is every other one. Names without a connector are left out."""

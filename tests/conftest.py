@@ -5,5 +5,6 @@ pytest_plugins = [
     "tests.support.database",
     "tests.support.router",
     "tests.support.lab",
+    "tests.support.services",
     "tests.support.beat",
 ]

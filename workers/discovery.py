@@ -46,11 +46,10 @@ _LOOK_SECONDS: Final = 20.0
 _MOST_REFUSALS: Final = 3  # of one account
 _KINDS: Final = {
     "ssh": "machines", "postgresql": "databases", "mysql": "databases", "mariadb": "databases",
+    "mongodb": "databases", "redis": "databases", "rabbitmq": "databases",
     "ldap": "directories", "ldaps": "directories",
 }  # fmt: skip
-_STANDARD: Final = {
-    port: label for port, label in STANDARD_PORTS.items() if label in {"ssh", "postgresql", "mysql", "ldap", "ldaps"}
-}
+_STANDARD: Final = {port: label for port, label in STANDARD_PORTS.items() if label in _KINDS}
 
 
 def run_discovery(claim: wire.Claim, job: JobPort, lease: Lease, ports: Ports, timings: Timings) -> Status | None:

@@ -12,9 +12,9 @@ __all__ = ["DATABASE_TYPES", "PROTOCOLS", "STANDARD_PORTS", "PortMapping", "prot
 
 PROTOCOLS: Final = (
     *("ssh", "winrm", "ldap", "ldaps", "postgresql", "mysql", "mariadb", "mssql", "oracle", "mongodb"),
-    *("rdp", "vnc", "telnet", "http", "https", "kubernetes", "redis", "elasticsearch", "clickhouse"),
+    *("redis", "rabbitmq", "rdp", "vnc", "telnet", "http", "https", "kubernetes", "elasticsearch", "clickhouse"),
 )
-"""Labels that a port mapping may use; the first ten rotate, the others are for connections."""
+"""Labels that a port mapping may use; the first twelve rotate, the others are for connections."""
 
 STANDARD_PORTS: Final[Mapping[int, str]] = {
     22: "ssh",
@@ -26,6 +26,9 @@ STANDARD_PORTS: Final[Mapping[int, str]] = {
     5432: "postgresql",
     5985: "winrm",
     5986: "winrm",
+    6379: "redis",
+    15671: "rabbitmq",
+    15672: "rabbitmq",
     27017: "mongodb",
 }
 
@@ -39,13 +42,15 @@ DATABASE_TYPES: Final = (
     "mssql",
     "oracle",
     "mongodb",
+    "redis",
+    "rabbitmq",
 )
 
 _ALIASES: Final = {"sql-server": "mssql", "sqlserver": "mssql", "postgres": "postgresql"}
 _WIRE: Final = {"mariadb": "mysql"}  # labels that speak one protocol
 _BY_TYPE: Final = {
     "pamMachine": frozenset({"ssh", "winrm"}),
-    "pamDatabase": frozenset({"postgresql", "mysql", "mariadb", "mssql", "oracle", "mongodb"}),
+    "pamDatabase": frozenset({"postgresql", "mysql", "mariadb", "mssql", "oracle", "mongodb", "redis", "rabbitmq"}),
     "pamDirectory": frozenset({"ldap", "ldaps", "winrm", "ssh"}),
 }
 

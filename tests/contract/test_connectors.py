@@ -15,6 +15,7 @@ from connectors.faults import Action, Fault, FaultProxy, When
 from connectors.registry import ConnectorRegistry
 from connectors.ssh.authorized_keys import KEY_TYPES
 from deploy.lab import LdapServer, MariadbServer, PostgresServer, SshServer
+from deploy.lab.redis import RedisServer
 from pam_jobs.errors import (
     AuthRejected,
     Effect,
@@ -34,6 +35,7 @@ from tests.support.benches.linux import LinuxBench
 from tests.support.benches.mariadb import MariadbBench
 from tests.support.benches.openldap import OpenldapBench
 from tests.support.benches.postgresql import PostgresBench
+from tests.support.benches.redis import RedisBench
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(120)]
 
@@ -45,6 +47,7 @@ BENCHES: dict[str, Callable[[Lab], Bench]] = {
     "openldap-itself": lambda lab: OpenldapBench(lab.openldap, is_self=True, secure=False),
     "mariadb-admin": lambda lab: MariadbBench(lab.mariadb),
     "mariadb-itself": lambda lab: MariadbBench(lab.mariadb, is_self=True),
+    "redis-admin": lambda lab: RedisBench(lab.redis),
     "linux-admin": lambda lab: LinuxBench(lab.ssh, "admin with key", admin=benches.key_admin(lab.ssh)),
     "linux-itself": lambda lab: LinuxBench(lab.ssh, "itself"),
     "linux-admin-key": lambda lab: LinuxBench(
@@ -95,6 +98,10 @@ class Lab:
     @property
     def mariadb(self) -> MariadbServer:
         return self._request.getfixturevalue("target_mariadb")
+
+    @property
+    def redis(self) -> RedisServer:
+        return self._request.getfixturevalue("target_redis")
 
     @property
     def ssh(self) -> SshServer:

@@ -116,7 +116,8 @@ def test_a_resource_without_a_port_is_refused():
 
 
 def test_every_database_type_has_a_standard_port():
-    ports = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306, "mssql": 1433, "oracle": 1521, "mongodb": 27017}
+    ports = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306, "mssql": 1433, "oracle": 1521, "mongodb": 27017, "redis": 6379,
+             "rabbitmq": 15672}  # fmt: skip
     for kind in DATABASE_TYPES:
         family = kind.removesuffix("-flexible")
         assert protocol_for(ports[family], None, "pamDatabase", kind) == family

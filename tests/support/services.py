@@ -1,0 +1,34 @@
+"""Real servers of the test session that are no database of tables: Redis."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from deploy.lab import redis as lab_redis
+from deploy.lab.redis import RedisServer
+
+
+@pytest.fixture(scope="session")
+def target_redis() -> Iterator[RedisServer]:
+    """A Redis server to rotate on, with a file of users."""
+    with target_folder() as folder:
+        server = lab_redis.start(folder)
+        yield server
+        server.stop()
+
+
+@contextmanager
+def target_folder() -> Iterator[Path]:
+    """Give a temporary folder that the servers' own users can pass through."""
+    path = Path(tempfile.mkdtemp(prefix="pam-targets-"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import structlog
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from pam_jobs.audit.log import record_event
 from pam_jobs.clock import Clock
+from pam_jobs.db.base import table_of
 from pam_jobs.db.engine import Database
+from pam_jobs.db.many import ManyUpdate, among
 from pam_jobs.db.tables import Gateway, Job, JobKind, JobState, PamConfiguration, Schedule
 from pam_jobs.jobs.lease import OPEN_ROTATION
 from pam_jobs.jobs.states import OPEN, WAITING
@@ -27,9 +29,14 @@ __all__ = ["BATCH", "claim", "next_due", "tick"]
 
 BATCH = 500
 _log = structlog.get_logger(__name__)
+_MOVE: Final = ManyUpdate(
+    table_of(Schedule), "uid", ("next_run_at", "planned_at", "moved_by", "last_due_at", "blocked")
+)
 
 _ABOUT_TO_RUN = (*WAITING, JobState.UNKNOWN)
 """A job in one of these will rotate the credential soon, so that a second one would only repeat it."""
+_COVERED: Final = select(Job.record_uid, Job.kind).where(among(Job.record_uid, "uids"), Job.state.in_(_ABOUT_TO_RUN))
+_ROTATING: Final = select(Job.record_uid).where(among(Job.record_uid, "uids"), OPEN_ROTATION)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,15 +148,10 @@ def _routes(session: Session, rows: Sequence[Any]) -> dict[str, _Route]:
 def _credential_routes(session: Session, rows: Sequence[Any]) -> dict[str, _Route]:
     subjects = [row.subject_uid for row in rows]
     verdicts = assess(session, subjects)
-    covered = {
-        (job.record_uid, str(job.kind))
-        for job in session.execute(
-            select(Job.record_uid, Job.kind).where(Job.record_uid.in_(subjects), Job.state.in_(_ABOUT_TO_RUN))
-        )
-    }
+    covered = {(job.record_uid, str(job.kind)) for job in session.execute(_COVERED, {"uids": subjects})}
     # The end of a rotation tells what a verification would find out, and before that end nothing is certain.
     if looked_at := [row.subject_uid for row in rows if row.kind == JobKind.VERIFY.value]:
-        rotating = session.scalars(select(Job.record_uid).where(Job.record_uid.in_(looked_at), OPEN_ROTATION))
+        rotating = session.scalars(_ROTATING, {"uids": looked_at})
         covered |= {(uid, JobKind.VERIFY.value) for uid in rotating}
     found: dict[str, _Route] = {}
     for row in rows:
@@ -251,7 +253,7 @@ def _decisions(session: Session, now: datetime, rows: Sequence[Any], routes: dic
 
 
 def _move_on(session: Session, rows: Sequence[Any], routes: dict[str, _Route], decisions: dict[str, Decision]) -> None:
-    session.execute(update(Schedule), [_moved(row, routes[row.uid], decisions[row.uid]) for row in rows])
+    _MOVE.run(session, [_moved(row, routes[row.uid], decisions[row.uid]) for row in rows])
 
 
 def _moved(row: Any, route: _Route, decision: Decision) -> dict[str, Any]:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from pam_jobs.app import queue_name
+from pam_jobs.audit.log import event_row, record_events
 from pam_jobs.clock import Clock
+from pam_jobs.db.base import table_of
+from pam_jobs.db.many import ManyInsert
 from pam_jobs.db.tables import Job, JobKind, JobState, OutboxMessage
 from pam_jobs.ids import deterministic_uid
-from pam_jobs.jobs.sql import IgnoringInsert
 from pam_jobs.jobs.submission import KEEP_WAITING, SCHEDULED
-from pam_jobs.jobs.trail import BEAT, created_events, job_event
+from pam_jobs.jobs.trail import BEAT
 
 __all__ = ["DueRun", "create_jobs", "job_uid_of"]
 
-_COLUMNS = tuple(attribute.key for attribute in Job.__mapper__.column_attrs)
-_INSERT: Final = IgnoringInsert(Job, Job.uid)
+_COLUMNS: Final = (
+    "uid", "kind", "state", "trigger", "gateway_uid", "configuration_uid", "record_uid", "parameters", "schedule_uid",
+    "due_at", "planned_at", "moved_by", "requested_by", "created_at", "expires_at", "epoch", "attempts", "timings",
+)  # fmt: skip
+_INSERT: Final = ManyInsert(table_of(Job), _COLUMNS, ignoring=True, returning="uid")
+_ENQUEUE: Final = ManyInsert(table_of(OutboxMessage), ("job_uid", "queue", "created_at", "attempts"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,59 +60,61 @@ def create_jobs(session: Session, clock: Clock, runs: Sequence[DueRun]) -> list[
     if not runs:
         return []
     now = clock.now()
-    jobs = {job.uid: job for job in (_job(run, now) for run in runs)}
-    # Only what a scheduled job has: the length of the statement is what hundreds of rows cost.
-    names = [name for name in _COLUMNS if any(getattr(job, name) is not None for job in jobs.values())]
-    values = [{name: getattr(job, name) for name in names} for job in jobs.values()]
-    created = list(_INSERT.run(session, values).scalars())
+    of_uid = {job_uid_of(run.schedule_uid, run.due_at): run for run in runs}
+    created: list[str] = list(_INSERT.run(session, [_job(uid, run, now) for uid, run in of_uid.items()]).scalars())
     if not created:
         return []
-    session.execute(
-        insert(OutboxMessage),
+    _ENQUEUE.run(
+        session,
         [
-            {"job_uid": uid, "queue": queue_name(jobs[uid].gateway_uid), "created_at": now, "attempts": 0}
+            {"job_uid": uid, "queue": queue_name(of_uid[uid].gateway_uid), "created_at": now, "attempts": 0}
             for uid in created
         ],
     )
-    created_events(session, clock, BEAT, [jobs[uid] for uid in created])
-    for uid in created:
-        if jobs[uid].moved_by is not None:
-            _tell_moved(session, clock, jobs[uid])
+    record_events(session, [event for uid in created for event in _events(clock, uid, of_uid[uid])])
     return created
 
 
-def _tell_moved(session: Session, clock: Clock, job: Job) -> None:
-    job_event(
-        session,
-        clock,
-        BEAT,
-        "pam_run_moved",
-        job,
-        schedule_uid=job.schedule_uid,
-        planned_at=job.planned_at.isoformat() if job.planned_at else None,
-        due_at=job.due_at.isoformat() if job.due_at else None,
-        calendar_uid=job.moved_by,
-    )
+def _events(clock: Clock, uid: str, run: DueRun) -> Iterator[dict[str, Any]]:
+    identifiers = {
+        "job_uid": uid,
+        "job_kind": run.kind.value,
+        "record_uid": run.record_uid,
+        "configuration_uid": run.configuration_uid,
+        "gateway_uid": run.gateway_uid,
+        "schedule_uid": run.schedule_uid,
+    }
+    yield event_row(clock, BEAT, "pam_job_created", **identifiers, trigger=SCHEDULED)
+    if run.moved_by is not None:
+        yield event_row(
+            clock,
+            BEAT,
+            "pam_run_moved",
+            **identifiers,
+            planned_at=run.planned_at.isoformat() if run.planned_at else None,
+            due_at=run.due_at.isoformat(),
+            calendar_uid=run.moved_by,
+        )
 
 
-def _job(run: DueRun, now: datetime) -> Job:
-    return Job(
-        uid=job_uid_of(run.schedule_uid, run.due_at),
-        kind=run.kind,
-        state=JobState.CREATED,
-        trigger=SCHEDULED,
-        gateway_uid=run.gateway_uid,
-        configuration_uid=run.configuration_uid,
-        record_uid=run.record_uid,
-        parameters={},
-        schedule_uid=run.schedule_uid,
-        due_at=run.due_at,
-        planned_at=run.planned_at,
-        moved_by=run.moved_by,
-        requested_by=BEAT.username,
-        created_at=now,
-        expires_at=now + KEEP_WAITING,
-        epoch=0,
-        attempts=0,
-        timings={},
-    )
+def _job(uid: str, run: DueRun, now: datetime) -> dict[str, Any]:
+    return {
+        "uid": uid,
+        "kind": run.kind.value,
+        "state": JobState.CREATED.value,
+        "trigger": SCHEDULED,
+        "gateway_uid": run.gateway_uid,
+        "configuration_uid": run.configuration_uid,
+        "record_uid": run.record_uid,
+        "parameters": {},
+        "schedule_uid": run.schedule_uid,
+        "due_at": run.due_at,
+        "planned_at": run.planned_at,
+        "moved_by": run.moved_by,
+        "requested_by": BEAT.username,
+        "created_at": now,
+        "expires_at": now + KEEP_WAITING,
+        "epoch": 0,
+        "attempts": 0,
+        "timings": {},
+    }

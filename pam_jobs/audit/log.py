@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from pam_jobs.audit.catalogue import EVENTS
 from pam_jobs.clock import Clock
 from pam_jobs.db.base import table_of
+from pam_jobs.db.many import ManyInsert
 from pam_jobs.db.tables import AuditEvent
 from pam_jobs.errors import AuditError
 from pam_jobs.ids import new_uid
@@ -19,6 +20,9 @@ from pam_jobs.ids import new_uid
 __all__ = ["Actor", "event_row", "record_event", "record_events"]
 
 _INSERT: Final = insert(table_of(AuditEvent))  # made once: most transactions write one or more
+_INSERT_MANY: Final = ManyInsert(
+    table_of(AuditEvent), ("uid", "event", "created_at", "username", "remote_address", "client_version", "fields")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +59,7 @@ def record_event(session: Session, clock: Clock, actor: Actor, event: str, /, **
 def record_events(session: Session, rows: Sequence[dict[str, Any]]) -> None:
     """Add several events of ``event_row`` to the open transaction, in one statement."""
     if rows:
-        session.execute(_INSERT, list(rows))
+        _INSERT_MANY.run(session, rows)
 
 
 def event_row(clock: Clock, actor: Actor, event: str, /, **fields: str | int | bool | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from calendar import monthrange
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from pam_jobs.records.cron import Cron
 from pam_jobs.records.zones import instant_of, wall_of
@@ -45,6 +45,11 @@ class Entry(Protocol):
         """The zone of its wall clock."""
         ...
 
+    @property
+    def is_anchored(self) -> bool:
+        """Say whether its runs depend on the anchor."""
+        ...
+
     def next_after(self, instant: datetime, anchor: datetime) -> datetime | None:
         """Return the next run strictly after the instant, in UTC, or None.
 
@@ -65,6 +70,7 @@ class ByCron:
 
     tz: tzinfo
     cron: Cron
+    is_anchored: ClassVar[bool] = False
 
     def next_after(self, instant: datetime, anchor: datetime) -> datetime | None:  # noqa: ARG002 - the interface's
         """Return the next run strictly after the instant, in UTC, or None."""
@@ -81,6 +87,7 @@ class Once:
 
     tz: tzinfo
     wall: datetime
+    is_anchored: ClassVar[bool] = False
 
     def next_after(self, instant: datetime, anchor: datetime) -> datetime | None:  # noqa: ARG002 - the interface's
         """Return its run in UTC when it is strictly after the instant, else None."""
@@ -100,6 +107,7 @@ class Hourly:
     minute: int
     second: int
     every: int
+    is_anchored: ClassVar[bool] = True
 
     def next_after(self, instant: datetime, anchor: datetime) -> datetime | None:
         """Return the next run strictly after the instant, in UTC."""
@@ -120,6 +128,11 @@ class _OnDates(ABC):
     tz: tzinfo
     time: time
     every: int
+
+    @property
+    def is_anchored(self) -> bool:
+        """Say whether its runs depend on the anchor."""
+        return self.every > 1
 
     @abstractmethod
     def dates(self, start: date, anchor: date) -> Iterator[date]:

@@ -62,6 +62,11 @@ class Schedule:
         """Say whether it runs on demand only."""
         return not self.entries
 
+    @property
+    def is_anchored(self) -> bool:
+        """Say whether its runs depend on the anchor."""
+        return any(entry.is_anchored for entry in self.entries)
+
     def next_after(self, instant: datetime, *, anchor: datetime | None = None) -> datetime | None:
         """Return the earliest run of any entry strictly after the instant, in UTC, or None when there is none.
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from pam_jobs.db.many import among
 from pam_jobs.db.tables import (
     ApplicationShare,
     Folder,
@@ -36,24 +37,30 @@ __all__ = [
 OPERATORS_CHOICE = frozenset({"disabled", "rotation_off"})
 """Blockers that an operator chose, which are no mistakes: they keep changes away, not looking."""
 
-_WANTED: Final[Any] = bindparam("uids", expanding=True)
 _SETUPS: Final = (  # made once: they run with every job that is asked for or due
-    select(RotationSettings, ResourceLink.admin_uid)
+    select(
+        RotationSettings.record_uid,
+        RotationSettings.configuration_uid,
+        RotationSettings.profile,
+        RotationSettings.resource_uid,
+        RotationSettings.disabled,
+        ResourceLink.admin_uid,
+    )
     .outerjoin(ResourceLink, ResourceLink.resource_uid == RotationSettings.resource_uid)
-    .where(RotationSettings.record_uid.in_(_WANTED))
+    .where(among(RotationSettings.record_uid, "uids"))
 )
 _CONFIGURATIONS: Final = (
     select(PamConfiguration, Gateway)
     .join(Gateway, Gateway.uid == PamConfiguration.gateway_uid)
-    .where(PamConfiguration.record_uid.in_(_WANTED))
+    .where(among(PamConfiguration.record_uid, "uids"))
 )
-_RESOURCES: Final = select(ResourceLink).where(ResourceLink.resource_uid.in_(_WANTED))
+_RESOURCES: Final = select(ResourceLink).where(among(ResourceLink.resource_uid, "uids"))
 _ROOTS: Final = (
     select(StoredRecord.uid, Folder.root_uid)
     .join(Folder, Folder.uid == StoredRecord.folder_uid)
-    .where(StoredRecord.uid.in_(_WANTED))
+    .where(among(StoredRecord.uid, "uids"))
 )
-_SHARES: Final = select(ApplicationShare).where(ApplicationShare.application_uid.in_(_WANTED))
+_SHARES: Final = select(ApplicationShare).where(among(ApplicationShare.application_uid, "uids"))
 
 SERVED_PROFILES = ("general", "scripts_only")  # iam_user and saas wait for their connectors
 
@@ -105,8 +112,7 @@ class Readiness:
 
 def assess(session: Session, record_uids: Sequence[str]) -> dict[str, Readiness]:
     """Return the verdict on each record, in a handful of queries however many there are."""
-    rows = session.execute(_SETUPS, {"uids": list(record_uids)}).all()
-    setups = [_setup(settings, admin_uid) for settings, admin_uid in rows]
+    setups = [_setup(row) for row in session.execute(_SETUPS, {"uids": list(record_uids)})]
     facts = facts_for(session, setups)
     verdicts = {uid: Readiness(record_uid=uid, blockers=(_NOT_SET_UP,)) for uid in record_uids}
     for setup in setups:
@@ -182,14 +188,14 @@ _NOT_SET_UP = Blocker(
 )
 
 
-def _setup(settings: RotationSettings, admin_uid: str | None) -> Setup:
+def _setup(row: Any) -> Setup:
     return Setup(
-        record_uid=settings.record_uid,
-        configuration_uid=settings.configuration_uid,
-        profile=settings.profile,
-        resource_uid=settings.resource_uid,
-        admin_uid=admin_uid,
-        is_disabled=settings.disabled,
+        record_uid=row.record_uid,
+        configuration_uid=row.configuration_uid,
+        profile=row.profile,
+        resource_uid=row.resource_uid,
+        admin_uid=row.admin_uid,
+        is_disabled=row.disabled,
     )
 
 

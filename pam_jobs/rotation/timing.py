@@ -50,6 +50,25 @@ def parsed(spec: str) -> Recurrence:
     return parse_schedule(spec)
 
 
+_answers: dict[str, tuple[datetime, datetime]] = {}  # spec → an instant that was asked about, and the run after it
+
+
+def _next_after(spec: str, anchor: datetime, instant: datetime) -> datetime | None:
+    """Return the first run strictly after an instant; from one run to the next the answer stays the same."""
+    recurrence = parsed(spec)
+    if recurrence.is_anchored:
+        return recurrence.next_after(instant, anchor=anchor)
+    known = _answers.get(spec)
+    if known is not None and known[0] <= instant < known[1]:
+        return known[1]
+    due = recurrence.next_after(instant, anchor=anchor)
+    if due is not None:
+        if len(_answers) >= _KEPT_SPECS:
+            _answers.clear()
+        _answers[spec] = (instant, due)
+    return due
+
+
 @lru_cache(maxsize=_KEPT_SPECS)
 def _periods(source: str, tz: str) -> Periods:
     return parse_periods(source, tz)
@@ -124,7 +143,7 @@ class Timing:
         Raises:
             InvalidInput: the schedule names a zone that the installed data no longer has.
         """
-        due = parsed(spec).next_after(instant, anchor=anchor)
+        due = _next_after(spec, anchor, instant)
         return None if due is None else self.placed(spec, anchor, due, uid)
 
     def placed(

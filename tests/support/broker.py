@@ -52,6 +52,12 @@ class RedisBroker:
                 time.sleep(0.02)
         raise RuntimeError("the broker of the tests did not start")
 
+    @property
+    def pid(self) -> int:
+        """Of the running server."""
+        assert self._process is not None
+        return self._process.pid
+
     def client(self) -> redis.Redis:
         return redis.Redis(unix_socket_path=str(self.socket))
 

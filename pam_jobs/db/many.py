@@ -13,10 +13,12 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     ColumnElement,
     CursorResult,
     Dialect,
+    Integer,
     String,
     Table,
     TextClause,
@@ -111,20 +113,25 @@ def _for_sqlite(value: Any) -> str:
     return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")  # type: ignore[no-any-return]
 
 
-class _Texts(TypeDecorator[Sequence[str]]):
-    """Any number of texts as one value: an array on PostgreSQL, a JSON list on SQLite."""
+class _Values(TypeDecorator[Sequence[Any]]):
+    """Any number of texts or numbers as one value: an array on PostgreSQL, a JSON list on SQLite."""
 
     impl = String
     cache_ok = True
 
+    def __init__(self, *, are_numbers: bool) -> None:
+        super().__init__()
+        self.are_numbers = are_numbers
+
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Return the type that goes to the driver."""
-        return dialect.type_descriptor(postgresql.ARRAY(String()) if dialect.name == "postgresql" else String())
+        one: TypeEngine[Any] = BigInteger() if self.are_numbers else String()
+        return dialect.type_descriptor(postgresql.ARRAY(one) if dialect.name == "postgresql" else String())
 
-    def process_bind_param(self, value: Sequence[str] | None, dialect: Dialect) -> Any:
+    def process_bind_param(self, value: Sequence[Any] | None, dialect: Dialect) -> Any:
         """Return what the driver sends."""
-        texts = list(value or ())
-        return texts if dialect.name == "postgresql" else json.dumps(texts)
+        values = list(value or ())
+        return values if dialect.name == "postgresql" else json.dumps(values)
 
 
 class _Among(FunctionElement[bool]):
@@ -145,8 +152,8 @@ def _by_document(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
 
 
 def among(column: Any, name: str) -> ColumnElement[bool]:
-    """Return the condition that a text column has one of the values given as the parameter of that name.
+    """Return the condition that a column of texts or numbers has one of the values given as the parameter of that name.
 
     ``IN`` with a parameter for each value is another statement for each number of them: made, sent and planned anew.
     """
-    return _Among(column, bindparam(name, type_=_Texts()))
+    return _Among(column, bindparam(name, type_=_Values(are_numbers=isinstance(column.type, Integer))))

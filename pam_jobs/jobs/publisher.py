@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 import structlog
@@ -25,6 +25,7 @@ from pam_jobs.clock import Clock
 from pam_jobs.crypto.keystore import KeyStore
 from pam_jobs.db.base import table_of
 from pam_jobs.db.engine import Database
+from pam_jobs.db.many import among
 from pam_jobs.db.tables import Job, JobState, OutboxMessage
 from pam_jobs.jobs.signing import HEADER, sign, task_name
 from pam_jobs.jobs.sql import run
@@ -45,11 +46,11 @@ _OLDEST: Final = (  # these are made once: they run with every message
     .order_by(_OUTBOX.c.id)
     .limit(_BATCH * 4)
 )
-_OF_JOBS: Final = _OLDEST.where(_OUTBOX.c.job_uid.in_(bindparam("jobs", expanding=True)))
-_DELETE: Final = delete(_OUTBOX).where(_OUTBOX.c.id.in_(bindparam("ids", expanding=True)))
+_OF_JOBS: Final = _OLDEST.where(among(_OUTBOX.c.job_uid, "jobs"))
+_DELETE: Final = delete(_OUTBOX).where(among(_OUTBOX.c.id, "ids"))
 _QUEUED: Final = (
     update(_JOBS)
-    .where(_JOBS.c.uid.in_(bindparam("jobs", expanding=True)), _JOBS.c.state.in_(WAITING))
+    .where(among(_JOBS.c.uid, "jobs"), _JOBS.c.state.in_(WAITING))
     .values(state=JobState.QUEUED, queued_at=bindparam("at"))
 )
 
@@ -295,5 +296,6 @@ class Publisher:
                 return
 
 
+@lru_cache(maxsize=10_000)
 def _queue_object(name: str) -> Any:
     return queue_for(name.removeprefix("gateway."))

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -51,6 +52,11 @@ def key_id(public: bytes) -> str:
     return hashlib.sha256(public).hexdigest()[:16]
 
 
+@lru_cache(maxsize=8)
+def _key_id_of(key: Ed25519PrivateKey) -> str:
+    return key_id(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
+
+
 def _canonical(
     name: str, message_id: str, queue: str, args: Sequence[Any], kwargs: Mapping[str, Any], expires: int
 ) -> bytes:
@@ -79,9 +85,8 @@ def sign(
         kwargs: named arguments, JSON values.
         expires: second since the epoch after which nobody runs it.
     """
-    public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     signature = key.sign(_canonical(name, message_id, queue, args, kwargs, expires))
-    return {"kid": key_id(public), "exp": expires, "sig": base64.b64encode(signature).decode()}
+    return {"kid": _key_id_of(key), "exp": expires, "sig": base64.b64encode(signature).decode()}
 
 
 def verify(

@@ -20,6 +20,7 @@ BUILT_IN = {
     "linux": "connectors.linux.connector:LinuxConnector",
     "redis": "connectors.redis.connector:RedisConnector",
     "openldap": "connectors.openldap.connector:OpenldapConnector",
+    "sqlserver": "connectors.sqlserver.connector:SqlserverConnector",
 }
 """Our own, so that a source tree whose entry points are stale works too."""
 
@@ -31,6 +32,7 @@ _CHAINS: dict[str, dict[str, tuple[str, ...]]] = {
     "mysql": {"": ("mysql",)},
     "redis": {"": ("redis",)},
     "mariadb": {"": ("mysql",)},
+    "mssql": {"": ("sqlserver",)},
 }
 """By protocol, then by operating system in lower case; "" is every other one. Names without a connector are left out."""
 

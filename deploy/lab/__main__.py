@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from deploy.lab import LabError, install_with_apt, mariadb, missing, openldap, postgres, sshd
+from deploy.lab import LabError, install_with_apt, mariadb, missing, mssql, openldap, postgres, sshd
+from deploy.lab.emulated import stop as stop_emulated
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             postgres.stop(choice.folder)
             mariadb.stop(choice.folder)
+            stop_emulated(choice.folder, "mssql")
             sshd.stop(choice.folder)
             openldap.stop(choice.folder)
     except LabError as error:
@@ -49,6 +51,8 @@ def _up(folder: Path) -> None:
     directory = openldap.start(folder)
     ports = f"{directory.port}, TLS {directory.secure_port}"
     print(f"openldap    {directory.host}:{ports}  login {directory.admin_login}  {folder / 'openldap.json'}")  # noqa: T201
+    third = mssql.start(folder)
+    print(f"sql server  {third.host}:{third.port}  login {third.admin_login}  {folder / 'mssql.json'}  (emulated)")  # noqa: T201
     if mariadb.is_installed():
         second = mariadb.start(folder)
         print(f"mariadb     {second.host}:{second.port}  login {second.admin_login}  {folder / 'mariadb.json'}")  # noqa: T201

@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import pytest
 
-from connectors.base import Account, Capability, Credential, Deadline, Finding, VerdictState
+from connectors.base import Account, Candidate, Capability, Credential, Deadline, Finding, VerdictState
 from connectors.faults import Action, Fault, FaultProxy, When
 from connectors.registry import ConnectorRegistry
 from connectors.ssh.authorized_keys import KEY_TYPES
-from deploy.lab import LdapServer, MariadbServer, PostgresServer, SshServer
+from deploy.lab import EmulatedServer, LdapServer, MariadbServer, PostgresServer, SshServer
 from deploy.lab.redis import RedisServer
 from pam_jobs.errors import (
     AuthRejected,
@@ -24,6 +24,7 @@ from pam_jobs.errors import (
     LeaseLost,
     NotApplied,
     PamJobsError,
+    PolicyRefused,
     Unreachable,
     Unsupported,
 )
@@ -36,6 +37,7 @@ from tests.support.benches.mariadb import MariadbBench
 from tests.support.benches.openldap import OpenldapBench
 from tests.support.benches.postgresql import PostgresBench
 from tests.support.benches.redis import RedisBench
+from tests.support.benches.sqlserver import SqlserverBench
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(120)]
 
@@ -48,6 +50,8 @@ BENCHES: dict[str, Callable[[Lab], Bench]] = {
     "mariadb-admin": lambda lab: MariadbBench(lab.mariadb),
     "mariadb-itself": lambda lab: MariadbBench(lab.mariadb, is_self=True),
     "redis-admin": lambda lab: RedisBench(lab.redis),
+    "sqlserver-admin": lambda lab: SqlserverBench(lab.mssql),
+    "sqlserver-itself": lambda lab: SqlserverBench(lab.mssql, is_self=True),
     "linux-admin": lambda lab: LinuxBench(lab.ssh, "admin with key", admin=benches.key_admin(lab.ssh)),
     "linux-itself": lambda lab: LinuxBench(lab.ssh, "itself"),
     "linux-admin-key": lambda lab: LinuxBench(
@@ -102,6 +106,10 @@ class Lab:
     @property
     def redis(self) -> RedisServer:
         return self._request.getfixturevalue("target_redis")
+
+    @property
+    def mssql(self) -> EmulatedServer:
+        return self._request.getfixturevalue("target_mssql")
 
     @property
     def ssh(self) -> SshServer:
@@ -223,10 +231,20 @@ def test_hostile_values_are_set_as_they_are(bench):
     for text in HOSTILE:
         # passwd as the account itself refuses what is short or simple; a random start keeps its rules out of the way
         candidate = bench.candidate(account, SecretValue(f"{secrets.token_hex(4)}{text}" if bench.is_self else text))
+        if bench.longest is not None and len(text) > bench.longest:
+            _assert_refused_before_the_fence(bench, account, current, candidate)
+            continue
         with bench.open(current) as session:
             assert session.change(account, candidate, Fence()) is Effect.APPLIED, text
             assert session.probe(account, candidate.credential(account)).state is VerdictState.ACCEPTED, text
         current = candidate.credential(account)
+
+
+def _assert_refused_before_the_fence(bench: Bench, account: Account, current: Credential, candidate: Candidate) -> None:
+    fence = Fence()
+    with bench.open(current) as session, pytest.raises(PolicyRefused):
+        session.change(account, candidate, fence)
+    assert fence.calls == 0
 
 
 @password_bench

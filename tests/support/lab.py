@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from deploy.lab import LdapServer, MariadbServer, PostgresServer, SshServer, mariadb, openldap, postgres, sshd
+from deploy.lab import (
+    EmulatedServer,
+    LdapServer,
+    MariadbServer,
+    PostgresServer,
+    SshServer,
+    mariadb,
+    mssql,
+    openldap,
+    postgres,
+    sshd,
+)
 
 ASKING_ADMIN = ("asked", "Asked by sudo: 7 'times'")  # sudo wants this one's password
 CHPASSWD_ADMIN = ("narrow", "Only-chpasswd-91")  # sudo allows it chpasswd and nothing else
@@ -42,6 +53,15 @@ def target_mariadb() -> Iterator[MariadbServer]:
     """A server to rotate on, whose general log would show a secret that travelled."""
     with _folder() as folder:
         server = mariadb.start(folder)
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def target_mssql() -> Iterator[EmulatedServer]:
+    """An emulated SQL Server with a database whose users have their passwords in it."""
+    with _folder() as folder:
+        server = mssql.start(folder, databases={"Shop]'s": {"contained": True}})
         yield server
         server.stop()
 

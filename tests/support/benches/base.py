@@ -41,6 +41,7 @@ class Bench(ABC):
     algorithm: str | None = None  # rotates keys of this kind in place of passwords
     can_be_proxied = True
     emulated = False  # the server only speaks the protocol: it is not the vendor's
+    longest: int | None = None  # characters that a password may have here
     sees_others = True  # the rotator is told which other accounts there are
 
     @abstractmethod

@@ -16,6 +16,7 @@ from paramiko import ssh_exception
 import connectors.mysql.errors as mysql_errors
 import connectors.openldap.errors as openldap_errors
 import connectors.postgresql.errors as postgresql_errors
+import connectors.sqlserver.errors as sqlserver_errors
 import connectors.ssh.errors as ssh_errors
 from connectors.base import VerdictState
 from connectors.openldap.errors import LdapRefusal, PolicyAnswer, PolicyError
@@ -285,4 +286,60 @@ def test_one_of_several_accounts_that_failed_leaves_the_effect_unknown():
 )
 def test_failed_logins_of_mysql_are_told_apart_by_their_code(refusal, state, cause):
     verdict = mysql_errors.verdict_of(mysql_errors.ServerRefusal(text="x", **refusal))
+    assert (verdict.state, verdict.cause) == (state, cause)
+
+
+@pytest.mark.parametrize("error", [sqlserver_errors.DriverFailure(kind="InterfaceError"), TimeoutError(), OSError()])
+def test_failures_of_freetds_prove_nothing_once_the_change_was_sent(error):
+    assert type(sqlserver_errors.map_error(error, sent=False)) is Unreachable
+    assert isinstance(sqlserver_errors.map_error(error, sent=True), EffectUnknown)
+    assert sqlserver_errors.verdict_of(error).state is VerdictState.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("number", "severity", "kind"),
+    [
+        (18456, 14, AuthRejected), (15211, 16, AuthRejected), (15151, 16, Forbidden), (15247, 16, Forbidden),
+        (15116, 16, PolicyRefused), (15118, 16, PolicyRefused), (18486, 14, Locked), (18488, 14, Locked),
+        (4060, 11, Unsupported), (102, 15, Unsupported), (1222, 16, NotApplied), (17809, 16, Unreachable),
+        (6005, 14, ConnectionLost), (15151, 20, ConnectionLost), (8152, 16, AmbiguousReply),
+    ],
+)  # fmt: skip
+def test_an_error_of_sql_server_means_what_it_says_of_the_login(number, severity, kind):
+    refusal = sqlserver_errors.ServerRefusal(number=number, severity=severity, text="x")
+    assert type(sqlserver_errors.map_error(refusal, sent=True)) is kind
+
+
+@pytest.mark.parametrize(
+    ("messages", "number"),
+    [
+        ([(5701, 2, 0, "Changed database context")], None),
+        ([(18456, 1, 14, "Login failed")], 18456),
+        ([(4060, 1, 11, "Cannot open database"), (18456, 1, 14, "Login failed")], 4060),
+        ([(5701, 2, 0, "news"), (17892, 1, 14, "trigger"), (3609, 1, 16, "ended")], 17892),
+    ],
+)
+def test_the_reason_of_a_failed_login_is_not_its_last_message(messages, number):
+    refusal = sqlserver_errors.refusal_of(messages)
+    assert (refusal.number if refusal else None) == number
+
+
+def test_a_syntax_error_does_not_quote_the_statement():
+    refusal = sqlserver_errors.refusal_of([(102, 1, 15, "Incorrect syntax near 'S3cret'.")])
+    assert str(refusal) == "error 102"
+
+
+@pytest.mark.parametrize(
+    ("number", "state", "cause"),
+    [
+        (18456, VerdictState.REFUSED, "wrong_password"), (18487, VerdictState.ACCEPTED, "expired"),
+        (18488, VerdictState.ACCEPTED, "change_after_reset"), (18470, VerdictState.LOCKED, "disabled"),
+        (18486, VerdictState.LOCKED, "account_locked"), (18452, VerdictState.UNKNOWN, "method_not_allowed"),
+        (4060, VerdictState.UNKNOWN, "no_database"), (17809, VerdictState.UNKNOWN, "too_many_connections"),
+        (18401, VerdictState.UNKNOWN, "starting_up"), (17892, VerdictState.UNKNOWN, "not_allowed_from_here"),
+        (9999, VerdictState.UNKNOWN, "refused_login"),
+    ],
+)  # fmt: skip
+def test_failed_logins_of_sql_server_are_told_apart_by_their_number(number, state, cause):
+    verdict = sqlserver_errors.verdict_of(sqlserver_errors.ServerRefusal(number=number, text="x"))
     assert (verdict.state, verdict.cause) == (state, cause)

@@ -1,0 +1,1 @@
+"""SQL Server: logins, and users contained in a database."""

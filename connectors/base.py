@@ -27,9 +27,13 @@ __all__ = [
     "Connector",
     "Credential",
     "Deadline",
+    "Dependant",
+    "DependantOutcome",
+    "DependantState",
     "Fence",
     "Finding",
     "Preflight",
+    "RunAs",
     "Service",
     "Session",
     "Target",
@@ -225,6 +229,50 @@ class CommandResult:
     stderr: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Dependant:
+    """One object of a machine that runs as an account and keeps its password: a service, a task, a pool."""
+
+    kind: str  # of pam_jobs.records.services.ServiceKind
+    name: str
+    account: str = ""  # as the machine shows it; "" where only the name is known
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunAs:
+    """The account whose password changed, and that password."""
+
+    names: tuple[str, ...]  # how a machine may show the account; compared without regard to case
+    password: SecretValue
+
+    def is_meant(self, shown: str) -> bool:
+        """Say whether what the machine shows is this account."""
+        return shown.casefold() in {name.casefold() for name in self.names}
+
+
+class DependantState(StrEnum):
+    """What became of one dependant."""
+
+    UPDATED = "updated"  # it has the password; it was not running and is left so, or takes it up by itself
+    RESTARTED = "updated_and_restarted"  # it has the password and runs with it, as does what depends on it
+    ALREADY = "already"  # it runs with the password; nothing was done
+    NOT_STARTED = "not_started"  # it has the password, and did not come up again
+    NOT_FOUND = "not_found"  # there is no such object on the machine
+    OTHER_ACCOUNT = "not_running_as_user"  # it runs as somebody else, and was left alone
+    REFUSED = "refused"  # the machine did not take the password; the object is as it was
+    UNKNOWN = "unknown"  # the connection ended; updating it again is harmless
+
+
+@dataclass(frozen=True, kw_only=True)
+class DependantOutcome:
+    """What became of one dependant; ``cause`` is a stable code, ``detail`` a sentence without any secret."""
+
+    state: DependantState
+    cause: str = ""
+    detail: str = ""
+    restarted: tuple[str, ...] = ()  # what was stopped and started again, in the order in which it was started
+
+
 class Session(ABC):
     """One open connection to one target, as the rotator.
 
@@ -270,6 +318,34 @@ class Session(ABC):
     def discover(self) -> Iterator[Finding | Unseen]:
         """Yield the accounts of the target, and what could not be looked at."""
         return iter(())
+
+    def dependants(self) -> Iterator[Dependant | Unseen]:
+        """Yield what runs on the machine as an account with a password, and what could not be looked at.
+
+        Raises:
+            Unsupported: the connector does not claim DEPENDANTS.
+        """
+        raise Unsupported("this target has no services that run as an account")
+
+    def update_dependant(self, dependant: Dependant, run_as: RunAs, fence: Fence) -> DependantOutcome:  # noqa: ARG002
+        """Give one dependant the account's new password; a running one is restarted with what depends on it.
+
+        What runs as another account is left alone, what is stopped is left stopped, and the account keeps the spelling
+        that the machine has. No right is granted. Doing it again is harmless.
+
+        Args:
+            dependant: kind and name.
+            run_as: the account.
+            fence: called immediately before the first irreversible byte.
+
+        Returns:
+            What became of it; also where the machine refused, or the connection ended.
+
+        Raises:
+            Unsupported: the connector does not claim DEPENDANTS, or not this kind.
+            Unreachable: the machine is away; nothing was begun.
+        """
+        raise Unsupported("this target has no services that run as an account")
 
     def run(self, argv: list[str], stdin: bytes, deadline: Deadline) -> CommandResult:  # noqa: ARG002
         """Run one command on the machine with the bytes on its standard input.

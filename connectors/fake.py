@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import ClassVar
 
+from connectors import fake_services
 from connectors.base import (
     Account,
     AccountMetadata,
@@ -17,9 +18,13 @@ from connectors.base import (
     Connector,
     Credential,
     Deadline,
+    Dependant,
+    DependantOutcome,
+    DependantState,
     Fence,
     Finding,
     Preflight,
+    RunAs,
     Service,
     Session,
     Target,
@@ -27,6 +32,7 @@ from connectors.base import (
     Verdict,
     VerdictState,
 )
+from connectors.fake_services import FakeService
 from pam_jobs.errors import (
     AuthRejected,
     ConnectionLost,
@@ -41,7 +47,7 @@ from pam_jobs.errors import (
 )
 from pam_jobs.records.keys import public_of
 
-__all__ = ["FakeAccount", "FakeConnector", "FakeSession", "FakeTarget"]
+__all__ = ["FakeAccount", "FakeConnector", "FakeService", "FakeSession", "FakeTarget"]
 
 
 @dataclass(kw_only=True)
@@ -71,6 +77,9 @@ class FakeTarget:
     remember: bool = False  # a password that the account had before is refused by policy
     has_grace: bool = False  # the password before goes on to log in, as in a directory
     throttle_probes: int = 0  # so many next logins are turned away before the credential is looked at
+    services: list[FakeService] = field(default_factory=list)
+    domain: FakeTarget | None = None  # whose accounts services may run as; None: this target's
+    cut_updates: int = 0  # so many next updates of services are done and their answer is lost
     changes: int = 0  # changes that reached the target
     logins: int = 0  # logins that were looked at
     fences: int = 0  # fences called by sessions
@@ -83,7 +92,14 @@ class FakeConnector(Connector):
     name: ClassVar[str] = "fake"
     protocols: ClassVar[frozenset[str]] = frozenset({"fake"})
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.CHANGE, Capability.PROBE, Capability.KEYS, Capability.DISCOVER, Capability.METADATA}
+        {
+            Capability.CHANGE,
+            Capability.PROBE,
+            Capability.KEYS,
+            Capability.DISCOVER,
+            Capability.METADATA,
+            Capability.DEPENDANTS,
+        }
     )
 
     def __init__(self) -> None:
@@ -198,8 +214,31 @@ class FakeSession(Session):
         for login, account in sorted(self._target.accounts.items()):
             yield Finding(kind="users", name=login, facts={"admin": account.is_admin, "locked": account.is_locked})
 
+    def dependants(self) -> Iterator[Dependant | Unseen]:
+        """Yield every service, in its order."""
+        self._answer("the look")
+        for service in self._target.services:
+            yield Dependant(kind=service.kind, name=service.name, account=service.account)
+
+    def update_dependant(self, dependant: Dependant, run_as: RunAs, fence: Fence) -> DependantOutcome:
+        """Give a service the new password, and restart it with what depends on it."""
+        self._answer("the update")
+        fence()
+        with self._target.lock:
+            outcome = fake_services.update(self._target.services, self._live_password, dependant, run_as)
+            if self._target.cut_updates:
+                self._target.cut_updates -= 1
+                return DependantOutcome(state=DependantState.UNKNOWN, cause="connection_lost")
+        return outcome
+
     def close(self) -> None:
         """Nothing is open."""
+
+    def _live_password(self, shown: str) -> str | None:
+        """Return the password of the account that a service runs as."""
+        accounts = (self._target.domain or self._target).accounts
+        found = accounts.get(shown.rpartition("\\")[2].partition("@")[0])
+        return found.password if found else None
 
     def _is_self(self, account: Account) -> bool:
         return self._rotator is not None and self._rotator.login == account.login

@@ -42,6 +42,7 @@ class Administrator:
         budget: Budget,
         claimed_at: float,
         journal: Callable[[], Sequence[Kept]] = tuple,
+        machine_uid: str | None = None,
     ) -> None:
         """Prepare; nothing is sent yet.
 
@@ -53,6 +54,7 @@ class Administrator:
             budget: the administrator's own.
             claimed_at: when the job was claimed, on the doors' clock; what was refused since is not tried again.
             journal: returns the administrator's values that this gateway set; a restored ledger may lack the newest.
+            machine_uid: the machine that it administers, where that is not the job's resource.
         """
         self._record = record
         self._job = job
@@ -61,6 +63,7 @@ class Administrator:
         self._budget = budget
         self._claimed_at = claimed_at
         self._journal = journal
+        self._machine_uid = machine_uid
         self._live: tuple[Value, int | None] | None = None
         self._refused: list[Value] = []
         self._kept: list[tuple[int, Value]] | None = None
@@ -140,7 +143,8 @@ class Administrator:
         """Return the ledger's values: one that an attempt left undecided first, then the newest."""
         if self._kept is None:
             rows = sorted(
-                self._job.admin_versions(), key=lambda row: (row.state not in {"staged", "applying"}, -row.seq)
+                self._job.admin_versions(self._machine_uid),
+                key=lambda row: (row.state not in {"staged", "applying"}, -row.seq),
             )
             self._kept = []
             for row in rows:
@@ -167,14 +171,16 @@ class Administrator:
         door.kept = (self._record.revision, seq) if is_outdated and seq is not None else None
         if is_outdated and self.finding is None:
             _log.warning("admin_outdated", admin=self._record.uid, version=seq)
-            self.finding = wire.AdminFinding(verdict=wire.AdminVerdict.OUTDATED, version_seq=seq)
+            self.finding = wire.AdminFinding(
+                verdict=wire.AdminVerdict.OUTDATED, version_seq=seq, machine_uid=self._machine_uid
+            )
 
     def _end(self, door: Door, cause: str) -> AdminRefused:
         """Note that the administrator was refused, and return the error to raise."""
         if door.refused_at is None or door.refused_at < self._claimed_at:
             door.refused_at = self._doors.monotonic()
         door.worked_at, door.refused_cause = None, cause
-        self.finding = wire.AdminFinding(verdict=wire.AdminVerdict.REFUSED, cause=cause)
+        self.finding = wire.AdminFinding(verdict=wire.AdminVerdict.REFUSED, cause=cause, machine_uid=self._machine_uid)
         remedy = "correct the administrator's record; the target is set aside until then"
         if cause == _LOCKED:
             return AdminRefused(

@@ -13,6 +13,7 @@ from pam_jobs.errors import Effect, EffectUnknown, Forbidden, InvalidInput, Targ
 from pam_jobs.jobs.wire import LOCKOUT_BUDGET, Status
 from workers.breaker import BreakerOpen, TargetBusy
 from workers.chain import through
+from workers.dependants import Dependants
 from workers.logins import Logins
 from workers.outcome import Outcome
 from workers.parts import new_value, parts_of
@@ -22,7 +23,7 @@ from workers.restored import CAUSE, Lead, kept_leads
 from workers.timings import Timings
 from workers.work import Work
 
-__all__ = ["plan", "reconcile", "verify"]
+__all__ = ["plan", "reconcile", "verify", "with_services"]
 
 _KEPT: Final = "the target refuses the current value and takes one that the gateway's journal kept: rotate or reconcile"
 _log = structlog.get_logger(__name__)
@@ -246,3 +247,17 @@ def plan(work: Work, timings: Timings) -> Outcome:
 
     with work.ports.breakers.slot(work.target_key):
         return through(work.chain, work.target.protocol, look)
+
+
+def with_services(planned: Outcome, dependants: Dependants) -> Outcome:
+    """Return the plan with what would be updated because it runs as the account."""
+    if planned.status is not Status.OK or dependants.count == 0:
+        return planned
+    told = dependants.told
+    machines = len({each["machine"] for each in told})
+    what = f"{len(told)} {'service' if len(told) == 1 else 'services'} on {machines}"
+    return replace(
+        planned,
+        message=f"{planned.message}; would update {what} {'machine' if machines == 1 else 'machines'}",
+        extra={**planned.extra, "plan": {**planned.extra.get("plan", {}), "services": told}},
+    )

@@ -23,7 +23,9 @@ from pam_jobs.jobs import wire
 from pam_jobs.jobs.wire import PostStatus, Report, Status
 from pam_jobs.records.rollback import RollbackFlags
 from workers.breaker import TargetBusy
-from workers.checks import plan, reconcile, verify
+from workers.checks import plan, reconcile, verify, with_services
+from workers.dependants import Dependants
+from workers.following import Following, resumed
 from workers.lease import Lease
 from workers.outcome import Outcome, outcome_of, sealed_detail
 from workers.ports import JobPort, Ports
@@ -134,6 +136,7 @@ class _Attempt:
         self._rotation: Rotation | None = None
         self._rollback: Rollback | None = None
         self._is_promoted = False
+        self._following: Following | None = None
 
     def run(self) -> Status | None:
         """Do the job and report it."""
@@ -187,6 +190,7 @@ class _Attempt:
             effect=Effect.APPLIED,
             cause=outcome.cause,
             post_status=PostStatus.UNKNOWN,
+            services_status=self._following.dependants.status if self._following else PostStatus.NONE,
             message=f"the new value is the current one, and what follows it is still to do: {outcome.message}",
         )
 
@@ -207,7 +211,7 @@ class _Attempt:
 
     def _plan(self, work: Work) -> Outcome:
         if not self._only_scripts(work):
-            return plan(work, self._timings)
+            return with_services(plan(work, self._timings), Dependants(work))
         count = Scripts(work).count
         told = f"would run {count} {'script' if count == 1 else 'scripts'}" if count else "there is nothing to run"
         return Outcome(status=Status.OK, message=f"{told}; the credential is not changed")
@@ -236,82 +240,72 @@ class _Attempt:
             if ended is not None:
                 return ended
             self._work = work
-        scripts = Scripts(work)
+        following = self._following = Following(work, self._timings)
         if work.claim.steps and (work.unresolved is None or self._is_mine(work.unresolved)):
             # Steps are declared just before the promotion, while the version is being applied. So an attempt that
             # finds steps and no such version comes after the promotion: only scripts and their roll-back are left.
-            return self._after_promotion(work, scripts, _promoted_before(work), self._resumed(work))
-        return self._change(work, scripts, flags)
+            return self._after_promotion(work, following, _promoted_before(work), resumed(work))
+        return self._change(work, following, flags)
 
     def _is_mine(self, version: Version) -> bool:
         return self._rollback is not None and self._rollback.is_of(version)
 
     def _reconcile(self, work: Work) -> Outcome:
         if work.unresolved is not None and work.unresolved.state == "applying":
-            return self._change(work, Scripts(work))
-        return reconcile(work, self._timings)
+            self._following = Following(work, self._timings)
+            return self._change(work, self._following)
+        outcome = reconcile(work, self._timings)
+        if outcome.status is not Status.OK or not work.switch("update_services"):
+            return outcome
+        dependants = Dependants(work)
+        self._following = Following(work, self._timings, dependants)
+        dependants.take(work.job.declare_steps(dependants.rows))
+        with self._timings.of("services"):
+            dependants.run(work.current)
+        return self._following.waiting(self._following.told(outcome, PostStatus.NONE))
 
-    def _change(self, work: Work, scripts: Scripts, flags: RollbackFlags | None = None) -> Outcome:
+    def _change(self, work: Work, following: Following, flags: RollbackFlags | None = None) -> Outcome:
         proven: Proven | None = None
         if is_suspected(work):
             work, proven, ended = prove(work, self._timings)
             self._work = work
             if ended is not None:
-                return ended if scripts.is_empty else replace(ended, post_status=PostStatus.NOT_RUN)
+                return following.not_run(ended)
         old = work.current
 
         def before_promotion(version: Version) -> Callable[[Outcome], Report] | None:
-            if scripts.is_empty:
+            has_password = version.value.password is not None
+            if following.scripts.is_empty and (following.dependants.is_empty or not has_password):
                 return self._report
             more = []
             if flags is not None and flags.on_post_rotation_fail:
-                self._rollback = Rollback.planned(version.seq, scripts.count + 1, flags, self._timings, old)
+                self._rollback = Rollback.planned(version.seq, following.count + 1, flags, self._timings, old)
                 more = [self._rollback.row]
-            with self._timings.of("declare"):
-                scripts.declare(more)
+            following.declare(more, has_password=has_password)
             return None
 
         rotation = self._rotation = Rotation(work, self._timings, before_promotion, proven=proven)
         outcome = rotation.run()
         if rotation.promoted is None:
-            return outcome if scripts.is_empty else replace(outcome, post_status=PostStatus.NOT_RUN)
+            return following.not_run(outcome)
         if outcome.is_reported:
             return outcome
         new = Value.of_record(rotation.promoted.record)
         work = self._work = work.going_on(rotation.promoted, rotation.version)
-        return self._after_promotion(work, scripts, outcome, Credentials(old=old, new=new, user=rotation.promoted))
+        return self._after_promotion(work, following, outcome, Credentials(old=old, new=new, user=rotation.promoted))
 
-    def _after_promotion(self, work: Work, scripts: Scripts, outcome: Outcome, credentials: Credentials) -> Outcome:
-        """Run the scripts, and undo the rotation where one failed and the records say so."""
+    def _after_promotion(self, work: Work, following: Following, outcome: Outcome, credentials: Credentials) -> Outcome:
+        """Do what follows, and undo the rotation where something of it failed and the records say so."""
         work.lease.begin()
         self._is_promoted = True
-        # A target that hung may have used up the job's time, and steps that are declared must still run.
-        scripts.give_time(Deadline(self._ports.settings.job_seconds))
         rollback = self._rollback
         if rollback is not None and rollback.has_begun:
-            post = scripts.ended
+            ended = following.ended(outcome)
         else:
-            with self._timings.of("scripts"):
-                post = self._guarded(scripts, credentials)
-        cause = None if post in {PostStatus.OK, PostStatus.NONE} else f"scripts_{post.value}"
-        ended = replace(outcome, post_status=post, scripts=scripts.results, cause=cause or outcome.cause)
-        if rollback is None or post is not PostStatus.FAILED:
-            return ended
-        return rollback.run(work, ended)
-
-    def _resumed(self, work: Work) -> Credentials:
-        """Return what the scripts of an earlier attempt would have been told."""
-        previous = [version.value for version in work.versions if version.state == "previous"]
-        return Credentials(old=previous[0] if previous else Value(), new=work.current, user=work.user)
-
-    def _guarded(self, scripts: Scripts, credentials: Credentials) -> PostStatus:
-        try:
-            return scripts.run(credentials)
-        except (LeaseLost, EpochConflict, VaultUnavailable):
-            raise  # the steps are durable; the next attempt goes on
-        except PamJobsError as error:
-            _log.warning("scripts_stopped", cause=error.code)
-            return PostStatus.FAILED
+            ended = following.run(outcome, credentials)
+        if rollback is not None and PostStatus.FAILED in {ended.post_status, ended.services_status}:
+            return rollback.run(work, ended, following.dependants)
+        return following.waiting(ended)
 
     def _scripts_only(self, work: Work) -> Outcome:
         scripts = Scripts(work)
@@ -336,6 +330,8 @@ class _Attempt:
         return self._job.new_report(
             status=outcome.status,
             post_rotation_status=outcome.post_status,
+            services_status=outcome.services_status,
+            machines=self._following.dependants.findings if self._following else [],
             effect=outcome.effect.value,
             cause=outcome.cause,
             timings=self._timings.result(),

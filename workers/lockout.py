@@ -68,7 +68,13 @@ class Budget:
     """How many logins of one account may still be refused; every refusal is counted at the router as well."""
 
     def __init__(
-        self, job: JobPort, of: Literal["account", "admin"], told: int, lockout: Callable[[], Lockout]
+        self,
+        job: JobPort,
+        of: Literal["account", "admin"],
+        told: int,
+        lockout: Callable[[], Lockout],
+        *,
+        machine_uid: str | None = None,
     ) -> None:
         """Take what the claim told.
 
@@ -77,11 +83,13 @@ class Budget:
             of: whose budget it is.
             told: what the default rule leaves.
             lockout: returns the target's rule; asked with the first login.
+            machine_uid: whose administrator it is, where that is not the job's resource.
         """
         self._job = job
         self._of = of
         self._told = told
         self._lockout = lockout
+        self._machine_uid = machine_uid
         self._left: int | None = None
 
     @property
@@ -109,5 +117,5 @@ class Budget:
     def _ask(self, new: int) -> int:
         """Count new refusals and return what is left."""
         rule = self._lockout()
-        answer = self._job.refusals(new, of=self._of, window_seconds=rule.window_seconds)
+        answer = self._job.refusals(new, of=self._of, window_seconds=rule.window_seconds, machine_uid=self._machine_uid)
         return answer.refusals_left if rule.limit is None else max(0, rule.limit - answer.refused)

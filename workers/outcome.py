@@ -29,8 +29,10 @@ class Outcome:
     cause: str | None = None
     probe: Mapping[str, Any] | None = None  # {"verdict", "version_seq"}
     post_status: PostStatus = PostStatus.NONE
+    services_status: PostStatus = PostStatus.NONE
     retry_after_seconds: float | None = None
     scripts: Sequence[Mapping[str, Any]] = ()  # name, uid, exit_code, stdout, stderr of each
+    services: Sequence[Mapping[str, Any]] = ()  # name, type, machine, outcome of each
     extra: Mapping[str, Any] = field(default_factory=dict)  # more members of the sealed detail
     is_reported: bool = False  # the promotion carried the report
 
@@ -69,4 +71,6 @@ def sealed_detail(outcome: Outcome, key: bytes, target: str | None) -> bytes:
     detail: dict[str, Any] = {"message": outcome.message[:_SENTENCE_LENGTH], "target": target, **outcome.extra}
     if outcome.scripts:
         detail["script"] = [dict(script) for script in outcome.scripts]
+    if outcome.services:
+        detail["services"] = [dict(service) for service in outcome.services]
     return aes.encrypt(json.dumps(detail).encode(), key)

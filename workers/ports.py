@@ -95,13 +95,18 @@ class JobPort(Protocol):
         ...
 
     def refusals(
-        self, count: int, *, of: Literal["account", "admin"] = "account", window_seconds: int | None = None
+        self,
+        count: int,
+        *,
+        of: Literal["account", "admin"] = "account",
+        window_seconds: int | None = None,
+        machine_uid: str | None = None,
     ) -> wire.RefusalsAnswer:
         """Count refused logins, 0 to ask only, and return what is left of the budget."""
         ...
 
-    def admin_versions(self) -> Sequence[wire.LedgerVersion]:
-        """Return the administrator's kept values, newest first."""
+    def admin_versions(self, machine_uid: str | None = None) -> Sequence[wire.LedgerVersion]:
+        """Return the administrator's kept values, newest first; of the resource, or of a machine with services."""
         ...
 
     def declare_steps(self, steps: Sequence[wire.StepRow]) -> list[wire.StepRow]:
@@ -168,6 +173,7 @@ class EngineSettings:
     job_seconds: float = 600.0
     script_seconds: float = 300.0
     work_dir: Path | None = None
+    machine_seconds: float = 300.0  # for all services of one machine
     discovery_seconds: float = 3600.0
     settle_seconds: float = 1.0  # before a login that could not be decided is tried once more
 

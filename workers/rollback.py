@@ -30,11 +30,13 @@ from pam_jobs.errors import (
 from pam_jobs.jobs.wire import PostStatus, Status, StepRow
 from pam_jobs.records.rollback import RollbackFlags
 from workers.breaker import TargetBusy
+from workers.dependants import Dependants
+from workers.following import Again
 from workers.lease import told_when_cancelled
 from workers.lockout import LockoutBudget
 from workers.outcome import Outcome, outcome_of
 from workers.rotation import Rotation
-from workers.scripts import Credentials, Purpose, Scripts
+from workers.scripts import Credentials
 from workers.timings import Timings
 from workers.values import Value
 from workers.work import Version, Work
@@ -67,6 +69,7 @@ class Rollback:
         self._timings = timings
         self._former = former
         self._rotation: Rotation | None = None
+        self._dependants: Dependants | None = None
 
     @classmethod
     def planned(cls, seq: int, position: int, flags: RollbackFlags, timings: Timings, former: Value) -> Rollback:
@@ -104,17 +107,19 @@ class Rollback:
         """Say whether the undecided version is this roll-back's."""
         return version.value.undoes == self.seq
 
-    def run(self, work: Work, rotated: Outcome) -> Outcome:
+    def run(self, work: Work, rotated: Outcome, dependants: Dependants) -> Outcome:
         """Set the former value back and, where the records say so, run the scripts once more with it.
 
         Args:
             work: the job, with the version to undo as its current one.
-            rotated: how rotation and scripts ended.
+            rotated: how rotation, services and scripts ended.
+            dependants: what runs as the account; what has the new value gets the former one.
 
         Raises:
             LeaseLost, EpochConflict: a newer attempt goes on.
             VaultUnavailable, TargetBusy: later; what was begun is durable.
         """
+        self._dependants = dependants
         work.deadline = Deadline(work.ports.settings.job_seconds)
         if self.row.state == "failed":
             return self._without(rotated, self.row.cause or "refused")
@@ -124,7 +129,7 @@ class Rollback:
             if isinstance(settled, Outcome):
                 return settled
             work = settled
-        return self._with_scripts(work, rotated)
+        return self._with_again(work, rotated)
 
     def _set_back(self, work: Work, rotated: Outcome) -> Work | Outcome:
         """Return the job with the former value as its current one; or the outcome, where it did not come to that."""
@@ -162,8 +167,7 @@ class Rollback:
         return None, replace(former, undoes=self.seq)
 
     def _is_back(self, work: Work) -> Work:
-        if (again := self._scripts(work)) is not None:
-            again.declare()
+        self._again(work).declare()
         self._finish(work, "succeeded")
         return work
 
@@ -187,7 +191,7 @@ class Rollback:
             cause=outcome.cause,
             probe=None,
             retry_after_seconds=outcome.retry_after_seconds,
-            message=f"scripts failed, and it is not settled yet whether the former value is back: {outcome.message}",
+            message=f"{_failed(rotated)} failed, and it is not settled yet whether the former value is back: {outcome.message}",
         )
 
     def _end(self, work: Work, rotated: Outcome, cause: str, sentence: str = "") -> Outcome:
@@ -196,39 +200,36 @@ class Rollback:
 
     def _without(self, rotated: Outcome, cause: str, sentence: str = "") -> Outcome:
         if cause == _OVERTAKEN:
-            message = "scripts failed; nothing is rolled back, since somebody else has set another value meanwhile"
+            message = f"{_failed(rotated)} failed; nothing is rolled back, since somebody else has set another value meanwhile"
             return replace(rotated, message=message)
         return replace(
             rotated,
             status=Status.ROLLBACK_REFUSED,
             effect=Effect.APPLIED,
             cause=cause[:64],
-            message=f"scripts failed, and the former value could not be set back ({sentence or cause}): the new one stays",
+            message=f"{_failed(rotated)} failed, and the former value could not be set back ({sentence or cause}): the new one stays",
         )
 
-    def _with_scripts(self, work: Work, rotated: Outcome) -> Outcome:
+    def _with_again(self, work: Work, rotated: Outcome) -> Outcome:
         back = replace(
             rotated,
             status=Status.ROLLED_BACK,
             effect=Effect.NOT_APPLIED,
-            message="scripts failed; the former value was set back and logs in",
+            message=f"{_failed(rotated)} failed; the former value was set back and logs in",
             probe={"verdict": "accepted", "version_seq": work.current_seq},
         )
-        again = self._scripts(work)
-        if again is None:
+        again = self._again(work)
+        if again.is_empty:
             return back
         undone = next((version.value for version in work.versions if version.seq == self.seq), Value())
         credentials = Credentials(old=undone.merged_over(work.current), new=work.current, user=work.user)
         work.deadline = Deadline(work.ports.settings.job_seconds)
         with self._timings.of("rerun"):
-            post = again.run(credentials)
-        is_well = post in {PostStatus.OK, PostStatus.NONE}
-        return replace(
-            back, scripts=(*rotated.scripts, *again.results), cause=back.cause if is_well else f"rerun_{post.value}"
-        )
+            return again.run(back, credentials)
 
-    def _scripts(self, work: Work) -> Scripts | None:
-        return Scripts(work, Purpose.RERUN, self.row.position) if self._flags.re_run else None
+    def _again(self, work: Work) -> Again:
+        dependants = self._dependants or Dependants(work)
+        return Again(work, dependants, self.row.position, re_run=self._flags.re_run)
 
     def _start(self, work: Work) -> None:
         if self.row.state == "running":
@@ -244,6 +245,10 @@ class Rollback:
         work.reach("rollback:before:finish")
         work.job.finish_step(work.job.new_finish(key=self.row.key, state=state, cause=cause and cause[:64]))
         work.reach("rollback:after:finish")
+
+
+def _failed(rotated: Outcome) -> str:
+    return "services" if rotated.services_status is PostStatus.FAILED else "scripts"
 
 
 def settle(work: Work, timings: Timings) -> tuple[Work, Outcome | None]:

@@ -323,15 +323,23 @@ class JobLink:
         self._send_once("abandon", body)
 
     def refusals(
-        self, count: int, *, of: Literal["account", "admin"] = "account", window_seconds: int | None = None
+        self,
+        count: int,
+        *,
+        of: Literal["account", "admin"] = "account",
+        window_seconds: int | None = None,
+        machine_uid: str | None = None,
     ) -> wire.RefusalsAnswer:
         """Count refused logins, 0 to ask only, and return what is left of the budget."""
-        body = wire.Refusals(**self._fenced(), count=count, of=of, window_seconds=window_seconds)
+        body = wire.Refusals(
+            **self._fenced(), count=count, of=of, window_seconds=window_seconds, machine_uid=machine_uid
+        )
         return self._client.call(self._path("refusals"), body, wire.RefusalsAnswer)
 
-    def admin_versions(self) -> list[wire.LedgerVersion]:
-        """Return the administrator's kept values, newest first."""
-        return self._client.call(self._path("admin"), wire.Fenced(**self._fenced()), wire.AdminVersions).versions
+    def admin_versions(self, machine_uid: str | None = None) -> list[wire.LedgerVersion]:
+        """Return the administrator's kept values, newest first; of the resource, or of a machine with services."""
+        question = wire.AdminQuestion(**self._fenced(), machine_uid=machine_uid)
+        return self._client.call(self._path("admin"), question, wire.AdminVersions).versions
 
     def declare_steps(self, steps: Sequence[wire.StepRow]) -> list[wire.StepRow]:
         """Declare the post-rotation steps, once, and return them as they stand."""

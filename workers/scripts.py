@@ -120,15 +120,20 @@ class Scripts:
         """Let the scripts run within this time; the change before them may have used up the job's own."""
         self._work.deadline = deadline
 
-    def declare(self, more: Sequence[StepRow] = ()) -> None:
+    def declare(self, more: Sequence[StepRow] = ()) -> list[StepRow]:
         """Make the steps durable, so that a crash resumes at the first one that is not finished.
 
         Args:
             more: steps of another kind.
+
+        Returns:
+            All steps of the job, as they stand.
         """
         self._work.reach("before:declare")
-        self._states = self._declared(more)
+        rows = self._declared(more)
+        self._states = {row.key: row for row in self._mine(rows)}
         self._work.reach("after:declare")
+        return rows
 
     def run(self, credentials: Credentials) -> PostStatus:
         """Run what has not run yet, and return how all of them ended.
@@ -141,7 +146,9 @@ class Scripts:
         """
         if self.is_empty:
             return PostStatus.NONE
-        states = self._states if self._states is not None else self._declared()
+        if self._states is None:
+            self._states = {row.key: row for row in self._mine(self._declared())}
+        states = self._states
         ends = [self._bring_to_end(step, states.get(step.row.key, step.row), credentials) for step in self._steps]
         known = {step.row.key for step in self._steps}
         ends += [row.state for key, row in states.items() if key not in known]
@@ -163,9 +170,8 @@ class Scripts:
     def _mine(self, rows: Iterable[StepRow]) -> list[StepRow]:
         return [row for row in rows if row.kind == self._purpose]
 
-    def _declared(self, more: Sequence[StepRow] = ()) -> dict[str, StepRow]:
-        rows = self._work.job.declare_steps([*(step.row for step in self._steps), *more])
-        return {row.key: row for row in self._mine(rows)}
+    def _declared(self, more: Sequence[StepRow] = ()) -> list[StepRow]:
+        return self._work.job.declare_steps([*(step.row for step in self._steps), *more])
 
     def _planned(self, after: int) -> list[_Step]:
         work = self._work

@@ -17,6 +17,7 @@ from pam_jobs.api import (
     pam,
     problems,
     schedules,
+    services,
     siem,
     tokens,
     users,
@@ -49,7 +50,7 @@ def create_app(context: AppContext) -> FastAPI:
     ksm.install(app, context)
     metrics.install(app, context)
     vault_routes = (files, users, tokens, vault)
-    job_routes = (jobs, pam, schedules, calendars, discovery)
+    job_routes = (jobs, pam, services, schedules, calendars, discovery)
     for module in (*vault_routes, *job_routes, health, audit, siem, metrics):
         app.include_router(module.router)
     app.add_middleware(BodyLimit, file_bytes=context.settings.max_file_bytes)

@@ -271,7 +271,7 @@ def refused(uid: str, said: wire.Refusals, desk: Desk) -> wire.RefusalsAnswer:
         job = hold(work.session, work.clock, work.holder(uid, said))
         record_uid = job.record_uid
         if said.of == "admin":
-            found = set_aside.administrator_of(work.session, job)
+            found = set_aside.administrator_of(work.session, job, said.machine_uid)
             record_uid = found[1] if found else None
         counted = refusals.count(
             work.session,
@@ -286,11 +286,11 @@ def refused(uid: str, said: wire.Refusals, desk: Desk) -> wire.RefusalsAnswer:
 
 
 @calls.post("/jobs/{uid}/admin")
-def admin_versions(uid: str, said: wire.Fenced, desk: Desk) -> wire.AdminVersions:
+def admin_versions(uid: str, said: wire.AdminQuestion, desk: Desk) -> wire.AdminVersions:
     """Return the administrator's kept values, sealed by its record's key."""
     with desk.work() as work:
         job = hold(work.session, work.clock, work.holder(uid, said))
-        admin_uid = set_aside.admin_to_try(work.session, work.clock, job)
+        admin_uid = set_aside.admin_to_try(work.session, work.clock, job, said.machine_uid)
         return wire.AdminVersions(versions=lease.kept_versions(work.session, admin_uid))
 
 

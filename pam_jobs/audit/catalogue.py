@@ -106,6 +106,29 @@ _CATALOGUE: dict[str, dict[str, str]] = {
         "pam_calendar_removed": "User ${username} removed calendar ${calendar_name} (UID: ${calendar_uid})",
         "pam_resource_linked": "User ${username} linked resource UID ${record_uid} to ${configuration_uid}",
         "pam_resource_removed": "User ${username} removed resource UID ${record_uid}",
+        "pam_services_mapped": (
+            "User ${username} changed what runs on resource UID ${resource_uid} as record UID ${record_uid}"
+        ),
+        "pam_services_unmapped": (
+            "User ${username} removed the mapping of services on resource UID ${resource_uid} to record UID"
+            " ${record_uid}"
+        ),
+        "pam_services_enabled": (
+            "User ${username} lets rotations update services (user record UID ${record_uid}, resource UID"
+            " ${resource_uid})"
+        ),
+        "pam_services_disabled": (
+            "User ${username} keeps rotations from updating services (user record UID ${record_uid}, resource UID"
+            " ${resource_uid})"
+        ),
+        "pam_services_updated": (
+            "Job ${job_uid} updated ${count} services that run as record UID ${record_uid} on resource UID"
+            " ${resource_uid}"
+        ),
+        "pam_services_failed": (
+            "Job ${job_uid} could not update ${count} services that run as record UID ${record_uid} on resource UID"
+            " ${resource_uid}: ${cause}"
+        ),
         "record_rotation_created": "User ${username} set up rotation of record UID ${record_uid}",
         "record_rotation_updated": "User ${username} changed rotation of record UID ${record_uid}",
         "record_rotation_disabled": "User ${username} disabled rotation of record UID ${record_uid}",

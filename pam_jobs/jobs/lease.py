@@ -28,7 +28,7 @@ from pam_jobs.db.tables import (
     VersionState,
 )
 from pam_jobs.errors import AccessDenied, NotFound, StateError
-from pam_jobs.jobs import refusals, rivals, set_aside, steps, wire
+from pam_jobs.jobs import dependants, refusals, rivals, set_aside, steps, wire
 from pam_jobs.jobs.fence import Holder, free, hold, subject_of
 from pam_jobs.jobs.policy import JobPolicy
 from pam_jobs.jobs.sql import IgnoringInsert, changed, run
@@ -68,6 +68,7 @@ _CLAIMED: Final = (  # made once: it runs with every claim
         .where(TargetSetAside.admin_uid == Job.record_uid, TargetSetAside.lifted_at.is_(None))
         .correlate(Job)
         .label("is_set_aside_admin"),
+        dependants.HAS_ANY.label("has_services"),
         *rivals.COLUMNS,
     )
     .select_from(Job)
@@ -205,6 +206,8 @@ def claim(
         admin_refusals_left=max(0, policy.refusal_limit - row.admin_refused),
         is_set_aside_admin=row.is_set_aside_admin,
         attempts=job.attempts + 1,
+        is_last_attempt=job.attempts + 1 >= policy.attempts_limit,
+        services=dependants.kept(session, policy, job, refusals.since(now, policy)) if row.has_services else [],
         prove_first=settings is not None and settings.prove_since is not None,
     )
 

@@ -22,7 +22,7 @@ from pam_jobs.db.tables import (
     VersionState,
 )
 from pam_jobs.errors import InvalidInput, StateError
-from pam_jobs.jobs import findings, set_aside, wire
+from pam_jobs.jobs import dependants, findings, set_aside, wire
 from pam_jobs.jobs.fence import Holder, free, hold
 from pam_jobs.jobs.policy import JobPolicy
 from pam_jobs.jobs.sql import run
@@ -33,6 +33,7 @@ from pam_jobs.jobs.wire import PostStatus, Report, Status
 
 __all__ = ["Outcome", "check_codes", "earlier_answer", "finish", "report", "store_discovery"]
 
+_WELL: Final = {PostStatus.NONE, PostStatus.OK, PostStatus.NOT_RUN}
 EXHAUSTED: Final = "attempts_exhausted"
 _MAX_DETAIL = 4_000_000  # bytes of ciphertext
 _MAX_RESULT = 64_000_000
@@ -120,6 +121,7 @@ def finish(session: Session, clock: Clock, policy: JobPolicy, actor: Actor, job:
         "state": state,
         "status": ended.status,
         "post_rotation_status": ended.post_rotation_status,
+        "services_status": ended.services_status,
         "effect": ended.effect,
         "cause": cause,
         "timings": ended.timings,
@@ -133,8 +135,10 @@ def finish(session: Session, clock: Clock, policy: JobPolicy, actor: Actor, job:
     free(session, job, job.epoch)
     _tell(session, clock, actor, job, state, ended, cause)
     publish = _wake(session, clock, job)
-    if ended.administrator is not None:
-        publish += set_aside.record_finding(session, clock, actor, job, ended.administrator)
+    if state != JobState.UNKNOWN and ended.services_status is not PostStatus.NONE:
+        dependants.tell(session, clock, actor, job)
+    for finding in ([ended.administrator] if ended.administrator is not None else []) + ended.machines:
+        publish += set_aside.record_finding(session, clock, actor, job, finding)
     return Outcome(state=state, publish=publish)
 
 
@@ -184,8 +188,10 @@ def _check(ended: Report) -> None:
 def _state_for(session: Session, policy: JobPolicy, job: Job, ended: Report) -> tuple[JobState, str | None]:
     match ended.status:
         case Status.OK | Status.SKIPPED:
-            if ended.post_rotation_status in (PostStatus.NONE, PostStatus.OK, PostStatus.NOT_RUN):
+            if {ended.post_rotation_status, ended.services_status} <= _WELL:
                 found = JobState.SUCCEEDED, ended.cause
+            elif ended.services_status not in _WELL:
+                found = JobState.FAILED, ended.cause or f"services_{ended.services_status}"
             else:
                 found = JobState.FAILED, ended.cause or f"scripts_{ended.post_rotation_status}"
         case Status.PARTIAL | Status.ROLLED_BACK | Status.ROLLBACK_REFUSED:
@@ -259,6 +265,7 @@ def _tell(
         job,
         result_code=str(ended.status if state != JobState.WAITING_HUMAN else Status.WAITING_HUMAN),
         post_rotation_code=str(ended.post_rotation_status),
+        services_code=str(ended.services_status),
         effect=ended.effect,
         cause=cause,
         attempt=job.attempts,

@@ -26,7 +26,7 @@ REQUESTED: Final = (JobKind.ROTATE, JobKind.VERIFY, JobKind.RECONCILE, JobKind.P
 """Kinds of jobs on one user record."""
 
 _MAX_PARAMETERS = 4096
-_SWITCHES: Final = frozenset({"check_old", "reconcile"})
+_SWITCHES: Final = frozenset({"check_old", "reconcile", "update_services"})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from pam_jobs.db.tables import (
     LoginRefusal,
     ResourceLink,
     RotationSettings,
+    ServiceMap,
     TargetSetAside,
 )
 from pam_jobs.jobs import wire
@@ -74,8 +75,19 @@ def concerns(job: Job, admin_uid: str | None) -> bool:
     return job.kind in HELD_UP and admin_uid is not None and admin_uid != job.record_uid
 
 
-def administrator_of(session: Session, job: Job) -> tuple[str, str] | None:
-    """Return the job's resource and that resource's administrator, where there are both."""
+def administrator_of(session: Session, job: Job, machine_uid: str | None = None) -> tuple[str, str] | None:
+    """Return the job's resource and that resource's administrator, where there are both.
+
+    Args:
+        session: the open transaction.
+        job: whose.
+        machine_uid: a machine on which services run as the job's user, in place of the resource.
+    """
+    if machine_uid is not None:
+        if session.get(ServiceMap, (job.record_uid or "", machine_uid)) is None:
+            return None
+        link = session.get(ResourceLink, machine_uid)
+        return (link.resource_uid, link.admin_uid) if link is not None and link.admin_uid is not None else None
     resource_uid = session.scalar(
         select(RotationSettings.resource_uid).where(RotationSettings.record_uid == job.record_uid)
     ) or job.parameters.get("resource_uid")
@@ -83,9 +95,9 @@ def administrator_of(session: Session, job: Job) -> tuple[str, str] | None:
     return (link.resource_uid, link.admin_uid) if link is not None and link.admin_uid is not None else None
 
 
-def admin_to_try(session: Session, clock: Clock, job: Job) -> str | None:
+def admin_to_try(session: Session, clock: Clock, job: Job, machine_uid: str | None = None) -> str | None:
     """Return the administrator whose kept values the job may try; None when they were all refused lately."""
-    found = administrator_of(session, job)
+    found = administrator_of(session, job, machine_uid)
     if found is None:
         return None
     resource_uid, admin_uid = found
@@ -105,7 +117,7 @@ def record_finding(
     """
     if finding.verdict is wire.AdminVerdict.ACCEPTED:
         return lift_for_admin(session, clock, actor, job.record_uid or "", by=f"job:{job.uid}")
-    found = administrator_of(session, job)
+    found = administrator_of(session, job, finding.machine_uid)
     if found is None:
         return ()
     resource_uid, admin_uid = found

@@ -17,7 +17,7 @@ from pam_jobs.jobs.sql import IgnoringInsert, changed
 __all__ = ["declare", "finish", "rows_of", "start"]
 
 _ENDS = (StepState.SUCCEEDED, StepState.FAILED, StepState.UNKNOWN)
-_MAX_STEPS = 200
+_MAX_STEPS = wire.MOST_STEPS
 _MAX_OUTPUT = 1_000_000  # bytes of ciphertext
 _ADD: Final = IgnoringInsert(JobStep)
 
@@ -51,11 +51,12 @@ def declare(session: Session, clock: Clock, holder: Holder, steps: list[wire.Ste
     """
     if len(steps) > _MAX_STEPS or len({step.key for step in steps}) != len(steps):
         raise InvalidInput(
-            f"a job has at most {_MAX_STEPS} steps, each with its own key", remedy="attach fewer scripts to the record"
+            f"a job has at most {_MAX_STEPS} steps, each with its own key",
+            remedy="attach fewer scripts, or map fewer services to the user",
         )
     job = hold(session, clock, holder)
-    for step in steps:
-        row = {
+    rows = [
+        {
             "job_uid": job.uid,
             "key": step.key,
             "position": step.position,
@@ -66,7 +67,10 @@ def declare(session: Session, clock: Clock, holder: Holder, steps: list[wire.Ste
             "attempts": 0,
             "most_attempts": step.most_attempts,
         }
-        _ADD.run(session, row)
+        for step in steps
+    ]
+    if rows:
+        _ADD.run(session, rows)
     return rows_of(session, job.uid)
 
 

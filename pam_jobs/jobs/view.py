@@ -61,6 +61,7 @@ class JobView(BaseModel):
     lease_instance: str | None
     status: str | None
     post_rotation_status: str | None
+    services_status: str | None
     effect: str | None
     cause: str | None
     timings: dict[str, Any]

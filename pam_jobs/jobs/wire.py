@@ -18,9 +18,11 @@ from pam_jobs.crypto.blob import Blob
 __all__ = [
     "AUDIENCE",
     "LOCKOUT_BUDGET",
+    "MOST_STEPS",
     "OLD_IN_GRACE",
     "Abandonment",
     "AdminFinding",
+    "AdminQuestion",
     "AdminVerdict",
     "AdminVersions",
     "Claim",
@@ -47,6 +49,7 @@ __all__ = [
     "Release",
     "Report",
     "ReportAnswer",
+    "ServiceLink",
     "Stage",
     "StageAnswer",
     "Status",
@@ -57,11 +60,9 @@ __all__ = [
 ]
 
 AUDIENCE = "pam-jobs"
-OLD_IN_GRACE = "old_in_grace"
-"""Cause of a rotation that succeeded while the target accepts the old value as well, as a directory does for an hour."""
-
-LOCKOUT_BUDGET = "lockout_budget"
-"""Cause of a login that was not tried, because the account may be refused no more."""
+MOST_STEPS = 2000  # post-rotation steps of one job
+OLD_IN_GRACE = "old_in_grace"  # cause: rotated, and the target accepts the old value too, as a directory for an hour
+LOCKOUT_BUDGET = "lockout_budget"  # cause: a login was not tried, because the account may be refused no more
 
 
 class _Wire(BaseModel):
@@ -85,10 +86,10 @@ class Status(StrEnum):
 class PostStatus(StrEnum):
     """Post-rotation status code."""
 
-    NONE = "none"  # no scripts
-    OK = "ok"  # every script exited with 0
+    NONE = "none"  # no scripts, or no services
+    OK = "ok"  # every script exited with 0, every service was updated
     FAILED = "failed"
-    UNKNOWN = "unknown"  # a script was interrupted
+    UNKNOWN = "unknown"  # a script was interrupted, a machine could not be reached
     NOT_RUN = "not_run"  # the rotation itself did not succeed
 
 
@@ -174,6 +175,16 @@ class StepRow(_Wire):
     most_attempts: int = Field(1, ge=1, le=100, description="how often it may be started, while its end is unknown")
 
 
+class ServiceLink(_Wire):
+    """A machine on which something runs as the job's user."""
+
+    machine_uid: str
+    admin_uid: str | None
+    names: Blob  # JSON by the user record's key, see ``pam_jobs.records.services``
+    refusals_left: int = Field(ge=0, description="logins that the machine's administrator may still be refused")
+    is_set_aside: bool = Field(False, description="its administrator was refused: nothing is tried there now")
+
+
 class Claim(_Wire):
     """A lease, and all the identifiers the work needs."""
 
@@ -196,6 +207,8 @@ class Claim(_Wire):
     admin_refusals_left: int = Field(ge=0, description="the same of the administrator's account")
     is_set_aside_admin: bool = Field(False, description="targets are set aside because this very account was refused")
     attempts: int
+    is_last_attempt: bool = Field(False, description="what stays undecided now waits for an operator")
+    services: list[ServiceLink] = Field(default_factory=list, description="what runs as the user, by machine")
     prove_first: bool = Field(
         default=False, description="the database was restored: a login has to show what is live before a change"
     )
@@ -240,6 +253,7 @@ class AdminFinding(_Wire):
     verdict: AdminVerdict
     cause: str | None = Field(None, max_length=64)  # refused: admin_refused, admin_locked
     version_seq: int | None = None  # outdated: which one logs in
+    machine_uid: str | None = None  # of which machine of the user's services; None: the resource's
 
 
 class Report(Fenced):
@@ -254,6 +268,10 @@ class Report(Fenced):
     probe: dict[str, Any] | None = None  # {"verdict", "version_seq"}: the last login made with the current value
     retry_after_seconds: float | None = Field(None, ge=0, description="with unknown: when to try again")
     administrator: AdminFinding | None = None
+    services_status: PostStatus = PostStatus.NONE
+    machines: list[AdminFinding] = Field(
+        default_factory=list, description="of administrators of machines with services"
+    )
 
 
 class ReportAnswer(_Wire):
@@ -325,6 +343,7 @@ class Refusals(Fenced):
     count: int = Field(ge=0, le=100)
     of: Literal["account", "admin"] = "account"  # whose budget: the job's own account, or its resource's administrator
     window_seconds: int | None = Field(None, ge=1, le=86_400, description="the target's own window; null: the default")
+    machine_uid: str | None = Field(None, description="with admin: of this machine of the user's services")
 
 
 class RefusalsAnswer(_Wire):
@@ -334,8 +353,14 @@ class RefusalsAnswer(_Wire):
     refusals_left: int = Field(description="what the default limit leaves")
 
 
+class AdminQuestion(Fenced):
+    """POST /jobs/{uid}/admin."""
+
+    machine_uid: str | None = Field(None, description="of this machine of the user's services; null: the resource's")
+
+
 class AdminVersions(_Wire):
-    """POST /jobs/{uid}/admin: the administrator's kept values, asked for when the one in its record was refused."""
+    """The administrator's kept values, asked for when the one in its record was refused."""
 
     versions: list[LedgerVersion]  # unresolved, current and previous, newest first; empty: tried and refused lately
 

@@ -13,6 +13,7 @@ from pam_jobs.db.tables import (
     Gateway,
     ResourceLink,
     RotationSettings,
+    ServiceMap,
     StoredRecord,
     TargetSetAside,
 )
@@ -94,6 +95,12 @@ def remove(session: Session, clock: Clock, actor: Actor, resource_uid: str) -> N
         raise StateError(
             f"record {user} is rotated on the resource {resource_uid}",
             remedy="remove its rotation settings, or give it another resource first",
+        )
+    mapped = session.scalar(select(ServiceMap.user_uid).where(ServiceMap.machine_uid == resource_uid).limit(1))
+    if mapped is not None:
+        raise StateError(
+            f"services on the resource {resource_uid} run as record {mapped}",
+            remedy=f"forget them with `pam action service remove -m {resource_uid} -u {mapped} -t all`",
         )
     record_event(
         session,

@@ -25,6 +25,7 @@ from pam_jobs.db.tables import (
     ResourceLink,
     RotationSettings,
     Schedule,
+    ServiceMap,
     StoredFile,
     StoredRecord,
     VersionKind,
@@ -232,6 +233,7 @@ def discard(session: Session, record: StoredRecord) -> None:
     session.execute(sql_delete(LoginRefusal).where(LoginRefusal.record_uid == record.uid))
     session.execute(sql_delete(Schedule).where(Schedule.subject_uid == record.uid))
     session.execute(sql_delete(RotationSettings).where(RotationSettings.record_uid == record.uid))
+    session.execute(sql_delete(ServiceMap).where(ServiceMap.user_uid == record.uid))
     session.delete(record)
     session.flush()
 

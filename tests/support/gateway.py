@@ -96,6 +96,8 @@ class MemoryRouter:
         self.is_set_aside_admin = False
         self.windows: list[int | None] = []  # that refusals were counted within
         self.prove_first = False
+        self.services: list[wire.ServiceLink] = []  # what the claims tell
+        self.is_last_attempt = False
         self.trigger = "on_demand"  # of the jobs claimed from now on
         self.calls: list[str] = []
         self.cut_after: Counter[str] = Counter()  # calls that are handled and whose answer is lost
@@ -154,7 +156,7 @@ class MemoryRouter:
             admin_uid=job.admin_uid, profile=job.profile, complexity=job.complexity, parameters=job.parameters,
             epoch=job.epoch, lease_seconds=60, versions=self._versions(job), steps=self._rows(job),
             refusals_left=self.refusals_left, admin_refusals_left=self.admin_refusals_left, attempts=job.attempts, prove_first=self.prove_first,
-            is_set_aside_admin=self.is_set_aside_admin,
+            is_set_aside_admin=self.is_set_aside_admin, services=self.services, is_last_attempt=self.is_last_attempt,
         )  # fmt: skip
         return json.loads(claim.model_dump_json())  # type: ignore[no-any-return]
 
@@ -264,7 +266,10 @@ class MemoryRouter:
         return {"refused": 3 - self.refusals_left, "refusals_left": self.refusals_left}
 
     def _admin(self, job: MemoryJob, body: dict[str, Any]) -> dict[str, Any]:
-        rows = self._versions(MemoryJob(uid="", record_uid=job.admin_uid))
+        machine_uid = wire.AdminQuestion(**body).machine_uid
+        machines = {link.machine_uid: link.admin_uid for link in self.services}
+        admin_uid = machines[machine_uid] if machine_uid else job.admin_uid
+        rows = self._versions(MemoryJob(uid="", record_uid=admin_uid))
         return {"versions": [json.loads(row.model_dump_json()) for row in rows]}
 
     def _steps(self, job: MemoryJob, body: dict[str, Any]) -> dict[str, Any]:

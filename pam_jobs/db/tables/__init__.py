@@ -27,6 +27,7 @@ from pam_jobs.db.tables.pam import (
     ResourceLink,
     RotationSettings,
     Schedule,
+    ServiceMap,
 )
 from pam_jobs.db.tables.vault import (
     Application,
@@ -73,6 +74,7 @@ __all__ = [
     "ResourceLink",
     "RotationSettings",
     "Schedule",
+    "ServiceMap",
     "SiemSink",
     "StepState",
     "StoredFile",

@@ -103,6 +103,7 @@ class Job(Base):
     cancel_requested_at: Mapped[datetime | None]
     status: Mapped[str | None] = mapped_column(String(32))  # rotation status code
     post_rotation_status: Mapped[str | None] = mapped_column(String(32))
+    services_status: Mapped[str | None] = mapped_column(String(32))  # of what runs as the account
     effect: Mapped[str | None] = mapped_column(String(16))
     cause: Mapped[str | None] = mapped_column(String(64))
     timings: Mapped[dict[str, Any]] = mapped_column(default=dict)  # step → milliseconds

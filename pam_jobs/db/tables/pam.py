@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, LargeBinary, String, Text
+from sqlalchemy import ForeignKey, Index, LargeBinary, String, Text, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from pam_jobs.db.base import Base
@@ -23,6 +23,7 @@ __all__ = [
     "ResourceLink",
     "RotationSettings",
     "Schedule",
+    "ServiceMap",
 ]
 
 
@@ -129,6 +130,19 @@ class ResourceLink(Base):
     resource_uid: Mapped[str] = mapped_column(ForeignKey("records.uid"), primary_key=True)
     configuration_uid: Mapped[str] = mapped_column(ForeignKey("pam_configurations.record_uid"), index=True)
     admin_uid: Mapped[str | None] = mapped_column(ForeignKey("records.uid"), index=True)
+    no_update_services: Mapped[bool] = mapped_column(default=False, server_default=false())  # the machine's opt-out
+
+
+class ServiceMap(Base):
+    """What runs on a machine as a user: services, tasks and the like, updated when the user is rotated."""
+
+    __tablename__ = "service_maps"
+
+    user_uid: Mapped[str] = mapped_column(ForeignKey("records.uid"), primary_key=True)
+    machine_uid: Mapped[str] = mapped_column(ForeignKey("resource_links.resource_uid"), primary_key=True, index=True)
+    names: Mapped[bytes] = mapped_column(LargeBinary)  # JSON, AES-256-GCM by the user record's key
+    revision: Mapped[int] = mapped_column(default=1)
+    updated_at: Mapped[datetime]
 
 
 class RotationSettings(Base):
@@ -145,6 +159,7 @@ class RotationSettings(Base):
     verify_schedule: Mapped[str | None] = mapped_column(Text)  # None: the configuration's default; "[]": on demand
     complexity: Mapped[bytes | None] = mapped_column(LargeBinary)  # JSON, AES-256-GCM by the record key
     disabled: Mapped[bool] = mapped_column(default=False)
+    no_update_services: Mapped[bool] = mapped_column(default=False, server_default=false())  # the user's opt-out
     revision: Mapped[int] = mapped_column(default=1)
     updated_at: Mapped[datetime]
     last_rotated_at: Mapped[datetime | None]

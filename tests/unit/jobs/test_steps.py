@@ -106,7 +106,7 @@ def test_malformed_steps_are_refused(fleet: Fleet, record: str):
     with pytest.raises(InvalidInput):
         attempt.declare("a", "a")
     with pytest.raises(InvalidInput):
-        attempt.declare(*map(str, range(201)))
+        attempt.declare(*map(str, range(2001)))
     attempt.declare("a")
     attempt.start_step("a")
     with pytest.raises(InvalidInput):

@@ -34,6 +34,7 @@ from workers.lease import Lease
 from workers.outcome import Outcome, outcome_of, sealed_detail
 from workers.ports import JobPort, Ports, VaultRecord
 from workers.scan import addresses_of, scan
+from workers.service_list import list_services
 from workers.timings import Timings
 from workers.values import Value
 
@@ -63,7 +64,7 @@ def run_discovery(claim: wire.Claim, job: JobPort, lease: Lease, ports: Ports, t
     """
     run = _Run(claim, lease, ports, timings)
     try:
-        outcome = run.look(job)
+        outcome = run.services(job) if claim.parameters.get("services") is True else run.look(job)
     except (LeaseLost, EpochConflict):
         raise
     except VaultUnavailable as error:
@@ -134,6 +135,19 @@ class _Run:
         job.upload_discovery(aes.encrypt(json.dumps(content).encode(), configuration.key), counts)
         told = ", ".join(f"{number} {kind}" for kind, number in counts.items())
         return Outcome(status=Status.OK, message=f"found {told}", extra={"counts": counts})
+
+    def services(self, job: JobPort) -> Outcome:
+        """List what runs as whom on the one machine, upload it sealed, and say how it went."""
+        with self._timings.of("load"):
+            configuration, machine, credentials, _missing = self._load()
+        admin = credentials.get(self._claim.admin_uid or "")
+        with self._timings.of("look"):
+            found = list_services(self._ports, configuration, machine, admin, self._deadline)
+        self._lease.check()
+        counts = {"services": len(found["services"]), "unseen": len(found["coverage"])}
+        job.upload_discovery(aes.encrypt(json.dumps(found).encode(), configuration.key), counts)
+        told = f"found {counts['services']} services, tasks and pools"
+        return Outcome(status=Status.OK, message=told, extra={"counts": counts})
 
     def _between(self) -> bool:
         self._lease.check()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
 
 from connectors.base import Connector, Deadline, RunAs, Session, Target
-from pam_jobs.errors import InvalidInput, NotFound, Unreachable, Unsupported
+from pam_jobs.errors import InvalidInput, NotFound, Unreachable
 from pam_jobs.jobs import wire
-from pam_jobs.records.record import Record
+from pam_jobs.records.run_as import names_on
 from pam_jobs.secret import SecretValue
 from workers.administrator import Administrator
 from workers.chain import target_of
@@ -18,9 +17,7 @@ from workers.ports import VaultRecord
 from workers.values import Value
 from workers.work import Work
 
-__all__ = ["Machine", "SetAside", "names_of"]
-
-_ALTERNATIVE: Final = "Alternative Login"
+__all__ = ["Machine", "SetAside"]
 
 
 class SetAside(Unreachable):
@@ -79,7 +76,11 @@ class Machine:
         Raises:
             Unsupported: it is a local account of another machine.
         """
-        return RunAs(names=names_of(self.work, self.record), password=password)
+        work = self.work
+        place = work.resource
+        is_here = place is not None and place.uid == self.link.machine_uid
+        names = names_on(self.record.record, work.user.record, place.record if place else None, is_here=is_here)
+        return RunAs(names=names, password=password)
 
 
 def _records(work: Work, link: wire.ServiceLink) -> tuple[VaultRecord, VaultRecord | None]:
@@ -122,46 +123,3 @@ def _administrator(
         journal=lambda: work.ports.journal.of(admin.uid),
         machine_uid=link.machine_uid,
     )
-
-
-def names_of(work: Work, machine: VaultRecord) -> tuple[str, ...]:
-    """Return how the machine may show the user's account.
-
-    A bare name on another machine would be that machine's own account, whose password is another one: it does not count.
-
-    Raises:
-        Unsupported: it is a local account of another machine.
-    """
-    login = work.login
-    names: list[str] = []
-    if "\\" in login or "@" in login:
-        names += _spellings(login)
-    elif work.resource is not None and work.resource.record.type == "pamDirectory":
-        domain = _domain(work.resource.record)
-        if domain:
-            names += [f"{login}@{domain}", f"{domain}\\{login}", f"{domain.partition('.')[0]}\\{login}"]
-    elif work.resource is not None and work.resource.uid == machine.uid:
-        host = (machine.record.host or "").partition(".")[0]
-        names += [f".\\{login}", login, f"{host}\\{login}"]
-    if (alternative := work.user.record.custom(_ALTERNATIVE)) is not None:
-        names += _spellings(alternative)
-    if not names:
-        raise Unsupported(
-            "the account belongs to another machine, and nothing on this one can run as it",
-            remedy="write the login as DOMAIN\\user or user@domain, or remove the mapping",
-        )
-    return tuple(dict.fromkeys(names))
-
-
-def _domain(directory: Record) -> str | None:
-    domain = directory.field("text", "domainName")
-    return domain.strip() or None if isinstance(domain, str) else None
-
-
-def _spellings(login: str) -> list[str]:
-    """Return a login with its domain, and the other way to write it."""
-    if "\\" in login:
-        domain, _, user = login.partition("\\")
-        return [login] + ([f"{user}@{domain}"] if domain not in {"", "."} else [])
-    user, _, domain = login.partition("@")
-    return [login, f"{domain}\\{user}", f"{domain.partition('.')[0]}\\{user}"] if domain else [login]

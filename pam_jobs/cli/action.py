@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pam_jobs.cli import discover
+from pam_jobs.cli import discover, service
 from pam_jobs.cli.common import (
     Format,
     FormatOption,
@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from pam_jobs.client.vault import VaultClient
 
 app = group(
-    "Do something now: rotate, verify, reconcile, discover.",
-    short={"r": "rotate", "ji": "job-info", "jc": "job-cancel", "i": "gateway-info", "d": "discover"},
+    "Do something now: rotate, verify, reconcile, discover, map services.",
+    short={"r": "rotate", "ji": "job-info", "jc": "job-cancel", "i": "gateway-info", "d": "discover", "s": "service"},
 )
 app.add_typer(discover.app, name="discover")
+app.add_typer(service.app, name="service")
 
 _WAITS_FOR_ADMIN = {"target_set_aside", "administrator_busy"}
 
@@ -89,10 +90,14 @@ def reconcile(
     wait: WaitOption = False,
     timeout: TimeoutOption = None,
     force: ForceOption = False,
+    services: Annotated[
+        bool, typer.Option("--services", help="Also give the value to what runs as the user; running services restart.")
+    ] = False,
     style: ResultFormatOption = None,
 ) -> None:
     """Bring target and vault together again: the admin sets the value that the vault has."""
-    _run("reconcile", record, folder, result_format(style), wait=wait, timeout=timeout, force=force)
+    _run("reconcile", record, folder, result_format(style), wait=wait, timeout=timeout, force=force,
+         parameters={"update_services": True} if services else {})  # fmt: skip
 
 
 @app.command("resume-target")
@@ -224,6 +229,7 @@ def _result(job: dict[str, Any]) -> dict[str, Any]:
         "state": job["state"],
         "status": job.get("status"),
         "post_rotation_status": job.get("post_rotation_status"),
+        "services_status": job.get("services_status"),
         "effect": job.get("effect"),
         "cause": job.get("cause"),
         "attempts": job.get("attempts"),
@@ -242,13 +248,18 @@ def _print_one(result: dict[str, Any], *, waited: bool) -> None:
     pairs |= {
         "Status": result["status"] or result["state"],
         "Scripts": result["post_rotation_status"],
+        "Services": result["services_status"],
         "Effect": result["effect"],
         "Cause": result["cause"],
         "Duration": result["duration"],
     }
     detail = result.get("detail")
     if isinstance(detail, dict):
-        pairs |= {str(name).replace("_", " ").capitalize(): str(value) for name, value in detail.items() if value}
+        pairs |= {
+            str(name).replace("_", " ").capitalize(): str(value)
+            for name, value in detail.items()
+            if value and name != "services"
+        }
     elif detail:
         pairs["Message"] = detail
     print_pairs(pairs)

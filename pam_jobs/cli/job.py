@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 app = group("Jobs.")
 
-_STEPS = {"script": "Script", "rerun": "Script after the roll-back", "rollback": "Roll-back"}
+_STEPS = {"script": "Script", "rerun": "Script after the roll-back", "rollback": "Roll-back",
+          "dependant": "Service", "restore": "Service after the roll-back"}  # fmt: skip
+_SHOWN = ("name", "type", "machine", "outcome", "detail", "stdout", "stderr")
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="UID of the job.")]
 
 
@@ -153,6 +155,7 @@ def print_job(job: dict[str, Any], title: str | None, style: Format) -> None:
         "State": job["state"],
         "Status": job.get("status"),
         "Scripts": job.get("post_rotation_status"),
+        "Services": job.get("services_status"),
         "Effect": job.get("effect"),
         "Cause": job.get("cause"),
         "Attempts": job.get("attempts"),
@@ -163,7 +166,7 @@ def print_job(job: dict[str, Any], title: str | None, style: Format) -> None:
         pairs |= {
             str(name).replace("_", " ").capitalize(): _flat(value)
             for name, value in detail.items()
-            if value and name != "script"
+            if value and name not in {"script", "services"}
         }
     elif detail:
         pairs["Message"] = detail
@@ -203,7 +206,7 @@ def _print_step(step: dict[str, Any]) -> None:
     sys.stdout.write(f"\n{name} {step['position']} ({step['place']}): {step['state']}{cause}{runs}")
     sys.stdout.write(f", exit code {step['exit_code']}\n" if step.get("exit_code") is not None else "\n")
     output = step.get("output")
-    parts = {name: output.get(name) for name in ("name", "stdout", "stderr")} if isinstance(output, dict) else {}
+    parts = {name: output.get(name) for name in _SHOWN if output.get(name)} if isinstance(output, dict) else {}
     for name, text in (parts or {"output": output}).items():
         for line in str(text or "").splitlines():
             sys.stdout.write(f"  {name}: {line}\n")

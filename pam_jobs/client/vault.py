@@ -15,6 +15,7 @@ from pam_jobs.client.session import Session
 
 if TYPE_CHECKING:
     from pam_jobs.client.discovery import Discovery
+    from pam_jobs.client.services import Services
 
 __all__ = ["VaultClient"]
 
@@ -43,6 +44,13 @@ class VaultClient:
         from pam_jobs.client.discovery import Discovery
 
         return Discovery(self.router, self.records, self.pam, self.folders)
+
+    @cached_property
+    def services(self) -> Services:
+        """What runs on machines as which user."""
+        from pam_jobs.client.services import Services
+
+        return Services(self.router, self.records, self.pam)
 
     def __enter__(self) -> Self:
         return self

@@ -20,7 +20,7 @@ from pam_jobs.vault import records
 
 __all__ = ["start"]
 
-_SWITCHES: Final = frozenset({"include_machine_dir_users", "skip_databases", "skip_machines"})
+_SWITCHES: Final = frozenset({"include_machine_dir_users", "services", "skip_databases", "skip_machines"})
 _CREDENTIALS: Final = frozenset({"credential_uids"})
 
 
@@ -44,7 +44,7 @@ def start(
         user_uid: who asks.
         configuration_uid: what to discover, and by which gateway.
         resource_uid: only this machine or database of it.
-        parameters: switches such as ``skip_machines``.
+        parameters: switches such as ``skip_machines``; ``services`` lists what runs as whom on the one machine.
         idempotency_key: the same key finds the same job.
 
     Raises:
@@ -60,6 +60,8 @@ def start(
     if resource_uid is not None:
         _check_resource(session, configuration_uid, resource_uid)
         wanted["resource_uid"] = resource_uid
+    elif wanted.get("services"):
+        raise InvalidInput("services are listed machine by machine", remedy="name the machine as the resource")
     serialise(session, configuration_uid)
     if idempotency_key is None:
         _check_none_active(session, configuration_uid)

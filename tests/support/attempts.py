@@ -128,10 +128,10 @@ class Attempt:
         with self.database.transaction() as session:
             return lease.release(session, self.clock, self._actor(), self.holder, "shutdown")
 
-    def declare(self, *keys: str, most_attempts: int = 1) -> list[wire.StepRow]:
+    def declare(self, *keys: str, most_attempts: int = 1, kind: str = "script") -> list[wire.StepRow]:
         rows = [
             wire.StepRow(
-                key=key, position=number, kind="script", place="gateway", state="pending", most_attempts=most_attempts
+                key=key, position=number, kind=kind, place="gateway", state="pending", most_attempts=most_attempts
             )
             for number, key in enumerate(keys)
         ]

@@ -28,7 +28,7 @@ TREE = {
     "calendar": {"edit", "list", "new", "remove"},
     "config": {"list", "new", "edit", "remove"},
     "rotation": {"edit", "list", "info", "remove", "script"},
-    "action": {"rotate", "verify", "reconcile", "job-info", "job-cancel", "gateway-info", "discover"},
+    "action": {"rotate", "verify", "reconcile", "job-info", "job-cancel", "gateway-info", "discover", "service"},
     "job": {"list", "watch", "explain"},
     "schedule": {"list", "pause", "preview", "resume"},
     "user": {"add", "list"},

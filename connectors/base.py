@@ -387,6 +387,7 @@ class Connector(ABC):
     name: ClassVar[str]
     protocols: ClassVar[frozenset[str]]  # labels of the port mapping this connector answers to
     capabilities: ClassVar[frozenset[Capability]]
+    is_windows: ClassVar[bool] = False  # commands on the machine are written as Windows splits them
 
     @abstractmethod
     def open(self, target: Target, rotator: Credential | None, deadline: Deadline) -> Session:

@@ -21,11 +21,14 @@ BUILT_IN = {
     "redis": "connectors.redis.connector:RedisConnector",
     "openldap": "connectors.openldap.connector:OpenldapConnector",
     "sqlserver": "connectors.sqlserver.connector:SqlserverConnector",
+    "winrm": "connectors.windows.connector:WinrmConnector",
+    "windows-ssh": "connectors.windows.connector:WindowsSshConnector",
 }
 """Our own, so that a source tree whose entry points are stale works too."""
 
 _CHAINS: dict[str, dict[str, tuple[str, ...]]] = {
-    "ssh": {"": ("linux",), "linux": ("linux",)},
+    "ssh": {"": ("linux",), "linux": ("linux",), "windows": ("windows-ssh",)},
+    "winrm": {"": ("winrm", "windows-ssh")},
     "postgresql": {"": ("postgresql",)},
     "ldap": {"": ("openldap",)},
     "ldaps": {"": ("openldap",)},

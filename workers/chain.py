@@ -69,15 +69,17 @@ def through(chain: Sequence[Connector], protocol: str, action: Callable[[Connect
         Unsupported: no connector speaks the protocol, or none can do this.
         PamJobsError: of the action.
     """
-    last: Unsupported | Unreachable | None = None
+    told: Unsupported | Unreachable | None = None
     for connector in chain:
         try:
             return action(connector)
         except (Unsupported, Unreachable) as error:
             _log.info("connector_passed", connector=connector.name, cause=error.code)
-            last = error
-    if last is not None:
-        raise last
+            # That a later one was not set up for this target explains less than why the first one failed.
+            if told is None or isinstance(error, Unreachable):
+                told = error
+    if told is not None:
+        raise told
     raise Unsupported(
         f"no connector for {protocol} is installed", remedy="install the extra of the gateway that brings it"
     )

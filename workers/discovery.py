@@ -46,7 +46,7 @@ _AT_A_TIME: Final = 16
 _LOOK_SECONDS: Final = 20.0
 _MOST_REFUSALS: Final = 3  # of one account
 _KINDS: Final = {
-    "ssh": "machines", "postgresql": "databases", "mysql": "databases", "mariadb": "databases",
+    "ssh": "machines", "winrm": "machines", "postgresql": "databases", "mysql": "databases", "mariadb": "databases",
     "mongodb": "databases", "redis": "databases", "rabbitmq": "databases",
     "ldap": "directories", "ldaps": "directories",
 }  # fmt: skip
@@ -312,6 +312,8 @@ def _account(host: str, login: str) -> str:
 def _trust(service: Service) -> dict[str, Any]:
     """Return what pins the server to the one that was recognised a moment ago."""
     key = service.facts.get("host_key")
+    if service.protocol == "winrm":
+        return {"use_ssl": service.facts.get("tls") == "yes"}
     return {"host_keys": (key,)} if key else {}
 
 

@@ -36,12 +36,13 @@ class Findings:
     coverage: list[dict[str, str]] = field(default_factory=list)
 
     def machine(self, host: str, port: int, service: Service) -> str:
-        """Add a machine that speaks SSH and return its uid."""
+        """Add a machine and return its uid."""
+        system = service.facts.get("os", "linux")
         fields = [_field("pamHostname", {"hostName": host, "port": str(port)}, "pamHostname")]
-        fields.append(_field("text", "linux", "operatingSystem"))
+        fields.append(_field("text", system, "operatingSystem"))
         facts = {"name": host, "banner": service.banner, **service.facts}
         item = {
-            "host": host, "ip": host, "port": port, "os": "linux", "provider_region": None, "provider_group": None,
+            "host": host, "ip": host, "port": port, "os": system, "provider_region": None, "provider_group": None,
             "is_gateway": False, "allows_admin": True, "admin_reason": None, "facts": facts,
         }  # fmt: skip
         return self._add("machines", host, host, f"Machine {host}", fields, item)

@@ -35,18 +35,23 @@ class ScriptResult:
     stderr: str
 
 
-def argv_for(path: str, command: str, shell: str | None = None) -> list[str]:
+def argv_for(path: str, command: str, shell: str | None = None, *, is_windows: bool = False) -> list[str]:
     """Return how the script is started: by the command it was attached with, by the record's shell, or by itself.
 
     Args:
         path: of the script.
         command: of the attachment, such as ``/usr/bin/python3 -u``; no shell reads it.
         shell: the custom field ``Shell``.
+        is_windows: the script runs on Windows, where backslashes stand in paths and double quotes alone quote.
 
     Raises:
         InvalidInput: the command's quotes are not closed.
     """
     try:
+        if is_windows:  # the shell is PowerShell, which the connector starts for .ps1 itself
+            words = shlex.shlex(command, punctuation_chars=False)
+            words.whitespace_split, words.quotes, words.commenters, words.escape = True, '"', "", ""
+            return [*(word.replace('"', "") for word in words), path]
         return [*shlex.split(command or shell or ""), path]
     except ValueError:
         raise InvalidInput(

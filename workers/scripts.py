@@ -368,7 +368,8 @@ class Scripts:
                 path = session.upload("", safe_name(prepared.name), prepared.content)
                 try:
                     limit = Deadline(min(work.ports.settings.script_seconds, work.deadline.remaining()))
-                    done = session.run(argv_for(path, command, shell), prepared.stdin, limit)
+                    argv = argv_for(path, command, shell, is_windows=connector.is_windows)
+                    done = session.run(argv, prepared.stdin, limit)
                 finally:
                     _remove(session, path)
             return ScriptResult(exit_code=done.exit_code, stdout=done.stdout, stderr=done.stderr)

@@ -11,10 +11,10 @@ from typing import ClassVar
 from connectors.base import Capability, Connector, Credential, Deadline, Service, Target
 from connectors.kept import KeptConnections
 from connectors.linux.session import LinuxSession
-from connectors.ssh.errors import FAILURES
 from connectors.ssh.keys import HostKeys
 from connectors.ssh.link import SshLink
-from pam_jobs.errors import TargetError, Unreachable
+from connectors.ssh.recognise import is_windows, look_at_ssh
+from pam_jobs.errors import Unreachable
 
 __all__ = ["LinuxConnector"]
 
@@ -99,12 +99,5 @@ class LinuxConnector(Connector):
 
     def recognise(self, host: str, port: int, deadline: Deadline) -> Service | None:
         """Return the service with its software and host key when it speaks SSH, without a login."""
-        target = Target(host=host, port=port, protocol="ssh")
-        try:
-            link = SshLink.connect(target, HostKeys(), deadline)  # looking is not trusting: nothing is remembered
-        except (*FAILURES, TargetError):
-            return None
-        facts = {"host_key": link.host_key}
-        service = Service(protocol="ssh", banner=link.banner, facts=facts)
-        link.close()
-        return service
+        service = look_at_ssh(host, port, deadline)
+        return None if service is None or is_windows(service) else service

@@ -16,6 +16,7 @@ from connectors.registry import ConnectorRegistry
 from connectors.ssh.authorized_keys import KEY_TYPES
 from deploy.lab import EmulatedServer, LdapServer, MariadbServer, PostgresServer, SshServer
 from deploy.lab.redis import RedisServer
+from deploy.lab.windows import WindowsServer
 from pam_jobs.errors import (
     AuthRejected,
     Effect,
@@ -38,6 +39,7 @@ from tests.support.benches.openldap import OpenldapBench
 from tests.support.benches.postgresql import PostgresBench
 from tests.support.benches.redis import RedisBench
 from tests.support.benches.sqlserver import SqlserverBench
+from tests.support.benches.windows import WindowsBench
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(120)]
 
@@ -58,6 +60,8 @@ BENCHES: dict[str, Callable[[Lab], Bench]] = {
         lab.ssh, "admin with key", admin=benches.key_admin(lab.ssh), algorithm="ssh-ed25519"
     ),
     "linux-itself-key": lambda lab: LinuxBench(lab.ssh, "itself", algorithm="ecdsa-sha2-nistp256"),
+    "winrm-admin": lambda lab: WindowsBench(lab.windows),
+    "windows-ssh-admin": lambda lab: WindowsBench(lab.windows, "ssh"),
 }
 """Every promise is tested on these."""
 
@@ -76,6 +80,11 @@ VARIANTS: dict[str, Callable[[Lab], Bench]] = {
         f"linux-itself-{kind}": lambda lab, kind=kind: LinuxBench(lab.ssh, "itself", algorithm=kind)  # type: ignore[misc]
         for kind in KEY_TYPES
     },
+    "winrm-https-admin": lambda lab: WindowsBench(lab.windows, "winrm-https"),
+    "winrm-basic-admin": lambda lab: WindowsBench(lab.windows, "winrm-https", login="basic"),
+    "winrm-itself": lambda lab: WindowsBench(lab.windows, is_self=True),
+    "winrm-basic-itself": lambda lab: WindowsBench(lab.windows, "winrm-https", login="basic", is_self=True),
+    "windows-ssh-itself": lambda lab: WindowsBench(lab.windows, "ssh", is_self=True),
 }
 """Other ways to the same change: what differs is tested on these too."""
 
@@ -114,6 +123,10 @@ class Lab:
     @property
     def ssh(self) -> SshServer:
         return self._request.getfixturevalue("sshd_server")
+
+    @property
+    def windows(self) -> WindowsServer:
+        return self._request.getfixturevalue("windows_server")
 
 
 @pytest.fixture

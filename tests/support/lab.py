@@ -21,7 +21,9 @@ from deploy.lab import (
     openldap,
     postgres,
     sshd,
+    windows,
 )
+from deploy.lab.windows import WindowsServer
 
 ASKING_ADMIN = ("asked", "Asked by sudo: 7 'times'")  # sudo wants this one's password
 CHPASSWD_ADMIN = ("narrow", "Only-chpasswd-91")  # sudo allows it chpasswd and nothing else
@@ -80,6 +82,16 @@ def openldap_server() -> Iterator[LdapServer]:
     """A directory to rotate on, with password policies beside the default one."""
     with _folder() as folder:
         server = openldap.start(folder, policies=LDAP_POLICIES)
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def windows_server() -> Iterator[WindowsServer]:
+    """An emulated Windows machine whose policy takes any password."""
+    policy = windows.Policy(complexity=False, maximum_age_seconds=0, lockout_threshold=0)
+    with _folder() as folder:
+        server = windows.start(folder / "windows", windows.Machine(policy=policy))
         yield server
         server.stop()
 

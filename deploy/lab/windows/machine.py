@@ -267,15 +267,12 @@ class Machine:
         return bool(age) and not user.never_expires and user.last_set + age <= time.time()
 
     def set_password(self, user: User, password: str) -> None:
-        """Set a password as an administrator does; the same value again is no new one.
+        """Set a password as an administrator does; history and minimum age are for changes of one's own.
 
         Raises:
-            Refusal: the policy is against it.
+            Refusal: length or complexity are against it.
         """
-        former = [] if not self.policy.history else user.history[-self.policy.history :]
         if not self.policy.accepts(user.login, password) or len(password) > 127:
-            raise Refusal(Code.PASSWORD_REFUSED)
-        if self.policy.history and password in {*former, user.password}:
             raise Refusal(Code.PASSWORD_REFUSED)
         user.history.append(user.password)
         user.password = password
@@ -293,7 +290,9 @@ class Machine:
             raise Refusal(Code.INVALID_PASSWORD)
         if not user.may_change:
             raise Refusal(Code.ACCESS_DENIED)
-        if user.last_set + self.policy.minimum_age_seconds > time.time() and self.policy.minimum_age_seconds:
+        kept = self.policy.history
+        former = {user.password, *user.history[-kept:]} if kept else set()
+        if new in former or user.last_set + self.policy.minimum_age_seconds > time.time():
             raise Refusal(Code.PASSWORD_REFUSED)
         self.set_password(user, new)
 

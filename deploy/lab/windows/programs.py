@@ -102,7 +102,7 @@ def execute(machine: Machine, caller: User, line: str, stdin: bytes) -> Ended:
                 exit_code=1, stderr=_clixml("At line:1 char:1: ParseException: this emulation knows no such script")
             )
         try:
-            rows = [base64.b64decode(row, validate=True).decode() for row in stdin.decode("ascii").split()]
+            rows = [base64.b64decode(row, validate=True).decode() for row in stdin.decode("ascii").splitlines()]
             facts = json.loads(rows[0])
         except (ValueError, IndexError) as error:
             return _answer(

@@ -108,17 +108,18 @@ class WinrmServer(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of connections that broke."""
 
-    def acceptor(self, step: Any) -> bytes | None:
-        """Make one step of the acceptor with the machine's accounts as they are now."""
+    def acceptor(self, step: Any, name: str = "") -> bytes | None:
+        """Make one step of the acceptor.
+
+        Args:
+            step: it.
+            name: whom the client says it is, once it has said so; the acceptor is told that account's hash.
+        """
+        with self.machine.lock:
+            user = self.machine.find(name)
+        row = f"{name}:1:{'0' * 32}:{ntowfv1(user.password).hex().upper()}:[U]:LCT-0" if user else ""
         with _ntlm_lock:
-            with self.machine.lock:
-                prefixes = {"", ".\\", f"{self.machine.name}\\", f"{self.machine.domain}\\"}
-                rows = [
-                    f"{prefix}{user.login}:1:{'0' * 32}:{ntowfv1(user.password).hex().upper()}:[U]:LCT-0"
-                    for user in self.machine.users.values()
-                    for prefix in prefixes
-                ]
-            self.accounts.write_text("\n".join(rows))
+            self.accounts.write_text(row)
             self.accounts.chmod(0o600)
             before = os.environ.get("NTLM_USER_FILE")
             os.environ["NTLM_USER_FILE"] = str(self.accounts)
@@ -135,6 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
     """One connection; NTLM belongs to it, Basic to each request."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body leave together: a client's delayed acknowledgement would hold up the second
+    disable_nagle_algorithm = True
     server: WinrmServer
     timeout = 60
 
@@ -158,18 +161,23 @@ class _Handler(BaseHTTPRequestHandler):
         if not data:
             self._reply(200)
             return
+        if not (user.admin or user.remote):
+            self._deny()  # as to a wrong password
+            return
         self._is_sealed = _SEALED in (self.headers.get("Content-Type") or "")
         if self._is_sealed and self._context is not None:
-            data = self._unsealed(data)
+            try:
+                data = self._unsealed(data)
+            except (spnego.exceptions.SpnegoError, IndexError):  # sealed for an earlier login
+                self._is_sealed = False
+                self._reply(400)
+                return
         elif not self.server.unencrypted:
             self._reply(500, b"")  # AllowUnencrypted is off
             return
         else:
             self.server.requests.append(data.decode(errors="replace"))
-        if user.admin or user.remote:
-            self._answer(user, data)
-        else:
-            self._deny()  # as to a wrong password
+        self._answer(user, data)
 
     def _answer(self, user: User, data: bytes) -> None:
         try:
@@ -207,7 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "Command":
                 return self._command(shell, parts, root)
             case "Send":
-                return _send(shell, parts["Stream"])
+                return self._send(user, shell, parts["Stream"])
             case "Receive":
                 return self._receive(user, shell, parts["DesiredStream"].get("CommandId") or "")
             case "Signal":
@@ -224,6 +232,16 @@ class _Handler(BaseHTTPRequestHandler):
         command_id = str(uuid.uuid4()).upper()
         shell.commands[command_id] = _Command(" ".join(words))
         return f"<rsp:CommandResponse><rsp:CommandId>{command_id}</rsp:CommandId></rsp:CommandResponse>"
+
+    def _send(self, user: User, shell: _Shell, stream: ET.Element) -> str:
+        command = shell.commands.get(stream.get("CommandId") or "")
+        if command is None:
+            raise _Fault(_NO_SHELL, "The command was not found.")
+        command.stdin += base64.b64decode(stream.text or "")
+        command.is_ended = command.is_ended or (stream.get("End") or "").lower() == "true"
+        if command.is_ended and command.done is None:  # it runs now, whether anybody asks for its output or not
+            command.done = execute(self.server.machine, user, command.line, bytes(command.stdin))
+        return "<rsp:SendResponse/>"
 
     def _receive(self, user: User, shell: _Shell, command_id: str) -> str:
         command = shell.commands.get(command_id)
@@ -273,7 +291,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._deny()
         context = self._context
         try:
-            self.server.acceptor(lambda: context.step(token))
+            self.server.acceptor(lambda: context.step(token), name)
             right = True
         except Exception:  # noqa: BLE001 - the acceptor raises many kinds for one fact
             right = False
@@ -329,15 +347,6 @@ def _stream(name: str, command_id: str, text: str) -> str:
     begin = f'<rsp:Stream Name="{name}" CommandId="{command_id}"'
     encoded = base64.b64encode(text.encode()).decode()
     return f'{begin}>{encoded}</rsp:Stream>{begin} End="true"/>' if text else f'{begin} End="true"/>'
-
-
-def _send(shell: _Shell, stream: ET.Element) -> str:
-    command = shell.commands.get(stream.get("CommandId") or "")
-    if command is None:
-        raise _Fault(_NO_SHELL, "The command was not found.")
-    command.stdin += base64.b64decode(stream.text or "")
-    command.is_ended = command.is_ended or (stream.get("End") or "").lower() == "true"
-    return "<rsp:SendResponse/>"
 
 
 def _fault(code: int, text: str, name: str) -> bytes:

@@ -34,6 +34,8 @@ def test_chains_follow_protocol_and_operating_system():
     registry = ConnectorRegistry(points=[])
     assert [each.name for each in registry.chain_for("ssh", "Linux")] == ["linux"]
     assert [each.name for each in registry.chain_for("ssh")] == ["linux"]
+    assert [each.name for each in registry.chain_for("ssh", "Windows")] == ["windows-ssh"]
+    assert [each.name for each in registry.chain_for("winrm", "windows")] == ["winrm", "windows-ssh"]
     assert [each.name for each in registry.chain_for("postgresql", None)] == ["postgresql"]
     assert [each.name for each in registry.chain_for("ldaps")] == ["openldap"]
     assert registry.chain_for("ldap") == registry.chain_for("ldaps")

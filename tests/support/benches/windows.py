@@ -1,0 +1,51 @@
+"""Benches of Windows, which is emulated."""
+
+from __future__ import annotations
+
+from connectors.base import Account, Connector, Credential, Target
+from connectors.windows.connector import WindowsSshConnector, WinrmConnector
+from deploy.lab.windows import WindowsServer
+from pam_jobs.secret import SecretValue
+from tests.support.benches.base import Bench
+
+
+class WindowsBench(Bench):
+    emulated = True
+    longest = 127
+
+    def __init__(
+        self, server: WindowsServer, way: str = "winrm", *, login: str | None = None, is_self: bool = False
+    ) -> None:
+        """Speak to the machine by way of ``winrm``, ``winrm-https`` or ``ssh``, with NTLM unless ``login`` says basic."""
+        self.name = f"windows, {way}{', ' + login if login else ''}, {'itself' if is_self else 'admin'}"
+        self.server = server
+        self.is_self = is_self
+        self.connector: Connector = WindowsSshConnector() if way == "ssh" else WinrmConnector()
+        options = {"winrm_authentication": login} if login else {}
+        if way == "ssh":
+            self.target = Target(
+                host=server.host, port=server.ssh_port, protocol="ssh", host_keys=(server.host_key,), options=options
+            )
+            return
+        secure = way == "winrm-https"
+        self.target = Target(
+            host=server.host, port=server.secure_port if secure else server.port, protocol="winrm", use_ssl=secure,
+            options={**options, "ssl_ca": str(server.ca)},
+        )  # fmt: skip
+
+    @property
+    def admin(self) -> Credential:
+        return Credential(login=self.server.admin_login, password=SecretValue(self.server.admin_password))
+
+    def make_account(self, login: str, credential: Credential) -> None:
+        password = credential.password.reveal() if credential.password else ""
+        self.server.machine.add_user(login, password, admin=self.is_self, remote=True)
+
+    def fingerprint(self, account: Account) -> str:
+        user = self.server.machine.users[account.login.lower()]
+        return f"{user.password} {user.last_set}"
+
+    def log_text(self) -> str:
+        """Return what process creation and script block logging wrote, and what WinRM was sent in the clear."""
+        plain, secure, _ = self.server.listeners
+        return "\n".join([*self.server.machine.events, *plain.requests, *secure.requests[:0]])

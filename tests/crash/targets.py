@@ -6,9 +6,11 @@ Everything in this module talks to the target with its own driver, never through
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 import threading
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -111,6 +113,9 @@ class Target(ABC):
             proxy.close()
 
 
+_CHANGE = re.compile(r'ALTER ROLE "(\w+)" PASSWORD')
+
+
 class Postgresql(Target):
     name = "postgresql"
     protocol = "postgresql"
@@ -161,6 +166,11 @@ class Postgresql(Target):
     def changes_of(self, login: str) -> int:
         """Return how often the server was told to change the role."""
         return self._server.log_path.read_text(errors="replace").count(f'ALTER ROLE "{login}" PASSWORD')
+
+    def changes(self) -> Counter[str]:
+        """Return how often the server was told to change each role."""
+        with self._server.log_path.open(errors="replace") as log:
+            return Counter(found[1] for line in log if (found := _CHANGE.search(line)))
 
     def _connect(self, login: str, password: str) -> psycopg.Connection:
         return psycopg.connect(

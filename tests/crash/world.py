@@ -87,7 +87,7 @@ class Gateway:
         arguments = ["--config", str(world.site.config_path)]
         environment = {
             "PAM_BROKER_URL": world.broker.url, "PAM_CA_FILE": str(world.tls.ca), "PAM_HEARTBEAT_SECONDS": "1",
-            "PAM_GATEWAY_CONCURRENCY": "64", "HOME": str(world.folder), "PAM_JOB_SECONDS": str(world.job_seconds),
+            "PAM_GATEWAY_CONCURRENCY": str(world.concurrency), "HOME": str(world.folder), "PAM_JOB_SECONDS": str(world.job_seconds),
         }  # fmt: skip
         self.process = world.spawn("gateway", self.log_path, environment, arguments)
 
@@ -132,12 +132,13 @@ class World:
 
     def __init__(
         self, folder: Path, targets: Sequence[Target], *, kind: str = "postgresql", mutant: str = "-",
-        job_seconds: int = 120,
+        job_seconds: int = 120, concurrency: int = 64,
     ) -> None:  # fmt: skip
         self.folder = folder
         self.targets = targets
         self.mutant = mutant
         self.job_seconds = job_seconds
+        self.concurrency = concurrency  # jobs at a time in an instance of the gateway
         self.secrets: set[str] = {FIRST}
         for name in ("logs", "runs", "keys"):
             (folder / name).mkdir(parents=True, mode=0o700)
@@ -213,7 +214,7 @@ class World:
             self.store.start()
         else:
             log = self.folder / "logs" / f"{name}.log"
-            self._processes[name] = self.spawn(name, log, self.environment())
+            self._processes[name] = self.spawn(name.partition("-")[0], log, self.environment())
             if name == "router":
                 eventually(self._router_serves, lambda: f"the router serves: {log.read_text()[-2000:]}")
 

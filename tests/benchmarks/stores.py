@@ -1,0 +1,55 @@
+"""The servers that benchmarks of the control plane run on: PostgreSQL as a machine would have it, and Redis."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import text
+
+from deploy.lab import postgres
+from pam_jobs.db.engine import Database
+from tests.support.broker import RedisBroker
+from tests.support.database import create_schema
+
+__all__ = ["new_database", "servers"]
+
+_SETTINGS = {"shared_buffers": "128MB", "max_wal_size": "4GB", "track_commit_timestamp": "on", "max_connections": "200"}
+
+
+@contextmanager
+def servers(prefix: str = "pam-bench-") -> Iterator[tuple[Path, postgres.PostgresServer, RedisBroker]]:
+    """Give a folder, a PostgreSQL with fsync on, and a Redis with AOF on a unix socket."""
+    with (
+        tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as name,
+        tempfile.TemporaryDirectory(prefix="pamb-", ignore_cleanup_errors=True) as broker_folder,
+    ):
+        folder = Path(name)
+        folder.chmod(0o755)  # the server's user must reach its cluster
+        server = postgres.start(folder / "store", durable=True, settings=_SETTINGS)
+        broker = RedisBroker(Path(broker_folder))
+        try:
+            broker.start()
+            yield folder, server, broker
+        finally:
+            broker.stop(kill=True)
+            server.stop()
+
+
+@contextmanager
+def new_database(server: postgres.PostgresServer) -> Iterator[str]:
+    """Give the URL of a new database with the schema."""
+    name = f"b{time.monotonic_ns()}"
+    base = f"postgresql://{server.admin_login}:{server.admin_password}@{server.host}:{server.port}"
+    admin = Database(f"{base}/postgres", pool_size=1)
+    with admin.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+        try:
+            create_schema(f"{base}/{name}")
+            yield f"{base}/{name}"
+        finally:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()

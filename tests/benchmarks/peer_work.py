@@ -92,16 +92,15 @@ def django_celery_beat(app, count, database):
     return DatabaseScheduler(app).tick
 
 
-_APP = None
+_HELD = {}
 
 
 def _send(number):
-    _APP.send_task("t", args=[number])
+    _HELD["app"].send_task("t", args=[number])
 
 
 def apscheduler(app, count, database):
-    global _APP
-    _APP = app
+    _HELD["app"] = app
     from apscheduler.executors.pool import ThreadPoolExecutor
     from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
     from apscheduler.schedulers.background import BackgroundScheduler

@@ -15,6 +15,7 @@ from connectors.faults import Action, Fault, FaultProxy, When
 from connectors.registry import ConnectorRegistry
 from connectors.ssh.authorized_keys import KEY_TYPES
 from deploy.lab import EmulatedServer, LdapServer, MariadbServer, PostgresServer, SshServer
+from deploy.lab.rabbitmq import RabbitmqServer
 from deploy.lab.redis import RedisServer
 from deploy.lab.windows import WindowsServer
 from pam_jobs.errors import (
@@ -37,6 +38,7 @@ from tests.support.benches.linux import LinuxBench
 from tests.support.benches.mariadb import MariadbBench
 from tests.support.benches.openldap import OpenldapBench
 from tests.support.benches.postgresql import PostgresBench
+from tests.support.benches.rabbitmq import RabbitmqBench
 from tests.support.benches.redis import RedisBench
 from tests.support.benches.sqlserver import SqlserverBench
 from tests.support.benches.windows import WindowsBench
@@ -51,6 +53,7 @@ BENCHES: dict[str, Callable[[Lab], Bench]] = {
     "openldap-itself": lambda lab: OpenldapBench(lab.openldap, is_self=True, secure=False),
     "mariadb-admin": lambda lab: MariadbBench(lab.mariadb),
     "mariadb-itself": lambda lab: MariadbBench(lab.mariadb, is_self=True),
+    "rabbitmq-admin": lambda lab: RabbitmqBench(lab.rabbitmq),
     "redis-admin": lambda lab: RedisBench(lab.redis),
     "sqlserver-admin": lambda lab: SqlserverBench(lab.mssql),
     "sqlserver-itself": lambda lab: SqlserverBench(lab.mssql, is_self=True),
@@ -111,6 +114,10 @@ class Lab:
     @property
     def mariadb(self) -> MariadbServer:
         return self._request.getfixturevalue("target_mariadb")
+
+    @property
+    def rabbitmq(self) -> RabbitmqServer:
+        return self._request.getfixturevalue("target_rabbitmq")
 
     @property
     def redis(self) -> RedisServer:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from connectors.base import Credential
+from deploy.lab.rabbitmq import RabbitmqServer
 from deploy.lab.redis import RedisServer
 from pam_jobs.secret import SecretValue
 from tests.support.benches.base import Bench
+from tests.support.benches.rabbitmq import RabbitmqBench
 from tests.support.benches.redis import RedisBench
 from tests.support.gateway_site import GatewaySite
 from tests.support.router import RunningRouter
@@ -57,3 +59,9 @@ def test_a_user_of_redis_is_rotated_and_reconciled(
     sqlite_router: RunningRouter, target_redis: RedisServer, tmp_path: Path
 ) -> None:
     rotate_and_reconcile(sqlite_router, tmp_path, RedisBench(target_redis))
+
+
+def test_a_user_of_rabbitmq_is_rotated_and_reconciled(
+    sqlite_router: RunningRouter, target_rabbitmq: RabbitmqServer, tmp_path: Path
+) -> None:
+    rotate_and_reconcile(sqlite_router, tmp_path, RabbitmqBench(target_rabbitmq))

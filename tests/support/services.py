@@ -1,4 +1,4 @@
-"""Real servers of the test session that are no database of tables: Redis."""
+"""Real servers of the test session that are no database of tables: Redis, RabbitMQ."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from deploy.lab import rabbitmq as lab_rabbitmq
 from deploy.lab import redis as lab_redis
+from deploy.lab.rabbitmq import RabbitmqServer
 from deploy.lab.redis import RedisServer
 
 
@@ -19,6 +21,15 @@ def target_redis() -> Iterator[RedisServer]:
     """A Redis server to rotate on, with a file of users."""
     with target_folder() as folder:
         server = lab_redis.start(folder)
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def target_rabbitmq() -> Iterator[RabbitmqServer]:
+    """A broker to rotate on, one for all tests: it takes seconds to start."""
+    with target_folder() as folder:
+        server = lab_rabbitmq.start(folder)
         yield server
         server.stop()
 

@@ -1,0 +1,310 @@
+"""A session on one RabbitMQ broker: the management API changes, a login over AMQP proves."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from connectors.base import (
+    Account,
+    Candidate,
+    Credential,
+    Deadline,
+    Fence,
+    Finding,
+    Preflight,
+    Session,
+    Target,
+    Unseen,
+    Verdict,
+    VerdictState,
+)
+from connectors.kept import KeptKey, kept_key
+from connectors.rabbitmq.amqp import log_in
+from connectors.rabbitmq.api import CONNECT_SECONDS, HASHES, Api, password_hash
+from connectors.rabbitmq.errors import FAILURES, AmqpRefusal, ApiRefusal, mapped, verdict_of
+from connectors.tls import tls_mode
+from pam_jobs.errors import Effect, Forbidden, PolicyRefused, TargetError, Unreachable, Unsupported
+from pam_jobs.secret import SecretValue
+
+if TYPE_CHECKING:
+    from connectors.rabbitmq.connector import RabbitmqConnector
+
+__all__ = ["RabbitmqSession"]
+
+_ADMINISTRATOR = "administrator"
+_USUAL_HASH = "rabbit_password_hashing_sha256"
+_VHOST_BYTES = 255
+_LONGEST = 4096  # bytes of a password: what a login takes within one frame
+_LOCAL_ONLY = "guest"
+_PORT, _SECURE_PORT = 5672, 5671
+
+
+class RabbitmqSession(Session):
+    """A session; the rotator's connection stays the one it began with until it closes."""
+
+    def __init__(
+        self, connector: RabbitmqConnector, target: Target, rotator: Credential | None, deadline: Deadline
+    ) -> None:
+        self._connector = connector
+        self._target = target
+        self._rotator = rotator
+        self._deadline = deadline
+        self._api: Api | None = None
+        self._key: KeptKey | None = None
+        self._overview: dict[str, Any] | None = None
+
+    def connect(self) -> None:
+        """Log in as the rotator, unless there is none.
+
+        Raises:
+            NotApplied: with the cause.
+        """
+        if self._rotator is None:
+            return
+        if not self._rotator.password:
+            raise Unsupported("the rotator has no password", remedy="add one to the admin's record")
+        _check_login(self._rotator.login)
+        if ":" in self._rotator.login:
+            raise Unsupported("a rotator's name has no colon here", remedy="give the resource another administrator")
+        options = map(str, sorted(self._target.options.items()))
+        self._key = kept_key(self._target, self._rotator, str(self._target.use_ssl), *options)
+        self._api = self._connector.kept.take(self._key)
+        if self._api is not None:
+            self._api.use(self._deadline)
+            return
+        self._deadline.check("the connection was made")
+        with mapped(sent=False):
+            api = self._connector.connect(self._target, self._rotator, self._deadline)
+            try:
+                api.get("whoami")
+            except BaseException:
+                api.close()
+                raise
+        self._api = api
+
+    def preflight(self, account: Account) -> Preflight:
+        """Learn whether the change would be allowed.
+
+        Raises:
+            Forbidden: the rotator is no administrator.
+            Unsupported: the broker itself keeps no password of such a user.
+            TargetError: anything else the broker said.
+        """
+        _check_login(account.login)
+        self._user(account.login)
+        overview = self._look()
+        port = self._amqp_port()
+        return Preflight(
+            server=f"RabbitMQ {overview.get('rabbitmq_version', '')}, AMQP on port {port}",
+            is_self=self._is_self(account),
+            account_exists=True,
+            max_length=_LONGEST,
+            forbidden_characters="\0",
+        )
+
+    def change(self, account: Account, candidate: Candidate, fence: Fence) -> Effect:
+        """Replace the hash that the broker keeps; the user's tags and its algorithm stay.
+
+        Effect on target: one ``PUT /api/users/NAME``, which a cluster carries to all of its nodes.
+
+        Raises:
+            NotApplied: the user is certainly as it was.
+            EffectUnknown: no answer came, or none that tells.
+        """
+        password = _password_of(candidate)
+        _check_login(account.login)
+        user = self._user(account.login)
+        tags = user.get("tags") or []
+        algorithm = str(user.get("hashing_algorithm"))
+        if algorithm not in HASHES:
+            algorithm = _USUAL_HASH  # MD5, of brokers before 3.6
+        content = {
+            "password_hash": password_hash(password, algorithm),
+            "hashing_algorithm": algorithm,
+            "tags": tags if isinstance(tags, str) else ",".join(map(str, tags)),
+        }
+        self._deadline.check("the change was sent")
+        api = self._require_api()
+        fence()
+        with mapped(sent=True):
+            api.put("users", account.login, content=content)
+        self._connector.kept.forget(self._target.host, self._target.port, account.login)
+        if self._is_self(account):
+            self._key = None  # this connection carries what is now the old password
+            api.close()
+            self._renew(password)
+        return Effect.APPLIED
+
+    def probe(self, account: Account, credential: Credential) -> Verdict:  # noqa: ARG002
+        """Log in once over AMQP; to the management API where the gateway does not reach AMQP."""
+        if not credential.password:
+            return Verdict(state=VerdictState.UNKNOWN, cause="no_password", detail="the credential has no password")
+        try:
+            _check_login(credential.login)
+            verdict = self._over_amqp(credential, credential.password)
+            if verdict is None or (verdict.state is VerdictState.REFUSED and credential.login == _LOCAL_ONLY):
+                verdict = self._over_http(credential)  # which tells that this one may log in on its own machine only
+        except TargetError as error:
+            return Verdict(state=VerdictState.UNKNOWN, cause=error.code, detail=error.message)
+        except FAILURES as error:
+            return verdict_of(error)
+        return verdict
+
+    def discover(self) -> Iterator[Finding | Unseen]:
+        """Yield the broker's own users."""
+        try:
+            with mapped(sent=False):
+                users = self._require_api().get("users")
+        except Forbidden:
+            yield Unseen(what="users", cause="not_permitted", detail="that takes the tag administrator")
+            return
+        for user in users if isinstance(users, list) else []:
+            tags = user.get("tags") or []
+            names = tags if isinstance(tags, str) else ",".join(map(str, tags))
+            facts: dict[str, str | bool | int] = {
+                "tags": names, "administrator": _ADMINISTRATOR in names.split(","),
+                "disabled": not user.get("password_hash"),
+            }  # fmt: skip
+            yield Finding(kind="users", name=str(user.get("name", "")), facts=facts)
+
+    def close(self) -> None:
+        """Give the connection back to be kept, or close it; never raises."""
+        api, self._api = self._api, None
+        if api is None:
+            return
+        with contextlib.suppress(Exception):
+            if self._key is not None and api.is_idle():
+                self._connector.kept.give(self._key, api)
+            else:
+                self._connector.kept.discard(api)
+
+    def _user(self, login: str) -> dict[str, Any]:
+        """Return a user of the broker's own.
+
+        Raises:
+            Forbidden: the rotator may not ask, which is who may not change either.
+            Unsupported: there is none.
+        """
+        try:
+            with mapped(sent=False):
+                user = self._require_api().get("users", login)
+        except Unsupported as error:
+            if self._api is None:
+                raise
+            raise Unsupported(
+                f"the broker keeps no user {login!r}",
+                remedy=error.remedy or "check the login; users of a directory are rotated there",
+            ) from None
+        if not isinstance(user, dict) or user.get("name") != login:
+            raise Unreachable("what listens there is not RabbitMQ", remedy="check the record's port")
+        return user
+
+    def _look(self) -> dict[str, Any]:
+        """Return what the broker says of itself, asked once in a session."""
+        if self._overview is None:
+            with mapped(sent=False):
+                told = self._require_api().get("overview")
+            self._overview = told if isinstance(told, dict) else {}
+        return self._overview
+
+    def _amqp_port(self) -> int:
+        """Return where logins are tried: as the record says, as the broker tells, or the usual port.
+
+        Raises:
+            Unsupported: the record's field is no port.
+        """
+        text = self._target.options.get("amqp_port", "").strip()
+        if text:
+            if not text.isdigit() or not 1 <= int(text) <= 65535:
+                raise Unsupported(f"{text!r} is no port", remedy="correct the custom field AMQP Port")
+            return int(text)
+        mode = tls_mode(self._target)
+        told: dict[str, int] = {}
+        if self._api is not None:
+            with contextlib.suppress(TargetError):
+                listeners = self._look().get("listeners") or []
+                told = {str(each.get("protocol")): int(each.get("port", 0)) for each in listeners}
+        if mode != "disable" and "amqp/ssl" in told:
+            return told["amqp/ssl"]
+        return _SECURE_PORT if mode not in {"", "disable"} else told.get("amqp", _PORT)
+
+    def _over_amqp(self, credential: Credential, password: SecretValue) -> Verdict | None:
+        """Log in over AMQP; None when nobody listens there, or the password would travel in clear."""
+        port = self._amqp_port()
+        vhost = self._target.options.get("virtual_host", "").strip() or "/"
+        if len(vhost.encode()) > _VHOST_BYTES:
+            raise Unsupported("the virtual host's name is too long", remedy="correct the custom field Virtual Host")
+        deadline = Deadline(self._deadline.remaining(CONNECT_SECONDS))
+        try:
+            context = self._connector.context(self._target, port, deadline)
+        except OSError as error:
+            return None if isinstance(error, ConnectionRefusedError) else verdict_of(error)
+        if context is None and not self._connector.may_be_clear(self._target):
+            return None
+        try:
+            log_in(self._target.host, port, context, credential.login, password, vhost, deadline)
+        except ConnectionRefusedError:
+            return None
+        except FAILURES as error:
+            return verdict_of(error)
+        return Verdict(state=VerdictState.ACCEPTED)
+
+    def _over_http(self, credential: Credential) -> Verdict:
+        if ":" in credential.login:
+            return Verdict(
+                state=VerdictState.UNKNOWN, cause="unreachable",
+                detail="nobody listens on the AMQP port, and the management API takes no name with a colon",
+            )  # fmt: skip
+        api = self._connector.connect(self._target, credential, self._deadline)
+        try:
+            api.get("whoami")
+        except (ApiRefusal, AmqpRefusal) as refusal:
+            return verdict_of(refusal)
+        finally:
+            api.close()
+        return Verdict(state=VerdictState.ACCEPTED)
+
+    def _renew(self, password: SecretValue) -> None:
+        """Go on as the rotator with its new password: every request carries it."""
+        assert self._rotator is not None  # noqa: S101 - it just changed itself
+        self._rotator = Credential(login=self._rotator.login, password=password)
+        with contextlib.suppress(*FAILURES, TargetError):
+            self._api = self._connector.connect(self._target, self._rotator, self._deadline)
+
+    def _is_self(self, account: Account) -> bool:
+        return self._rotator is not None and self._rotator.login == account.login
+
+    def _require_api(self) -> Api:
+        if self._api is None:
+            raise Unsupported("this session has no rotator, so it can only probe", remedy="give the resource an admin")
+        return self._api
+
+
+def _check_login(login: str) -> None:
+    """Make sure that the broker could have a user of this name.
+
+    Raises:
+        Unsupported: it could not.
+    """
+    if not login or "\0" in login:
+        raise Unsupported("the login is no name of a user", remedy="a user's name here is not empty and has no NUL")
+
+
+def _password_of(candidate: Candidate) -> SecretValue:
+    """Return what to set.
+
+    Raises:
+        Unsupported: the candidate has no password.
+        PolicyRefused: the password cannot be one here.
+    """
+    if candidate.password is None:
+        raise Unsupported("a user here has a password, no key", remedy="give the user record a password")
+    text = candidate.password.reveal()
+    is_text = not any("\ud800" <= letter <= "\udfff" for letter in text)
+    if not text or "\0" in text or not is_text or len(text.encode()) > _LONGEST:
+        raise PolicyRefused(
+            f"a password here has 1 to {_LONGEST} bytes and no NUL", remedy="change the record's complexity"
+        )
+    return candidate.password

@@ -111,13 +111,15 @@ class FaultProxy:
         """Close the listener and every connection."""
         self._is_open.clear()
         if self._listener is not None:
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)  # wakes who waits for a connection
             self._listener.close()
         for thread in self._threads:
             thread.join(timeout=5.0)
 
     def __enter__(self) -> Self:
         self._listener = socket.create_server((self.host, 0))
-        self._listener.settimeout(0.1)
+        self._listener.settimeout(1.0)
         self.port = self._listener.getsockname()[1]
         self._is_open.set()
         self._start(self._accept)

@@ -5,7 +5,7 @@ PamJobsError(remedy)
 ├─ InvalidInput                  refused before anything was written
 ├─ AccessDenied                  who asks may not do this: ClockDiffers
 ├─ NotFound                      no such record, folder, job …
-├─ StateError                    Conflict · LeaseLost · EpochConflict · AlreadyExists
+├─ StateError                    Conflict · LeaseLost · EpochConflict · AlreadyExists · NotRegistered
 ├─ TargetError(effect, cause)
 │   ├─ NotApplied                Unreachable · AuthRejected · AdminRefused · Locked · Forbidden · PolicyRefused · Unsupported
 │   │                            · HostKeyMismatch
@@ -44,6 +44,7 @@ __all__ = [
     "Locked",
     "NotApplied",
     "NotFound",
+    "NotRegistered",
     "PamJobsError",
     "PartlyApplied",
     "PolicyRefused",
@@ -143,6 +144,12 @@ class LeaseLost(StateError):
     """The lease on the job ended and another attempt may own it."""
 
     code = "lease_lost"
+
+
+class NotRegistered(StateError):
+    """The instance of the gateway counts as gone; it says hello again."""
+
+    code = "not_registered"
 
 
 class EpochConflict(StateError):

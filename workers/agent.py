@@ -29,7 +29,6 @@ from pam_jobs.app import make_app, node_name
 from pam_jobs.clock import SystemClock
 from pam_jobs.errors import (
     AccessDenied,
-    ClockDiffers,
     ConfigurationError,
     NotFound,
     PamJobsError,
@@ -48,7 +47,7 @@ from workers.journal import Journal
 from workers.ports import EngineSettings, Ports
 from workers.position import PositionFile
 from workers.request import MessageGuard
-from workers.router import DeviceToken, RouterClient, RouterUnavailable
+from workers.router import DeviceToken, NotBelieved, RouterClient, RouterUnavailable
 from workers.script_host import sweep
 from workers.vault import SdkVault
 
@@ -110,6 +109,7 @@ class Agent:
         answer = self._hello(router)
         sweep(self._settings.work_dir)
         self._guard = MessageGuard(answer.signing_key, answer.queue, self._clock)
+        router.register_anew = self._register_anew
         self._engine = self._make_engine(router)
         app = self._make_app(answer)
         gc.collect()
@@ -213,8 +213,6 @@ class Agent:
         def once() -> wire.HelloAnswer:
             try:
                 return self._say_hello(router, details)
-            except ClockDiffers as error:
-                raise RouterUnavailable(error.message, remedy=error.remedy) from error
             except StateError as error:
                 if self._clock.monotonic() >= end:
                     raise ConfigurationError(error.message, remedy=error.remedy) from error
@@ -263,7 +261,7 @@ class Agent:
         while not self._stop.wait(self._settings.heartbeat_seconds):
             try:
                 self._beat_once()
-            except ClockDiffers as error:  # no word about our access
+            except NotBelieved as error:
                 _log.error("clock_differs", reason=error.sentence())
             except AccessDenied as error:
                 denials += 1
@@ -287,8 +285,7 @@ class Agent:
         try:
             answer = router.heartbeat(engine.running.uids(), position.newest if position else None)
         except (NotFound, StateError):
-            again = self._say_hello(router, self._details())
-            self._guard.renew(again.signing_key)
+            self._register_anew()
             return
         if position is not None:
             position.take(answer.position)
@@ -296,6 +293,12 @@ class Agent:
             self._say_hello(router, self._details())
         for job_uid in answer.cancelled:
             engine.running.cancel(job_uid)
+
+    def _register_anew(self) -> None:
+        """Say hello again, as after the router took this instance for dead."""
+        if self._router is not None and self._guard is not None:
+            again = self._say_hello(self._router, self._details())
+            self._guard.renew(again.signing_key)
 
 
 def _http_client(hostname: str, settings: GatewaySettings) -> httpx.Client:

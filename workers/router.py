@@ -17,8 +17,9 @@ from pam_jobs import errors
 from pam_jobs.clock import Clock
 from pam_jobs.crypto.p256 import PrivateKey
 from pam_jobs.jobs import wire
+from workers.refusal import error_of
 
-__all__ = ["DeviceToken", "JobLink", "MaybeDone", "RouterClient", "RouterUnavailable"]
+__all__ = ["DeviceToken", "JobLink", "MaybeDone", "NotBelieved", "RouterClient", "RouterUnavailable"]
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -37,6 +38,12 @@ class RouterUnavailable(errors.VaultUnavailable):
     code = "router_unavailable"
 
 
+class NotBelieved(RouterUnavailable):
+    """The router believes no call while the clocks differ; it says nothing about our access or the job."""
+
+    code = errors.ClockDiffers.code
+
+
 class MaybeDone(errors.StateError):
     """The router refused a call whose first answer was lost, so the first one may have been carried out."""
 
@@ -46,21 +53,6 @@ class MaybeDone(errors.StateError):
         """Keep what the router said to the repetition."""
         super().__init__(refusal.message, remedy=refusal.remedy)
         self.refusal = refusal
-
-
-def _by_code() -> dict[str, type[errors.PamJobsError]]:
-    kinds = [getattr(errors, name) for name in errors.__all__]
-    return {kind.code: kind for kind in kinds if isinstance(kind, type) and issubclass(kind, errors.PamJobsError)}
-
-
-_ERRORS: Final = _by_code()
-_ERRORS_BY_STATUS: Final[Mapping[int, type[errors.PamJobsError]]] = {
-    401: errors.AccessDenied,
-    403: errors.AccessDenied,
-    404: errors.NotFound,
-    409: errors.StateError,
-    422: errors.InvalidInput,
-}
 
 
 class DeviceToken:
@@ -116,6 +108,7 @@ class RouterClient:
             sleep: waits.
         """
         self.instance = instance
+        self.register_anew: Callable[[], object] = lambda: None  # says hello again
         self._http = http
         self._token = token
         self._patience_seconds = patience_seconds
@@ -127,7 +120,7 @@ class RouterClient:
 
         Raises:
             AccessDenied: the gateway was removed, or the device's access ended.
-            RouterUnavailable: the router is away.
+            RouterUnavailable: the router is away, or the clocks differ.
         """
         body = wire.Hello(instance=self.instance, version=version, details=details, position=position)
         return self.call("/hello", body, wire.HelloAnswer)
@@ -142,12 +135,17 @@ class RouterClient:
         self.send("/goodbye", wire.Goodbye(instance=self.instance), patience_seconds=2)
 
     def claim(self, job_uid: str) -> wire.Claim:
-        """Take the lease of a job.
+        """Take the lease of a job; an instance that counts as gone registers anew first, as the message is spent.
 
         Raises:
             StateError: somebody else has it, or it is done; nothing is to be done here.
         """
-        return self.call(f"/jobs/{job_uid}/claim", wire.ClaimRequest(instance=self.instance), wire.Claim)
+        path, body = f"/jobs/{job_uid}/claim", wire.ClaimRequest(instance=self.instance)
+        try:
+            return self.call(path, body, wire.Claim)
+        except errors.NotRegistered:
+            self.register_anew()
+            return self.call(path, body, wire.Claim)
 
     def lift(self, claim: wire.Claim, known: int) -> wire.Claim:
         """Return the claim with an epoch above one that this gateway worked with before.
@@ -170,7 +168,7 @@ class RouterClient:
 
         Raises:
             MaybeDone: an earlier answer was lost and the repetition was refused.
-            RouterUnavailable: there was no answer in time, or none that makes sense.
+            RouterUnavailable: there was no answer in time, or none that makes sense; or the clocks differ.
             PamJobsError: what the router said.
         """
         response = self._post(path, body, patience_seconds)
@@ -218,23 +216,12 @@ class RouterClient:
     def _checked(self, response: httpx.Response, *, may_be_handled: bool) -> httpx.Response:
         if response.is_success:
             return response
-        error = _error_of(response)
+        error = error_of(response)
+        if isinstance(error, errors.ClockDiffers):
+            raise NotBelieved(error.message, remedy=error.remedy)
         if may_be_handled and isinstance(error, (errors.StateError, errors.VaultConflict)):
             raise MaybeDone(error)
         raise error
-
-
-def _error_of(response: httpx.Response) -> errors.PamJobsError:
-    try:
-        problem = response.json()
-    except ValueError:
-        problem = {}
-    if not isinstance(problem, dict):
-        problem = {}
-    fallback = _ERRORS_BY_STATUS.get(response.status_code, errors.VaultError)
-    kind = _ERRORS.get(str(problem.get("code")), fallback)
-    detail = problem.get("detail") or f"the router refused the call with status {response.status_code}"
-    return kind(str(detail), remedy=problem.get("remedy"))
 
 
 class JobLink:

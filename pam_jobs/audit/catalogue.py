@@ -155,7 +155,7 @@ _CATALOGUE: dict[str, dict[str, str]] = {
         "pam_job_cancelled": "Job ${job_uid} (${job_kind}) was cancelled",
         "pam_job_released": "Job ${job_uid} (${job_kind}) went back to its queue: ${result_code}",
         "pam_job_lease_lost": "The lease of job ${job_uid} (${job_kind}) ran out on instance ${instance}",
-        "pam_job_expired": "Job ${job_uid} (${job_kind}) was not begun in its time",
+        "pam_job_expired": "Job ${job_uid} (${job_kind}) was not begun in its time: ${cause}",
         "pam_job_unknown": "Job ${job_uid} (${job_kind}) ended without knowing the target's state: ${cause}",
         "pam_job_completed": "Job ${job_uid} (${job_kind}) on record UID ${record_uid} succeeded: ${result_code}",
         "pam_job_failed": "Job ${job_uid} (${job_kind}) on record UID ${record_uid} failed: ${result_code}",

@@ -49,7 +49,8 @@ def _reasons(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> Ite
         case JobState.CANCELLED:
             yield f"it was cancelled {_at(job.cancel_requested_at or job.finished_at)} before anything was changed"
         case JobState.EXPIRED:
-            yield f"no gateway began it before {_stamp(job.expires_at)}: submit it again when the gateway is online"
+            yield from set_aside.sentences(session, job)
+            yield f"no gateway began it before {_stamp(job.expires_at)}: {_again(job)}"
         case _:
             assert_never(state)
 
@@ -164,6 +165,12 @@ def _failed(job: Job) -> Iterator[str]:
         yield "the new one is current and logs in"
     else:
         yield f"nothing was changed on the target{_because(job)}"
+
+
+def _again(job: Job) -> str:
+    if job.cause == set_aside.CAUSE:
+        return "it waited for its target, which was set aside; submit it again when the target is tried again"
+    return "submit it again when the gateway is online"
 
 
 def _because(job: Job) -> str:

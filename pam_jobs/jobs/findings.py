@@ -23,7 +23,7 @@ from pam_jobs.jobs.wire import LOCKOUT_BUDGET, Report, Status
 from pam_jobs.vault import drift
 from pam_jobs.vault.ledger import ACCEPTED
 
-__all__ = ["DECIDED", "note", "proven"]
+__all__ = ["DECIDED", "not_made", "note", "proven"]
 
 DECIDED: Final = frozenset({"accepted", "refused", "partial"})
 """Verdicts in which the target spoke of the credential itself."""
@@ -81,6 +81,27 @@ def note(session: Session, clock: Clock, actor: Actor, job: Job, ended: Report, 
     ).scalar_one_or_none()
     if before is not None and seen is not None:
         drift.tell(session, clock, actor, before, seen[0], cause=seen[1], fields=_fields(job))
+
+
+def not_made(session: Session, clock: Clock, actor: Actor, job: Job) -> None:
+    """Make the credential unchecked whose verification ended without an attempt; nothing is said of other jobs.
+
+    What the target itself said stands, and so does what somebody saw since the verification was asked for.
+    """
+    if job.record_uid is None or job.kind != JobKind.VERIFY:
+        return
+    before = session.execute(
+        update(_SETTINGS)
+        .where(
+            _SETTINGS.c.record_uid == job.record_uid,
+            _SETTINGS.c.drift.not_in(_STANDS),
+            _SETTINGS.c.drift_checked_at.is_(None) | (_SETTINGS.c.drift_checked_at <= job.created_at),
+        )
+        .values(**drift.moved(DriftState.UNCHECKED, clock.now(), job.cause))
+        .returning(_SETTINGS.c.drift_before)
+    ).scalar_one_or_none()
+    if before is not None:
+        drift.tell(session, clock, actor, before, DriftState.UNCHECKED, cause=job.cause, fields=_fields(job))
 
 
 def proven(session: Session, clock: Clock, actor: Actor, job: Job, seq: int, *, is_rotation: bool) -> None:

@@ -27,7 +27,7 @@ from pam_jobs.db.tables import (
     TargetSetAside,
     VersionState,
 )
-from pam_jobs.errors import AccessDenied, NotFound, StateError
+from pam_jobs.errors import AccessDenied, NotFound, NotRegistered, StateError
 from pam_jobs.jobs import dependants, refusals, rivals, set_aside, steps, wire
 from pam_jobs.jobs.fence import Holder, free, hold, subject_of
 from pam_jobs.jobs.policy import JobPolicy
@@ -216,7 +216,7 @@ def _check_claimable(job: Job, *, known: str | None, gateway_uid: str, instance:
     if job.gateway_uid != gateway_uid:
         raise AccessDenied(f"job {job.uid} belongs to another gateway", remedy="nothing to do: its own gateway gets it")
     if known is None:
-        raise StateError(
+        raise NotRegistered(
             f"the instance {instance!r} is not registered", remedy="say hello again, then claim the job again"
         )
     if job.state in FINAL:

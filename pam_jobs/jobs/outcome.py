@@ -35,6 +35,7 @@ __all__ = ["Outcome", "check_codes", "earlier_answer", "finish", "report", "stor
 
 _WELL: Final = {PostStatus.NONE, PostStatus.OK, PostStatus.NOT_RUN}
 EXHAUSTED: Final = "attempts_exhausted"
+EXPIRED: Final = "expired"
 _MAX_DETAIL = 4_000_000  # bytes of ciphertext
 _MAX_RESULT = 64_000_000
 _MAX_CODE = 256

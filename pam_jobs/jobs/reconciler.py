@@ -11,15 +11,15 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import case, func, select, update
 from sqlalchemy.orm import Session
 
 from pam_jobs.clock import Clock
 from pam_jobs.db.engine import Database
 from pam_jobs.db.tables import CredentialEpoch, Gateway, GatewayInstance, Job, JobState, OutboxMessage, PamConfiguration
-from pam_jobs.jobs import flower_events, presence
+from pam_jobs.jobs import findings, flower_events, presence, set_aside
 from pam_jobs.jobs.fence import free, subject_of
-from pam_jobs.jobs.outcome import EXHAUSTED
+from pam_jobs.jobs.outcome import EXHAUSTED, EXPIRED
 from pam_jobs.jobs.policy import JobPolicy
 from pam_jobs.jobs.publisher import Notify, Publisher
 from pam_jobs.jobs.sql import changed
@@ -148,13 +148,18 @@ def _expire(session: Session, clock: Clock) -> int:
     rows = session.execute(
         update(Job)
         .where(Job.state.in_(WAITING), Job.attempts == 0, Job.expires_at <= now)
-        .values(state=JobState.EXPIRED, finished_at=now, cause="expired")
+        .values(
+            state=JobState.EXPIRED,
+            finished_at=now,
+            cause=case((Job.cause == set_aside.CAUSE, Job.cause), else_=EXPIRED),
+        )
         .returning(Job.uid)
         .execution_options(synchronize_session=False)
     ).all()
     for (uid,) in rows:
         job = session.get_one(Job, uid, populate_existing=True)
-        job_event(session, clock, CONTROL, "pam_job_expired", job)
+        job_event(session, clock, CONTROL, "pam_job_expired", job, cause=job.cause)
+        findings.not_made(session, clock, CONTROL, job)
     return len(rows)
 
 

@@ -19,7 +19,8 @@ from pam_jobs import errors
 from pam_jobs.db.base import table_of
 from pam_jobs.db.engine import Database
 from pam_jobs.db.tables import AuditEvent, EventTotal, JobKind, JobState
-from pam_jobs.jobs.outcome import EXHAUSTED
+from pam_jobs.jobs import set_aside
+from pam_jobs.jobs.outcome import EXHAUSTED, EXPIRED
 from pam_jobs.jobs.sql import IgnoringInsert, run
 from pam_jobs.jobs.wire import LOCKOUT_BUDGET, OLD_IN_GRACE, PostStatus, Status
 
@@ -40,7 +41,7 @@ def _codes(error: type[errors.PamJobsError]) -> Iterator[str]:
 
 CAUSES: Final = frozenset(
     {
-        _NONE, OTHER, EXHAUSTED, LOCKOUT_BUDGET, OLD_IN_GRACE, "expired", "internal", "managed", "partial",
+        _NONE, OTHER, EXHAUSTED, EXPIRED, LOCKOUT_BUDGET, OLD_IN_GRACE, set_aside.CAUSE, "internal", "managed", "partial",
         # of gateways, as their errors, decisions and verdicts say them
         "breaker_open", "target_busy", "cancelled", "router_unavailable", "maybe_done", "unfinished", "unknown", "throttled",
         "in_part", "disabled",
@@ -143,7 +144,7 @@ def _key(event: str, fields: Mapping[str, Any]) -> Key:
         return "pam_jobs_created_total", (kind,)
     if event == _LEASE_LOST:
         return "pam_lease_losses_total", (str(fields.get("gateway_uid", "")),)
-    cause = "expired" if event == "pam_job_expired" else fields.get("cause")
+    cause = fields.get("cause") or (EXPIRED if event == "pam_job_expired" else None)
     return "pam_job_outcomes_total", (kind, _outcome(event, fields.get("result_code")), known_cause(cause))
 
 

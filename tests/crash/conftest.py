@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy.lab import PostgresServer, SshServer
+from deploy.lab import LdapServer, MariadbServer, PostgresServer, SshServer
 from tests.crash import table
+from tests.crash.directory import Openldap
+from tests.crash.mariadb import Mariadb
 from tests.crash.targets import Linux, Postgresql, Target
 from tests.crash.world import World
 
@@ -18,8 +20,16 @@ MUTANT = os.environ.get("PAM_CRASH_MUTANT", "-")
 
 
 @pytest.fixture(scope="session")
-def crash_targets(target_postgres: PostgresServer, sshd_server: SshServer) -> Iterator[Sequence[Target]]:
-    targets: list[Target] = [Postgresql(target_postgres), Linux(sshd_server)]
+def crash_targets(
+    target_postgres: PostgresServer,
+    sshd_server: SshServer,
+    target_mariadb: MariadbServer,
+    openldap_server: LdapServer,
+) -> Iterator[Sequence[Target]]:
+    """Every target; the quick ones come first."""
+    targets: list[Target] = [
+        Postgresql(target_postgres), Linux(sshd_server), Mariadb(target_mariadb), Openldap(openldap_server),
+    ]  # fmt: skip
     yield targets
     for target in targets:
         target.close()

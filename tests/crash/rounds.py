@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from tests.crash import judge, table
 from tests.crash.targets import Target
-from tests.crash.waiting import PATIENCE_SECONDS, eventually
-from tests.crash.world import PROCESSES, Account, World
+from tests.crash.waiting import eventually
+from tests.crash.world import CONCURRENCY, PROCESSES, Account, World
 
 CHANGE: Final = (
     "after:claim", "before:stage", "after:stage", "before:change", "before:intend", "after:intend", "after:change",
@@ -29,6 +29,9 @@ _CUT_SCRIPT: Final = ("running:step:1", "after:step:1")  # killed there, nobody 
 _STORED: Final = ("stored:step:1", "before:report", "after:report")  # the script's end is durable
 MOST_ATTEMPTS: Final = 6
 ROTATED, CUT_OFF = "rotated", "rotated, script reported as unknown"
+
+
+Some = TypeVar("Some")  # kind of case
 
 
 @dataclass(kw_only=True, eq=False)
@@ -75,7 +78,11 @@ def killed(name: str) -> Fault:
 
 
 def every_boundary(
-    targets: Sequence[Target], *, quick: Sequence[str] = BOUNDARIES, slow: Sequence[str] = SOME
+    targets: Sequence[Target],
+    *,
+    quick: Sequence[str] = BOUNDARIES,
+    slow: Sequence[str] = SOME,
+    further: Sequence[str] = (),
 ) -> list[Case]:
     """Return a case for each boundary of each target; ``make crash`` has all of everything.
 
@@ -83,16 +90,35 @@ def every_boundary(
         targets: to rotate on.
         quick: the boundaries that ``make test`` tries on a target that is quick to log in to.
         slow: the same for one that is not.
+        further: the same for one that only a handful of short rounds is on.
     """
-    return [
-        Case(target=target, boundary=boundary)
-        for target in targets
-        for boundary in (BOUNDARIES if IS_FULL else slow if target.is_slow else quick)
-    ]
+
+    def places(target: Target) -> Sequence[str]:
+        if IS_FULL:
+            return BOUNDARIES
+        return further if target.is_further else slow if target.is_slow else quick
+
+    return [Case(target=target, boundary=boundary) for target in targets for boundary in places(target)]
 
 
-def run_round(world: World, cases: Sequence[Case], fault: Fault, seconds: float = PATIENCE_SECONDS) -> None:
+def whole(targets: Sequence[Target]) -> Sequence[Target]:
+    """Return the targets of this run's usual rounds: all of them by ``make crash``, else without the further ones."""
+    return [target for target in targets if IS_FULL or not target.is_further]
+
+
+def batches(cases: Sequence[Some], most: int = CONCURRENCY) -> Iterator[Sequence[Some]]:
+    """Return so many at a time, by default as many as a gateway has threads for."""
+    for start in range(0, len(cases), most):
+        yield cases[start : start + most]
+
+
+def run_round(world: World, cases: Sequence[Case], fault: Fault) -> None:
     """Let the fault strike once while each case stands at its boundary, and judge."""
+    for some in batches(cases):
+        _run_batch(world, some, fault)
+
+
+def _run_batch(world: World, cases: Sequence[Case], fault: Fault) -> None:
     began = time.monotonic()
     submit(world, cases)
     await_boundaries(world, cases)
@@ -109,7 +135,7 @@ def run_round(world: World, cases: Sequence[Case], fault: Fault, seconds: float 
         fault.heal(world)
     if fault.hides_ledger or IS_FULL:
         judge.check_nothing_lost(world, accounts)
-    _judge_ends(world, cases, fault, seconds)
+    _judge_ends(world, cases, fault)
     table.note_seconds(time.monotonic() - began)
     world.give_back(accounts)
 
@@ -147,8 +173,8 @@ def await_boundaries(world: World, cases: Sequence[Case]) -> None:
     eventually(lambda: wanted <= world.orders.reached(), what)
 
 
-def _judge_ends(world: World, cases: Sequence[Case], fault: Fault, seconds: float) -> None:
-    ends = judge.ended(world, [case.job_uid for case in cases], seconds)
+def _judge_ends(world: World, cases: Sequence[Case], fault: Fault) -> None:
+    ends = judge.ended(world, [case.job_uid for case in cases])
     judge.check_current(world, [case.account for case in cases])
     for case in cases:
         end = ends[case.job_uid]

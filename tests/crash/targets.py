@@ -36,6 +36,7 @@ class Target(ABC):
     record_type: ClassVar[str]
     locks_accounts: ClassVar[bool]  # one attempt waits on the target for another one's end
     is_slow: ClassVar[bool] = False  # a login costs so much that short runs have fewer of them
+    is_further: ClassVar[bool] = False  # short runs have a handful of rounds on it, since others show the same
     part: ClassVar[str] = "password"  # of the credential, as ledger and record call it
     first: str = FIRST  # what an account has in the beginning
     admin_login: str

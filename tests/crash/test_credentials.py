@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.crash.kinds import LinuxKeys, OwnAdmin
-from tests.crash.rounds import IS_FULL, every_boundary, killed, run_round
+from tests.crash.rounds import IS_FULL, every_boundary, killed, run_round, whole
 from tests.crash.targets import Linux, Target
 from tests.crash.world import World
 
@@ -20,7 +20,7 @@ _FAULTS = ("gateway", "router", "database") if IS_FULL else ("gateway",)
 @pytest.mark.parametrize("name", _FAULTS)
 def test_an_admin_that_rotates_itself(world: World, crash_targets: Sequence[Target], name: str) -> None:
     """Whoever loses this one is locked out of the server: it is changed by the value that it replaces."""
-    admins = [OwnAdmin(target) for target in crash_targets]
+    admins = [OwnAdmin(target) for target in whole(crash_targets)]
     run_round(world, every_boundary(admins, quick=_PLACES, slow=_PLACES[1:3]), killed(name))
 
 

@@ -10,14 +10,15 @@ import pytest
 from connectors.faults import Action, FaultProxy, When
 from connectors.faults import Fault as LineFault
 from tests.crash import judge, table
-from tests.crash.rounds import IS_FULL, MOST_ATTEMPTS, Case, Fault, await_boundaries, run_round, submit
+from tests.crash.rounds import IS_FULL, MOST_ATTEMPTS, Case, Fault, await_boundaries, batches, run_round, submit, whole
 from tests.crash.targets import Target
 from tests.crash.waiting import eventually
 from tests.crash.world import World
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
 
-_JOB_SECONDS = 20  # how long a target that hangs is waited for, from the claim on
+_JOB_SECONDS = 20 if IS_FULL else 10  # how long a target that hangs is waited for, from the claim on
+_MOST_LINES = 24  # at once: what is not broken has to end in that time
 _PLACES = {"after:intend": "change", "before:probe": "login"}
 _LINES = [
     (action, when)
@@ -35,7 +36,7 @@ _QUICK_LINES = [
     ("before:probe", Action.CUT, When.ANSWER_RECEIVED),
     ("before:probe", Action.HANG, When.REQUEST_SENT),
 ]
-_SLOW_LINES = [_QUICK_LINES[0], _QUICK_LINES[3]]
+_FEW_LINES = [_QUICK_LINES[0], _QUICK_LINES[3]]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -50,7 +51,7 @@ class LineCase(Case):
 def _line_cases(target: Target) -> list[LineCase]:
     wanted = [(place, action, when) for place in _PLACES for action, when in _LINES]
     if not IS_FULL:
-        wanted = _SLOW_LINES if target.is_slow else _QUICK_LINES
+        wanted = _FEW_LINES if target.is_slow or target.is_further else _QUICK_LINES
     return [
         LineCase(target=target, boundary=place, action=action, when=when, proxy=proxy)
         for (place, action, when), proxy in zip(wanted, target.proxies[1:], strict=False)
@@ -60,24 +61,29 @@ def _line_cases(target: Target) -> list[LineCase]:
 def test_the_line_to_the_target_breaks(world: World, crash_targets: Sequence[Target]) -> None:
     cases = [case for target in crash_targets for case in _line_cases(target)]
     with world.short_jobs(_JOB_SECONDS):
-        submit(world, cases, lambda case: case.target.resource_at(world.site, case.proxy))  # type: ignore[attr-defined]
-        await_boundaries(world, cases)
-        for case in cases:
-            case.proxy.arm(LineFault(action=case.action, when=case.when, seconds=1.0))
-        world.orders.release()
-        ends = judge.ended(world, [case.job_uid for case in cases])
-        accounts = [case.account for case in cases]
-        for case in cases:
-            case.proxy.disarm()
-            end, runs = ends[case.job_uid], case.account.runs() - case.runs
-            what = f"{case.target.name}: {case.action} {case.when} {case.boundary}"
-            assert (end.state, runs) == ("succeeded", 1), f"{what}: {end} {world.site.opened(end.uid)}"
-            assert end.attempts <= MOST_ATTEMPTS, end
-            fault = f"line to target: {case.action} when {case.when}".replace("_", " ")
-            table.add(fault, case.target.name, "rotated", where=_PLACES[case.boundary], attempts=end.attempts)
-            world.site.rotate_by(case.account.uid, case.target.resource)
-        judge.check_current(world, accounts)
-        judge.check_story(world, accounts)
+        for some in batches(cases, _MOST_LINES):
+            _break_lines(world, some)
+
+
+def _break_lines(world: World, cases: Sequence[LineCase]) -> None:
+    submit(world, cases, lambda case: case.target.resource_at(world.site, case.proxy))  # type: ignore[attr-defined]
+    await_boundaries(world, cases)
+    for case in cases:
+        case.proxy.arm(LineFault(action=case.action, when=case.when, seconds=1.0))
+    world.orders.release()
+    ends = judge.ended(world, [case.job_uid for case in cases])
+    accounts = [case.account for case in cases]
+    for case in cases:
+        case.proxy.disarm()
+        end, runs = ends[case.job_uid], case.account.runs() - case.runs
+        what = f"{case.target.name}: {case.action} {case.when} {case.boundary}"
+        assert (end.state, runs) == ("succeeded", 1), f"{what}: {end} {world.site.opened(end.uid)}"
+        assert end.attempts <= MOST_ATTEMPTS, end
+        fault = f"line to target: {case.action} when {case.when}".replace("_", " ")
+        table.add(fault, case.target.name, "rotated", where=_PLACES[case.boundary], attempts=end.attempts)
+        world.site.rotate_by(case.account.uid, case.target.resource)
+    judge.check_current(world, accounts)
+    judge.check_story(world, accounts)
     world.give_back(accounts)
 
 
@@ -98,7 +104,7 @@ def test_the_line_to_the_router_breaks_at_every_call(
     world: World, crash_targets: Sequence[Target], action: Action, when: When
 ) -> None:
     """Every call of every job is broken until each had to connect anew; then the line is whole again."""
-    targets = crash_targets if IS_FULL else [target for target in crash_targets if not target.is_slow]
+    targets = [target for target in whole(crash_targets) if IS_FULL or not target.is_slow]
     cases = [Case(target=target, boundary=call) for target in targets for call in _CALLS]
     proxy = world.router_proxy
     broken = 0

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import delete, text
@@ -19,18 +18,16 @@ from pam_jobs.db.engine import Database
 from pam_jobs.db.tables import StoredRecord
 from pam_jobs.errors import PamJobsError, StateError
 from pam_jobs.jobs.reconciler import reconcile_once
-from pam_jobs.settings import ControlSettings
 from tests.crash import judge
 from tests.crash.rounds import Case, await_boundaries, submit
 from tests.crash.targets import Target
 from tests.crash.waiting import eventually
 from tests.crash.world import World
-from tests.support.attempts import POLICY, ask, begin, refused, register, version
+from tests.support.attempts import CONTROL_SETTINGS, POLICY, ask, begin, refused, register, version
 from tests.support.fleet import Fleet, new_fleet
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
 
-_SETTINGS = ControlSettings(database_url="sqlite://", broker_url="redis://nowhere", keys_dir=Path("/nowhere"))
 _LONG = timedelta(days=3650)
 
 
@@ -135,7 +132,7 @@ def test_seam_4_a_retention_job_purges_unresolved_candidates(fleet: Fleet, state
         attempt.intend()
     for _ in range(POLICY.attempts_limit + 2):
         fleet.clock.advance(_LONG)
-        reconcile_once(fleet.database, fleet.clock, _SETTINGS, policy=POLICY)
+        reconcile_once(fleet.database, fleet.clock, CONTROL_SETTINGS, policy=POLICY)
     assert version(fleet, uid).state == state
     register(fleet, "years later")
     later = begin(fleet, ask(fleet, uid).uid, "years later")

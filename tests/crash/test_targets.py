@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.crash import judge, table
-from tests.crash.rounds import Case, await_boundaries, submit
+from tests.crash.rounds import IS_FULL, Case, await_boundaries, submit
 from tests.crash.targets import FIRST, Linux, Target
 from tests.crash.waiting import eventually
 from tests.crash.world import Account, World, canary
@@ -28,7 +28,7 @@ def _in_order(world: World, account: Account, fault: str, outcome: str, *, attem
     world.give_back([account])
 
 
-@pytest.fixture(params=["postgresql", "linux"])
+@pytest.fixture(params=["postgresql", "linux", *(("mariadb", "openldap") if IS_FULL else ())])
 def target(request: pytest.FixtureRequest, crash_targets: Sequence[Target]) -> Target:
     return next(target for target in crash_targets if target.name == request.param)
 

@@ -26,7 +26,9 @@ _CUT = ("running:step:1",)
 def _cases(targets: Sequence[Target]) -> list[Case]:
     cases = []
     for target in targets:
-        some = ("before:stage", "before:change", "after:intend", "before:promote") if target.is_slow else None
+        some = None
+        if target.is_slow or target.is_further:
+            some = ("before:stage", "before:change", "after:intend", "before:promote")[2 * target.is_further :]
         cases += [Case(target=target, boundary=name) for name in (not IS_FULL and some) or (*FREE, *LOCKING)]
     return cases
 

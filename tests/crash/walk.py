@@ -1,16 +1,32 @@
-"""A random walk over everything that can go wrong, from a seed that is printed: the same seed takes the same steps.
+"""The random walk: a state machine whose rules are everything that can go wrong, over one running system.
 
-``python -m pytest tests/crash/test_walk.py`` walks for some seconds, ``make crash SEED= MINUTES=`` for as long as asked.
+Hypothesis chooses the rules and their arguments from a seed, so the same seed takes the same steps. A system of processes
+cannot be set back to be run again: the first thing that does not hold ends the walk, with the steps that led to it.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
-from random import Random  # noqa: TID251 - a seed has to repeat the walk
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from hypothesis import assume
+from hypothesis import strategies as st
+from hypothesis.errors import HypothesisException
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from connectors.faults import Action, When
 from connectors.faults import Fault as LineFault
+from pam_jobs.app import queue_name
 from tests.crash import judge, table
 from tests.crash.disk import fill, is_alive
 from tests.crash.rounds import (
@@ -23,160 +39,331 @@ from tests.crash.rounds import (
     outcome_of,
     submit,
 )
-from tests.crash.targets import Target
+from tests.crash.targets import Linux, Target
 from tests.crash.waiting import eventually
 from tests.crash.world import PROCESSES, TIMED, World, canary
 
-_MOST_AT_ONCE = 5
-_ACTIONS = [action for action in Action if action is not Action.HANG]
+_MOST_FAULTS = 5  # at once
 _CLOCK_SECONDS = (-20.0, 20.0)  # longer than a lease
+_HOURS = 3 * 3600.0
 _STARTS = ("database", "broker", "router", "control", "beat")
+_AS_SENT = "messages as they were sent"
+_cases = st.lists(
+    st.tuples(st.sampled_from(("postgresql", "linux", "mariadb", "openldap")), st.sampled_from(BOUNDARIES)),
+    min_size=1, max_size=5,
+)  # fmt: skip
+_messages = st.sampled_from((*[_AS_SENT] * 7, "messages sent twice", "messages in reverse order", "messages lost"))
+_actions = st.sampled_from([action for action in Action if action is not Action.HANG])
+_moments = st.sampled_from((When.REQUEST_SENT, When.ANSWER_RECEIVED))
+_which = st.integers(0, 99)  # of the cases
 
 
-class Walk:
-    """Steps of faults; after each of them the judge must be content."""
+class TimeIsUp(BaseException):
+    """Ends the walk between two rounds; Hypothesis lets it pass."""
 
-    def __init__(self, world: World, targets: Sequence[Target], seed: int) -> None:
-        self._world = world
-        self._targets = targets
-        self._random = Random(seed)
-        self._is_cut_off = False  # in this step any call to the router may be lost
-        self._touched: list[Case] = []  # somebody else was at these accounts in this step
-        self._unreachable: set[Target] = set()  # the line to them broke in this step
-        self._undo: list[Callable[[], None]] = []
-        self.steps = 0
-        self.rotations = 0
-        self.faults = 0
 
-    def run(self, seconds: float) -> None:
-        """Walk for so long, and at least one step."""
-        end = time.monotonic() + seconds
-        while self.steps == 0 or time.monotonic() < end:
-            self.step()
+class Fell(BaseException):
+    """Something did not hold. Hypothesis lets it pass, and does not try to repeat it."""
 
-    def step(self) -> None:
-        """Let jobs come to random boundaries, let random things happen there, heal them, and judge."""
-        world, random = self._world, self._random
-        targets = [random.choice(self._targets) for _ in range(random.randint(1, _MOST_AT_ONCE))]
-        cases = [Case(target=target, boundary=random.choice(BOUNDARIES)) for target in targets]
-        submit(world, cases)
-        await_boundaries(world, cases)
-        killed = random.sample(PROCESSES, random.choice((0, 1, 1, 1, 2, 2, 3, len(PROCESSES))))
-        happenings = random.sample(self._happenings(), random.choice((0, 0, 1, 1, 2)))
-        self._is_cut_off = bool({"router", "database"} & set(killed))
-        self._touched, self._unreachable, self._undo = [], set(), []
-        told = [happen(cases) for happen in happenings]
-        told += [self._end(name) for name in killed]
-        self.faults += len(told)
-        alone = [case.account for case in cases if case not in self._touched]
-        if "database" not in killed:
-            judge.check_nothing_lost(world, alone)
-        if "gateway" not in killed:
-            world.orders.release()
-        for name in _STARTS:
-            if name in killed:
-                world.start_one(name)
-        self._mend()
-        if "gateway" in killed:
-            world.start_one("gateway")
-        self._judge(cases, told, is_gateway_killed="gateway" in killed)
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
-    def _end(self, name: str) -> str:
-        """Kill a process, or let the disk of the database be full until it gives up."""
-        world = self._world
-        if name != "database" or self._random.random() < 0.7:
-            world.kill(name)
-            return f"{name} killed"
-        fill(world.store.process)
-        eventually(lambda: not is_alive(world.store.process), "the database stops for want of space")
-        return "disk of the database full"
 
-    def _happenings(self) -> list[Callable[[Sequence[Case]], str]]:
-        return [
-            self._flush, self._break_target_line, self._break_router_line, self._submit_again, self._edit,
-            self._move_clock, self._set_by_hand, self._lock, self._demote,
-        ]  # fmt: skip
+@dataclass(kw_only=True)
+class Course:
+    """What the examples of a walk share."""
 
-    def _flush(self, _cases: Sequence[Case]) -> str:
-        with self._world.broker.client() as client:
-            client.flushall()
-        return "broker flushed"
+    world: World
+    targets: Sequence[Target]
+    until: float = 0.0
+    story: list[str] = field(default_factory=list)  # the steps of the example under way
+    rounds: int = 0
+    rotations: int = 0
+    faults: int = 0
 
-    def _break_target_line(self, cases: Sequence[Case]) -> str:
-        action, when = self._random.choice(_ACTIONS), self._random.choice((When.REQUEST_SENT, When.ANSWER_RECEIVED))
-        self._unreachable = {case.target for case in cases}
+
+def _once(function: Callable[..., None]) -> Callable[..., None]:
+    """Let the first failure of a step be the last thing that happens."""
+
+    @functools.wraps(function)
+    def step(self: Walk, **arguments: Any) -> None:
+        try:
+            function(self, **arguments)
+        except HypothesisException:
+            raise
+        except Exception as error:
+            self.has_fallen = True
+            raise Fell(error) from error
+
+    return step
+
+
+def step(**arguments: Any) -> Callable[[Callable[..., None]], Any]:
+    """Make a rule of the machine."""
+    return lambda function: rule(**arguments)(_once(function))
+
+
+_stands = precondition(lambda self: bool(self.cases))
+_may_strike = precondition(lambda self: bool(self.cases) and len(self.told) < _MOST_FAULTS)
+
+
+class Walk(RuleBasedStateMachine):
+    """Jobs come to random boundaries, random things happen while they stand there, then all is mended and judged."""
+
+    course: ClassVar[Course]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cases: list[Case] = []  # of the round under way; they stand at their boundaries
+        self.told: list[str] = []  # its faults
+        self.killed: set[str] = set()
+        self.has_fallen = False
+        self._is_cut_off = False  # any call to the router may be lost
+        self._touched: list[Case] = []  # somebody else was at these accounts
+        self._unreachable: set[Target] = set()  # the line to them broke
+        self._undo = ExitStack()
+        self.course.story.clear()
+
+    @property
+    def world(self) -> World:
+        return self.course.world
+
+    # rounds
+
+    @initialize(number=st.integers(1, 2**32), cases=_cases, messages=_messages)
+    @_once
+    def begin(self, number: int, cases: list[tuple[str, str]], messages: str) -> None:
+        assume(number != 1)  # the simplest example comes first whatever the seed; it shows nothing
+        self._bring(cases, messages)
+
+    @precondition(lambda self: not self.cases)
+    @step(cases=_cases, messages=_messages)
+    def rotate(self, cases: list[tuple[str, str]], messages: str) -> None:
+        self._bring(cases, messages)
+
+    @_stands
+    @step()
+    def go_on(self) -> None:
+        """Mend everything, follow each job to its end, and judge."""
+        self._finish()
+
+    @invariant()
+    @_once
+    def some_value_of_the_ledger_logs_in(self) -> None:
+        if self.cases and "database" not in self.killed:
+            alone = [case.account for case in self.cases if case not in self._touched]
+            judge.check_nothing_lost(self.world, alone)
+
+    def teardown(self) -> None:
+        if self.cases and not self.has_fallen:
+            _once(Walk._finish)(self)
+
+    # faults
+
+    @_may_strike
+    @step(name=st.sampled_from(PROCESSES))
+    def kill(self, name: str) -> None:
+        if name not in self.killed:
+            self.world.kill(name)
+            self.killed.add(name)
+            self._tell(f"{name} killed")
+
+    @_may_strike
+    @step()
+    def fill_the_databases_disk(self) -> None:
+        if "database" not in self.killed:
+            self.killed.add("database")
+            self._tell("disk of the database full")
+            fill(self.world.store.process)
+            eventually(lambda: not is_alive(self.world.store.process), "the database stops for want of space")
+
+    @_may_strike
+    @step()
+    def stop_the_gateway(self) -> None:
+        """Stop its threads, as a suspended machine does; they go on when everything is mended."""
+        if "gateway" not in self.killed:
+            self.world.gateway.pause()
+            self._undo.callback(self.world.gateway.resume)
+            self._tell("gateway stopped for a while")
+
+    @_may_strike
+    @step()
+    def flush_the_broker(self) -> None:
+        if "broker" not in self.killed:
+            with self.world.broker.client() as client:
+                client.flushall()
+            self._tell("broker flushed")
+
+    @_may_strike
+    @step(action=_actions, when=_moments)
+    def break_the_line_to_the_targets(self, action: Action, when: When) -> None:
+        self._unreachable = {case.target for case in self.cases}
         for target in self._unreachable:
             target.proxies[0].arm(LineFault(action=action, when=when, seconds=0.5))
-        return "line to target broken"
+            self._undo.callback(target.proxies[0].disarm)
+        self._tell("line to target broken")
 
-    def _break_router_line(self, _cases: Sequence[Case]) -> str:
-        action, when = self._random.choice(_ACTIONS), self._random.choice((When.REQUEST_SENT, When.ANSWER_RECEIVED))
-        fault = LineFault(action=action, when=when, seconds=0.5, times=self._random.randint(1, 12))
-        self._world.router_proxy.arm(fault)
+    @_may_strike
+    @step(action=_actions, when=_moments, times=st.integers(1, 12))
+    def break_the_line_to_the_router(self, action: Action, when: When, times: int) -> None:
+        self.world.router_proxy.arm(LineFault(action=action, when=when, seconds=0.5, times=times))
+        self._undo.callback(self.world.router_proxy.disarm)
         self._is_cut_off = True
-        return "line to router broken"
+        self._tell("line to router broken")
 
-    def _submit_again(self, cases: Sequence[Case]) -> str:
-        """Ask for a verification beside each rotation: it has to wait for it."""
-        for case in cases:
-            self._world.submit(case.account, "verify")
-        return "verification asked for at once"
+    @_may_strike
+    @step(seconds=st.sampled_from(_CLOCK_SECONDS))
+    def move_the_control_planes_clock(self, seconds: float) -> None:
+        """Every lease ends at once, or lasts long; and back again when it is mended."""
+        self._move_clock(TIMED, seconds)
+        self._tell("clock moved")
 
-    def _edit(self, cases: Sequence[Case]) -> str:
-        """Edit the record meanwhile: the promotion must not undo it."""
-        for case in cases:
-            self._world.vault.records.update(case.account.uid, lambda record: record.with_title(canary()))
-        return "record edited meanwhile"
+    @_may_strike
+    @step(seconds=st.sampled_from((-_HOURS, _HOURS)))
+    def set_the_gateways_clock_wrong(self, seconds: float) -> None:
+        """The router believes none of its calls."""
+        self._move_clock(["gateway"], seconds)
+        self._tell("clock of the gateway wrong")
 
-    def _move_clock(self, _cases: Sequence[Case]) -> str:
-        """Move the control plane's clock: every lease ends at once, or lasts long; and back again when it is mended."""
-        seconds = self._random.choice(_CLOCK_SECONDS)
-        for name in TIMED:
-            self._world.orders.move_clock(name, seconds)
-        self._is_cut_off = True
-        return "clock moved"
+    @_may_strike
+    @step()
+    def edit_the_records(self) -> None:
+        """The promotion must not undo it."""
+        if not {"router", "database"} & self.killed:
+            for case in self.cases:
+                self.world.vault.records.update(case.account.uid, lambda record: record.with_title(canary()))
+            self._tell("record edited meanwhile")
 
-    def _set_by_hand(self, cases: Sequence[Case]) -> str:
-        """Set a password behind everybody's back."""
-        case = self._random.choice(cases)
+    @_may_strike
+    @step()
+    def ask_for_a_verification(self) -> None:
+        """It has to wait for the rotation."""
+        if not {"router", "database"} & self.killed:
+            for case in self.cases:
+                self.world.submit(case.account, "verify")
+            self._tell("verification asked for at once")
+
+    @_may_strike
+    @step(which=_which)
+    def set_a_password_by_hand(self, which: int) -> None:
+        case = self._touch(which)
         by_hand = canary()
-        self._world.secrets.add(by_hand)
+        self.world.secrets.add(by_hand)
         case.target.set_password(case.account.login, by_hand)
-        self._touched.append(case)
-        return "password set by hand"
+        self._tell("password set by hand")
 
-    def _lock(self, cases: Sequence[Case]) -> str:
-        case = self._random.choice(cases)
+    @_may_strike
+    @step(which=_which)
+    def restore_an_older_password(self, which: int) -> None:
+        if "database" not in self.killed:
+            case = self._touch(which)
+            kept = judge.ledger(self.world, [case.account])[case.account.uid]
+            case.target.set_password(case.account.login, kept[-1].password)
+            self._tell("older password restored")
+
+    @_may_strike
+    @step(which=_which)
+    def lock_an_account(self, which: int) -> None:
+        case = self._touch(which)
         case.target.lock(case.account.login, is_locked=True)
-        self._undo.append(lambda: case.target.lock(case.account.login, is_locked=False))
+        self._undo.callback(case.target.lock, case.account.login, is_locked=False)
+        self._tell("account locked")
+
+    @_may_strike
+    @step(which=_which)
+    def demote_an_admin(self, which: int) -> None:
+        target = self.cases[which % len(self.cases)].target
+        name = f"admin of {target.name} demoted"
+        if name not in self.told:
+            target.demote_admin(is_demoted=True)
+            self._undo.callback(target.demote_admin, is_demoted=False)
+            self._touched += [case for case in self.cases if case.target is target]
+            self._tell(name)
+
+    @_may_strike
+    @step()
+    def refuse_every_second_password(self) -> None:
+        name = "every second password refused"
+        linux = next((case.target for case in self.cases if isinstance(case.target, Linux)), None)
+        if linux is not None and name not in self.told:
+            self._undo.enter_context(linux.refusing_every_second())
+            self._tell(name)
+
+    # how
+
+    def _bring(self, cases: Sequence[tuple[str, str]], messages: str) -> None:
+        """Let a job come to each boundary."""
+        course, world = self.course, self.world
+        if time.monotonic() >= course.until and course.rounds:
+            raise TimeIsUp
+        named = {target.name: target for target in course.targets}
+        made = [Case(target=named[name], boundary=boundary) for name, boundary in cases]
+        course.story.append("rotations come to " + ", ".join(f"{name} {boundary}" for name, boundary in cases))
+        self.told, self.killed = [], set()
+        self._is_cut_off, self._touched, self._unreachable = False, [], set()
+        if messages != _AS_SENT:
+            world.kill("gateway")
+        submit(world, made)
+        if messages != _AS_SENT:
+            self._meddle(messages, len(made))
+            world.start_one("gateway")
+        await_boundaries(world, made)
+        self.cases = made
+
+    def _meddle(self, how: str, count: int) -> None:
+        queue = queue_name(self.world.site.gateway_uid)
+        with self.world.broker.client() as client:
+            eventually(lambda: client.llen(queue) >= count, f"{count} messages in the queue")
+            found = client.lrange(queue, 0, -1)
+            client.delete(queue)
+            again = {"messages sent twice": [*found, *found], "messages in reverse order": found[::-1]}.get(how, [])
+            if again:
+                client.rpush(queue, *again)
+        self._tell(how)
+
+    def _tell(self, fault: str) -> None:
+        self.told.append(fault)
+        self.course.story.append(fault)
+        self.course.faults += 1
+
+    def _touch(self, which: int) -> Case:
+        case = self.cases[which % len(self.cases)]
         self._touched.append(case)
-        return "account locked"
+        return case
 
-    def _demote(self, cases: Sequence[Case]) -> str:
-        target = self._random.choice(cases).target
-        target.demote_admin(is_demoted=True)
-        self._undo.append(lambda: target.demote_admin(is_demoted=False))
-        self._touched += [case for case in cases if case.target is target]
-        return "admin demoted"
+    def _move_clock(self, names: Sequence[str], seconds: float) -> None:
+        for name in names:
+            self.world.orders.move_clock(name, seconds)
+            self._undo.callback(self.world.orders.move_clock, name, 0)
+        self._is_cut_off = True
 
-    def _mend(self) -> None:
-        for target in self._targets:
-            target.proxies[0].disarm()
-        self._world.router_proxy.disarm()
-        for name in TIMED:
-            self._world.orders.move_clock(name, 0)
-        for undo in self._undo:
-            undo()
+    def _finish(self) -> None:
+        world, cases = self.world, self.cases
+        self.course.story.append("go on")
+        if "gateway" not in self.killed:
+            world.orders.release()
+        for name in _STARTS:
+            if name in self.killed:
+                world.start_one(name)
+        self._undo.close()
+        if "gateway" in self.killed:
+            world.start_one("gateway")
+        self._judge(cases)
+        self.cases = []
+        world.give_back([case.account for case in cases])
 
-    def _judge(self, cases: Sequence[Case], told: Sequence[str], *, is_gateway_killed: bool) -> None:
-        world = self._world
-        what = " and ".join(sorted(told)) or "nothing"
+    def _judge(self, cases: Sequence[Case]) -> None:
+        world = self.world
+        what = " and ".join(sorted(self.told)) or "nothing"
         fault = Fault(
-            name=what, strike=nothing, heal=nothing, cuts_gateway=is_gateway_killed, loses_calls=self._is_cut_off
-        )
+            name=what, strike=_nothing, heal=_nothing, cuts_gateway="gateway" in self.killed,
+            loses_calls=self._is_cut_off or bool({"router", "database"} & self.killed),
+            ends_leases="gateway stopped for a while" in self.told,
+        )  # fmt: skip
         ends = judge.ended(world, [case.job_uid for case in cases])
-        accounts = [case.account for case in cases]
         outcomes = {case: self._outcome(case, ends[case.job_uid], fault) for case in cases}
+        accounts = [case.account for case in cases]
         judge.check_current(world, accounts)
         judge.check_story(world, accounts)
         for case, outcome in outcomes.items():
@@ -184,9 +371,8 @@ class Walk:
             assert end.attempts <= MOST_ATTEMPTS + 2, end
             where = f"{what} at {case.boundary}"
             table.add("random walk", case.target.name, outcome, where=where, attempts=end.attempts)
-        self.steps += 1
-        self.rotations += len(cases)
-        world.give_back(accounts)
+        self.course.rounds += 1
+        self.course.rotations += len(cases)
 
     def _outcome(self, case: Case, end: judge.JobRow, fault: Fault) -> str:
         """Judge one job's end; where somebody else was at the account, a human is told and puts it right."""
@@ -202,10 +388,10 @@ class Walk:
         return "told, then put right" if end.state != "succeeded" else ROTATED
 
     def _settle(self, case: Case, kind: str, what: str) -> None:
-        job_uid = self._world.submit(case.account, kind)
-        settled = judge.ended(self._world, [job_uid])[job_uid]
+        job_uid = self.world.submit(case.account, kind)
+        settled = judge.ended(self.world, [job_uid])[job_uid]
         assert settled.state == "succeeded", f"{kind} after {what}: {settled}"
 
 
-def nothing(_world: World) -> None:
+def _nothing(_world: World) -> None:
     """The walk strikes and heals by itself."""

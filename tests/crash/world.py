@@ -36,6 +36,7 @@ from tests.support.gateway_site import GatewaySite
 from tests.support.router import Operator, plain_user
 
 LEASE_SECONDS = 8
+CONCURRENCY = 64  # jobs at a time in an instance of the gateway
 START_SECONDS = 60.0
 _ROOT = str(Path(__file__).resolve().parents[2])
 _POLICY = {
@@ -78,7 +79,7 @@ class Gateway:
         """Start and wait until it takes jobs."""
         self._from = self.log_path.stat().st_size if self.log_path.exists() else 0
         self.begin()
-        eventually(lambda: self.has_said("gateway_ready"), lambda: f"{self.name} is ready: {self.tail()}")
+        eventually(self._is_ready, lambda: f"{self.name} is ready: {self.tail()}")
 
     def begin(self) -> None:
         """Start without waiting."""
@@ -91,9 +92,18 @@ class Gateway:
         }  # fmt: skip
         self.process = world.spawn("gateway", self.log_path, environment, arguments)
 
-    def has_said(self, event: str, **members: Any) -> bool:
+    def _is_ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.is_running, f"{self.name} ended: {self.tail()}"
+        return self.has_said("gateway_ready")
+
+    def has_said(self, event: str) -> bool:
         """Say whether the log has such a line since the last start."""
-        return any(line.get("event") == event and members.items() <= line.items() for line in self.lines())
+        return any(line.get("event") == event for line in self.lines())
+
+    def count(self, event: str) -> int:
+        """Return how many such lines the log has since the last start."""
+        return sum(line.get("event") == event for line in self.lines())
 
     def lines(self) -> Iterator[dict[str, Any]]:
         if not self.log_path.exists():
@@ -132,13 +142,13 @@ class World:
 
     def __init__(
         self, folder: Path, targets: Sequence[Target], *, kind: str = "postgresql", mutant: str = "-",
-        job_seconds: int = 120, concurrency: int = 64,
+        job_seconds: int = 120, concurrency: int = CONCURRENCY,
     ) -> None:  # fmt: skip
         self.folder = folder
         self.targets = targets
         self.mutant = mutant
         self.job_seconds = job_seconds
-        self.concurrency = concurrency  # jobs at a time in an instance of the gateway
+        self.concurrency = concurrency
         self.secrets: set[str] = {FIRST}
         for name in ("logs", "runs", "keys"):
             (folder / name).mkdir(parents=True, mode=0o700)

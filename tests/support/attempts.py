@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
@@ -20,9 +21,11 @@ from pam_jobs.jobs.policy import JobPolicy
 from pam_jobs.jobs.submission import ON_DEMAND, submit
 from pam_jobs.jobs.trail import gateway_actor
 from pam_jobs.jobs.wire import PostStatus, Status
+from pam_jobs.settings import ControlSettings
 from tests.support.fleet import OPERATOR, Fleet
 
 POLICY = JobPolicy(lease_seconds=60, backoff_seconds=10, backoff_cap_seconds=100, attempts_limit=4)
+CONTROL_SETTINGS = ControlSettings(database_url="sqlite://", broker_url="redis://nowhere", keys_dir=Path("/nowhere"))
 SECRET = b"ciphertext-of-the-candidate-and-its-tag"
 
 

@@ -38,6 +38,7 @@ LDAP_POLICIES = {
     "safe": {"pwdSafeModify": "TRUE"},
     "frozen": {"pwdAllowUserChange": "FALSE"},
     "graceful": {"pwdMaxAge": "1", "pwdGraceAuthNLimit": "5"},
+    "patient": {"pwdMaxFailure": "0", "pwdInHistory": "0"},
 }
 
 

@@ -10,9 +10,11 @@ from pam_jobs.errors import StateError
 from pam_jobs.jobs import history
 from pam_jobs.jobs.explain import explain
 from pam_jobs.jobs.proof import prove
+from pam_jobs.jobs.reconciler import reconcile_once
+from pam_jobs.jobs.submission import KEEP_WAITING
 from pam_jobs.jobs.wire import Report, Status
 from pam_jobs.vault import drift, ledger
-from tests.support.attempts import POLICY, Attempt, ask, begin, outbox, reload
+from tests.support.attempts import CONTROL_SETTINGS, POLICY, Attempt, ask, begin, outbox, reload
 from tests.support.fleet import OPERATOR, Fleet
 
 pytestmark = pytest.mark.unit
@@ -151,6 +153,32 @@ def test_a_check_that_is_not_made_takes_nothing_from_what_the_target_said(fleet:
     )  # fmt: skip
     assert after.last_probe == before.last_probe
     assert len(told(fleet, held)) == 1
+
+
+@pytest.mark.parametrize("known", ["accepted", "refused"])
+def test_a_verification_that_nobody_began_in_time_leaves_the_credential_unchecked(
+    fleet: Fleet, held: str, known: str
+) -> None:
+    check(fleet, held, known)
+    before, count = state(fleet, held), len(told(fleet, held))
+    ask(fleet, held, JobKind.VERIFY)
+    fleet.clock.advance(KEEP_WAITING)
+    assert reconcile_once(fleet.database, fleet.clock, CONTROL_SETTINGS, policy=POLICY).expired == 1
+    if known == "refused":
+        assert (state(fleet, held), len(told(fleet, held))) == (before, count), "what the target said stands"
+    else:
+        assert state(fleet, held) == ("unchecked", "expired")
+        assert told(fleet, held)[count:] == [("healthy", "unchecked", "expired")]
+
+
+def test_an_old_verification_takes_nothing_from_a_newer_login(fleet: Fleet, held: str) -> None:
+    old = ask(fleet, held, JobKind.VERIFY, trigger="scheduled")
+    fleet.clock.advance(KEEP_WAITING / 2)
+    rotate(fleet, held, seq=2)
+    fleet.clock.advance(KEEP_WAITING / 2)
+    reconcile_once(fleet.database, fleet.clock, CONTROL_SETTINGS, policy=POLICY)
+    assert reload(fleet, old.uid).state == JobState.EXPIRED
+    assert state(fleet, held)[0] == "healthy"
 
 
 def test_an_attempt_that_is_tried_again_tells_nothing_yet(fleet: Fleet, held: str) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import threading
 from datetime import timedelta
-from pathlib import Path
 
 from pam_jobs.db.tables import GatewayInstance, Job, JobKind, JobState, OutboxMessage, PamConfiguration, VersionState
 from pam_jobs.ids import new_uid
@@ -11,15 +10,12 @@ from pam_jobs.jobs.reconciler import Counts, reconcile_once
 from pam_jobs.jobs.submission import KEEP_WAITING, SCHEDULED
 from pam_jobs.jobs.wire import Status
 from pam_jobs.rotation import gateways
-from pam_jobs.settings import ControlSettings
-from tests.support.attempts import MINUTE, POLICY, ask, begin, outbox, reload, version
+from tests.support.attempts import CONTROL_SETTINGS, MINUTE, POLICY, ask, begin, outbox, reload, version
 from tests.support.fleet import OPERATOR, Fleet
-
-SETTINGS = ControlSettings(database_url="sqlite://", broker_url="redis://nowhere", keys_dir=Path("/nowhere"))
 
 
 def reconcile(fleet: Fleet) -> Counts:
-    return reconcile_once(fleet.database, fleet.clock, SETTINGS, policy=POLICY)
+    return reconcile_once(fleet.database, fleet.clock, CONTROL_SETTINGS, policy=POLICY)
 
 
 def sent(fleet: Fleet, *uids: str) -> None:

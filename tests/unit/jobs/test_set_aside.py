@@ -8,11 +8,13 @@ from sqlalchemy import select
 from pam_jobs.db.tables import Job, JobKind, JobState, LoginRefusal
 from pam_jobs.errors import StateError
 from pam_jobs.jobs import explain, lease, outcome, refusals, set_aside
+from pam_jobs.jobs.reconciler import reconcile_once
+from pam_jobs.jobs.submission import KEEP_WAITING
 from pam_jobs.jobs.wire import AdminFinding, AdminVerdict, Status
 from pam_jobs.rotation import resources
 from pam_jobs.vault import ledger, records
 from pam_jobs.vault.models import RecordChange
-from tests.support.attempts import POLICY, Attempt, ask, begin, outbox, refused, reload
+from tests.support.attempts import CONTROL_SETTINGS, POLICY, Attempt, ask, begin, outbox, refused, reload
 from tests.support.fleet import OPERATOR, Fleet
 
 REFUSED = AdminFinding(verdict=AdminVerdict.REFUSED, cause="admin_refused")
@@ -83,6 +85,23 @@ def test_what_needs_no_administrator_goes_on(fleet: Fleet, record: str):
     refuse_admin(fleet, record)
     assert begin(fleet, ask(fleet, other(fleet), JobKind.VERIFY).uid).claim.is_set_aside_admin is False
     assert begin(fleet, ask(fleet, fleet.admin_uid).uid).claim.is_set_aside_admin is True
+
+
+def test_who_waited_too_long_for_the_target_is_told_so(fleet: Fleet, record: str):
+    refuse_admin(fleet, record)
+    job = waits(fleet, other(fleet))
+    fleet.clock.advance(KEEP_WAITING)
+    reconcile_once(fleet.database, fleet.clock, CONTROL_SETTINGS, policy=POLICY)
+    ended = reload(fleet, job.uid)
+    assert (ended.state, ended.cause) == (JobState.EXPIRED, set_aside.CAUSE)
+    [event] = [event.fields for event in fleet.events("pam_job_expired") if event.fields["job_uid"] == job.uid]
+    assert event["cause"] == set_aside.CAUSE
+    why, what = reasons(fleet, ended)
+    assert "pam action resume-target" in why
+    assert "submit it again" in what
+    with fleet.database.transaction() as session:
+        set_aside.lift_for_resource(session, fleet.clock, OPERATOR, fleet.resource_uid, by="tests")
+    assert reload(fleet, job.uid).state == JobState.EXPIRED, "what was asked for long ago does not run by surprise"
 
 
 def test_a_second_refusal_keeps_the_first_one(fleet: Fleet, record: str):

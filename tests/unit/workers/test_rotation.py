@@ -6,7 +6,7 @@ import pytest
 
 from connectors.fake import FakeAccount
 from pam_jobs.crypto import aes
-from pam_jobs.errors import EpochConflict
+from pam_jobs.errors import ClockDiffers, EpochConflict, NotRegistered
 from pam_jobs.secret import SecretValue
 from tests.support.gateway import GatewayWorld
 from workers.values import Value
@@ -92,6 +92,31 @@ def test_a_change_lost_on_the_way_is_made_again_with_the_same_value(world: Gatew
     assert job.state == "succeeded"
     assert world.target.changes == 2
     assert world.states() == ["previous", "current"]
+
+
+@pytest.mark.parametrize("call", ["stage", "intend", "promote"])
+def test_a_router_that_believes_nothing_for_a_while_ends_no_rotation(world: GatewayWorld, call: str) -> None:
+    def disbelieve(_job: object) -> None:
+        raise ClockDiffers("the device's token is not valid at this time")
+
+    world.router.before[call] = disbelieve
+    job = world.run()
+    assert job.state == {"stage": "queued", "intend": "queued", "promote": "unknown"}[call], job.report
+    assert world.run(job).state == "succeeded"
+    assert world.target.changes == 1
+    assert world.states() == ["previous", "current"]
+
+
+def test_an_instance_that_counts_as_gone_registers_anew_and_takes_the_job(world: GatewayWorld) -> None:
+    registered: list[str] = []
+
+    def gone(_job: object) -> None:
+        raise NotRegistered
+
+    world.router.before["claim"] = gone
+    world.client.register_anew = lambda: registered.append("hello")
+    assert world.run().state == "succeeded"
+    assert (registered, world.router.calls[:2]) == (["hello"], ["claim", "claim"])
 
 
 def test_an_effect_that_stays_unknown_keeps_everything(world: GatewayWorld) -> None:

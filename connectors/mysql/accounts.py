@@ -21,6 +21,7 @@ __all__ = [
     "Login",
     "alter_user",
     "check_plugin",
+    "discard_old",
     "from_mariadb",
     "from_mysql",
     "lock_name",
@@ -34,6 +35,7 @@ HASHES: dict[str, Callable[[bytes], str]] = {"mysql_native_password": native_has
 
 _IN_CLEAR = frozenset({"caching_sha2_password", "sha256_password"})
 _NEVER = frozenset({"mysql_no_login", "mysql_old_password", "parsec"})
+_RETAINED = " RETAIN CURRENT PASSWORD"
 _NAME_CHARACTERS = 128  # of MariaDB; MySQL has 32
 
 
@@ -55,6 +57,7 @@ class Identity:
     ssl: str = ""  # "any", or "certificate" when the client has to have one
     is_locked: bool = False
     is_expired: bool = False
+    has_second: bool = False  # MySQL keeps a former password beside the present one
     last_set: datetime | None = None
     lifetime_days: int | None = None  # None: the server's own; 0: for ever
 
@@ -112,14 +115,14 @@ def from_mariadb(user: str, host: str, privileges: str) -> Identity | None:
 
 def from_mysql(row: Sequence[Any]) -> Identity:
     """Return the account of a row of ``mysql.user``: user, host, plugin, ssl_type, account_locked, password_expired,
-    seconds since 1970 of the last change, password_lifetime.
+    seconds since 1970 of the last change, password_lifetime, user_attributes.
     """  # noqa: D205 - one list
-    user, host, plugin, ssl, locked, expired, changed, lifetime = row
+    user, host, plugin, ssl, locked, expired, changed, lifetime, attributes = row
     return Identity(
         user=user, host=host, methods=((plugin or "mysql_native_password", ""),),
         ssl={"": "", "ANY": "any"}.get(ssl or "", "certificate"), is_locked=locked == "Y", is_expired=expired == "Y",
         last_set=datetime.fromtimestamp(int(changed), UTC) if changed else None,
-        lifetime_days=None if lifetime is None else int(lifetime),
+        lifetime_days=None if lifetime is None else int(lifetime), has_second="additional_password" in str(attributes),
     )  # fmt: skip
 
 
@@ -132,7 +135,7 @@ def _ssl(number: int) -> str:
 
 
 def alter_user(
-    accounts: Sequence[Identity], password: bytes, *, is_mariadb: bool, in_clear: bool
+    accounts: Sequence[Identity], password: bytes, *, is_mariadb: bool, in_clear: bool, keeps: bool = False
 ) -> tuple[str, list[str]]:
     """Return the one statement that sets the password of all accounts, and its values for the driver to quote.
 
@@ -143,20 +146,28 @@ def alter_user(
         password: UTF-8.
         is_mariadb: the server is MariaDB, which writes authentication in its own way.
         in_clear: send the password itself, because the server has rules for it.
+        keeps: MySQL goes on accepting the old password, too.
 
     Raises:
         Unsupported: an account has no password that could be set and tried.
     """
+    retained = _RETAINED if keeps else ""
     parts, values = [], list[str]()
     for account in accounts:
         words, more = _identified(account, password, is_mariadb=is_mariadb, in_clear=in_clear)
-        parts.append("%s@%s IDENTIFIED " + words)
+        parts.append("%s@%s IDENTIFIED " + words + retained)
         values += [account.user, account.host, *more]
     return "ALTER USER " + ", ".join(parts), values
 
 
 def set_own(
-    account: Identity, password: bytes, current: SecretValue | None, *, is_mariadb: bool, in_clear: bool
+    account: Identity,
+    password: bytes,
+    current: SecretValue | None,
+    *,
+    is_mariadb: bool,
+    in_clear: bool,
+    keeps: bool = False,
 ) -> tuple[str, list[str]]:
     """Return the statement with which a login without rights on others sets its own password, and its values.
 
@@ -166,6 +177,7 @@ def set_own(
         current: what it logged in with, which MySQL may ask for.
         is_mariadb: the server is MariaDB.
         in_clear: send the password itself.
+        keeps: MySQL goes on accepting the old password, too.
     """
     check_plugin(account)
     plugin = account.plugin or ""
@@ -174,7 +186,14 @@ def set_own(
             "SET PASSWORD = %s", [HASHES[plugin](password)]
         )  # fmt: skip
     values = [password.decode(), *([current.reveal()] if current else [])]
-    return "ALTER USER USER() IDENTIFIED BY %s" + (" REPLACE %s" if current else ""), values
+    more = (" REPLACE %s" if current else "") + (_RETAINED if keeps else "")
+    return "ALTER USER USER() IDENTIFIED BY %s" + more, values
+
+
+def discard_old(accounts: Sequence[Identity]) -> tuple[str, list[str]]:
+    """Return the statement after which MySQL accepts the accounts' present passwords alone, and its values."""
+    names = [name for account in accounts for name in (account.user, account.host)]
+    return "ALTER USER " + ", ".join("%s@%s DISCARD OLD PASSWORD" for _ in accounts), names
 
 
 def _identified(account: Identity, password: bytes, *, is_mariadb: bool, in_clear: bool) -> tuple[str, list[str]]:

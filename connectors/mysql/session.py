@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -25,17 +25,16 @@ from connectors.base import (
 )
 from connectors.kept import KeptKey, kept_key
 from connectors.mysql.accounts import (
-    HASHES,
     Identity,
-    alter_user,
     check_plugin,
+    discard_old,
     from_mariadb,
     from_mysql,
     lock_name,
     parse_login,
     reached_from,
-    set_own,
 )
+from connectors.mysql.change import Change, Found, check_dual, keeps_old, password_of, planned
 from connectors.mysql.errors import FAILURES, ServerRefusal, map_error, mapped, verdict_of
 from connectors.mysql.link import Link, Row
 from connectors.mysql.server import Server, look_at, name_of
@@ -43,7 +42,6 @@ from pam_jobs.errors import (
     Effect,
     Forbidden,
     NotApplied,
-    PolicyRefused,
     TargetError,
     Unsupported,
 )
@@ -57,7 +55,7 @@ _SETTINGS = "SET NAMES utf8mb4, autocommit = 1, sql_mode = ''"  # what the quoti
 _MARIADB_ACCOUNTS = "SELECT User, Host, Priv FROM mysql.global_priv"
 _MYSQL_ACCOUNTS = (
     "SELECT user, host, plugin, ssl_type, account_locked, password_expired,"
-    " UNIX_TIMESTAMP(password_last_changed), password_lifetime FROM mysql.user"
+    " UNIX_TIMESTAMP(password_last_changed), password_lifetime, {} FROM mysql.user"
 )
 _CANNOT_USER = 1396
 _WITHIN = "SET STATEMENT max_statement_time = %s FOR "  # so that nothing happens after we have given up
@@ -66,15 +64,6 @@ _PROTOCOL_PLUGINS = {
     "client_ed25519": "ed25519",
     "": "mysql_native_password",
 }  # as the protocol, and as the server calls it
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Found:
-    """What a record's login stands for on the server."""
-
-    accounts: tuple[Identity, ...]  # to change, all of them
-    is_own: bool  # the rotator is one of them
-    by_itself: bool  # the rotator may change nothing but itself
 
 
 class MysqlSession(Session):
@@ -125,6 +114,7 @@ class MysqlSession(Session):
             raise Unsupported("the server is read-only", remedy="point the resource record at the primary")
         for each in found.accounts:
             check_plugin(each)
+        check_dual(self._target.options, found, server)
         self._check_ways_in(account, found, server)
         names = ", ".join(each.name for each in found.accounts)
         return Preflight(
@@ -141,13 +131,14 @@ class MysqlSession(Session):
             NotApplied: the accounts are certainly as they were.
             EffectUnknown: the connection ended after the statement was sent, or some of several accounts were refused.
         """
-        password = self._password_of(candidate)
+        password = password_of(candidate)
         found = self._find(account)
-        statement, values = self._statement(found, password)
+        change = self._plan(found, password)
+        statement, values = change.statement, change.values
         self._deadline.check("the change was sent")
         with self._alone(account) as seconds:
             if self._look().is_mariadb:  # its ALTER USER waits for a backup's lock without regard to lock_wait_timeout
-                statement, values = _WITHIN + statement, [seconds, *values]
+                statement, values = _WITHIN + statement, (seconds, *values)
             fence()
             try:
                 self._require_link().query(statement, values, self._deadline)
@@ -155,10 +146,14 @@ class MysqlSession(Session):
                 raise map_error(self._reason(refusal), sent=True, several=len(found.accounts) > 1) from None
             except FAILURES as error:
                 raise map_error(error, sent=True) from None  # the driver's text may quote what it was given
+            if change.discards:
+                with contextlib.suppress(*FAILURES):  # the change stands; the next one tries again
+                    self._require_link().query(*discard_old(change.discards), self._deadline)
         user = parse_login(account.login).user
         self._connector.kept.forget(self._target.host, self._target.port, user)
         if self._rotator is not None and user == parse_login(self._rotator.login).user:
             self._key = None  # this connection logged in with what is now the old password: not for anybody else
+            self._rotator = replace(self._rotator, password=candidate.password)
         return Effect.APPLIED
 
     def probe(self, account: Account, credential: Credential) -> Verdict:
@@ -232,7 +227,7 @@ class MysqlSession(Session):
             else:
                 self._connector.kept.discard(link)
 
-    def _find(self, account: Account) -> _Found:
+    def _find(self, account: Account) -> Found:
         """Return the accounts that the login names and that the rotator may change.
 
         Raises:
@@ -246,7 +241,7 @@ class MysqlSession(Session):
             plugin = self._require_link().plugin
             methods = ((_PROTOCOL_PLUGINS.get(plugin, plugin), ""),)
             own = Identity(user=server.user, host=server.host, methods=methods)
-            return _Found(accounts=(own,), is_own=True, by_itself=True)
+            return Found(accounts=(own,), is_own=True, by_itself=True)
         if not server.may_create_users:
             raise Forbidden(
                 f"the rotator {server.user}@{server.host} may not change other accounts",
@@ -264,15 +259,16 @@ class MysqlSession(Session):
         if wanted.host is None:  # of all hosts those with a password; a socket's or a directory's stay as they are
             chosen = tuple(each for each in chosen if each.has_password) or chosen
         is_own = any((each.user, each.host) == (server.user, server.host) for each in chosen)
-        return _Found(accounts=chosen, is_own=is_own, by_itself=False)
+        return Found(accounts=chosen, is_own=is_own, by_itself=False)
 
     def _accounts(self, condition: str, values: Sequence[str]) -> list[Identity]:
         if self._look().is_mariadb:
             made = [from_mariadb(*row) for row in self._query(_MARIADB_ACCOUNTS + condition, values)]
             return [each for each in made if each is not None]
-        return [from_mysql(row) for row in self._query(_MYSQL_ACCOUNTS + condition, values)]
+        columns = _MYSQL_ACCOUNTS.format("user_attributes" if self._look().keeps_two else "NULL")
+        return [from_mysql(row) for row in self._query(columns + condition, values)]
 
-    def _check_ways_in(self, account: Account, found: _Found, server: Server) -> None:
+    def _check_ways_in(self, account: Account, found: Found, server: Server) -> None:
         """Make sure that a login from here would reach an account that is changed: nothing else proves the change.
 
         Raises:
@@ -302,32 +298,18 @@ class MysqlSession(Session):
                 remedy="turn TLS on, or change what the account REQUIREs",
             )
 
-    def _statement(self, found: _Found, password: bytes) -> tuple[str, Sequence[object]]:
-        """Return the statement and its values.
-
-        Raises:
-            Unsupported: the password would have to travel in clear without TLS.
-        """
-        server = self._look()
-        link = self._require_link()
-        for each in found.accounts:
-            check_plugin(each)
-        needs_clear = not all(each.plugin in HASHES for each in found.accounts) or (
-            found.by_itself and not server.is_mariadb
-        )
-        in_clear = needs_clear or (server.has_rules and (server.refuses_hashes or link.is_private))
-        if in_clear and not link.is_private:
-            raise Unsupported(
-                "the server takes this password in clear only, and the connection has no TLS",
-                remedy="turn TLS on in the resource record",
-            )
-        if in_clear:
+    def _plan(self, found: Found, password: bytes) -> Change:
+        """Return what to send; see ``planned``."""
+        server, link, rotator = self._look(), self._require_link(), self._rotator
+        check_dual(self._target.options, found, server)
+        change = planned(
+            found, password, server, current=rotator.password if rotator else None, is_private=link.is_private,
+            keeps=keeps_old(self._target.options),
+        )  # fmt: skip
+        if change.in_clear:
             with contextlib.suppress(*FAILURES):  # few rotators may; MySQL leaves passwords out of its log anyway
                 link.query("SET SESSION sql_log_off = 1", (), self._deadline)
-        if found.by_itself:
-            current = self._rotator.password if self._rotator else None
-            return set_own(found.accounts[0], password, current, is_mariadb=server.is_mariadb, in_clear=in_clear)
-        return alter_user(found.accounts, password, is_mariadb=server.is_mariadb, in_clear=in_clear)
+        return change
 
     @contextlib.contextmanager
     def _alone(self, account: Account) -> Iterator[int]:
@@ -357,20 +339,6 @@ class MysqlSession(Session):
             if inner:
                 return ServerRefusal(code=inner[0][0], text=inner[0][1])
         return refusal
-
-    def _password_of(self, candidate: Candidate) -> bytes:
-        """Return what to set.
-
-        Raises:
-            Unsupported: the candidate has no password.
-            PolicyRefused: the password cannot be one here.
-        """
-        if candidate.password is None:
-            raise Unsupported("an account here has a password, no key", remedy="give the user record a password")
-        password = candidate.password.reveal()
-        if not password or "\0" in password:
-            raise PolicyRefused("a password here is not empty and has no NUL", remedy="change the record's complexity")
-        return password.encode()
 
     def _why_refused(self, account: Account, verdict: Verdict) -> Verdict:
         """Look whether the account is one that the server refuses with every password, by the same code."""

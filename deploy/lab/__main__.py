@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from deploy.lab import LabError, install_with_apt, mariadb, missing, mssql, openldap, postgres, sshd
+from deploy.lab import LabError, install_with_apt, mariadb, missing, mssql, mysql8, openldap, postgres, sshd
 from deploy.lab.emulated import stop as stop_emulated
 
 
@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
             postgres.stop(choice.folder)
             mariadb.stop(choice.folder)
             stop_emulated(choice.folder, "mssql")
+            stop_emulated(choice.folder, "mysql8")
             sshd.stop(choice.folder)
             openldap.stop(choice.folder)
     except LabError as error:
@@ -51,8 +52,10 @@ def _up(folder: Path) -> None:
     directory = openldap.start(folder)
     ports = f"{directory.port}, TLS {directory.secure_port}"
     print(f"openldap    {directory.host}:{ports}  login {directory.admin_login}  {folder / 'openldap.json'}")  # noqa: T201
-    third = mssql.start(folder)
-    print(f"sql server  {third.host}:{third.port}  login {third.admin_login}  {folder / 'mssql.json'}  (emulated)")  # noqa: T201
+    for module in (mssql, mysql8):
+        third = module.start(folder)
+        state = folder / f"{third.kind}.json"
+        print(f"{third.kind:<10}  {third.host}:{third.port}  login {third.admin_login}  {state}  (emulated)")  # noqa: T201
     if mariadb.is_installed():
         second = mariadb.start(folder)
         print(f"mariadb     {second.host}:{second.port}  login {second.admin_login}  {folder / 'mariadb.json'}")  # noqa: T201

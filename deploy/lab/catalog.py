@@ -78,6 +78,8 @@ def _as_sqlite(node: exp.Expression) -> exp.Expression:
         return exp.Anonymous(this=_flat("@@" + node.name))
     if isinstance(node, exp.Convert):  # to text: dates are that already
         return exp.cast(node.expression.transform(_as_sqlite), "text")
+    if isinstance(node, exp.CurrentUser | exp.CurrentVersion | exp.CurrentRole):
+        return exp.Anonymous(this=node.key.replace("current", "current_").replace("current_version", "version"))
     if isinstance(node, exp.Anonymous):
         node.set("this", _flat(node.name))
     return node

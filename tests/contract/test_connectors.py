@@ -35,7 +35,7 @@ from tests.support.benches import linux as benches
 from tests.support.benches.base import Bench
 from tests.support.benches.fake import FakeBench
 from tests.support.benches.linux import LinuxBench
-from tests.support.benches.mariadb import MariadbBench
+from tests.support.benches.mariadb import MariadbBench, Mysql8Bench
 from tests.support.benches.openldap import OpenldapBench
 from tests.support.benches.postgresql import PostgresBench
 from tests.support.benches.rabbitmq import RabbitmqBench
@@ -54,6 +54,8 @@ BENCHES: dict[str, Callable[[Lab], Bench]] = {
     "mariadb-admin": lambda lab: MariadbBench(lab.mariadb),
     "mariadb-itself": lambda lab: MariadbBench(lab.mariadb, is_self=True),
     "rabbitmq-admin": lambda lab: RabbitmqBench(lab.rabbitmq),
+    "mysql8-admin": lambda lab: Mysql8Bench(lab.mysql8),
+    "mysql8-itself": lambda lab: Mysql8Bench(lab.mysql8, is_self=True),
     "redis-admin": lambda lab: RedisBench(lab.redis),
     "sqlserver-admin": lambda lab: SqlserverBench(lab.mssql),
     "sqlserver-itself": lambda lab: SqlserverBench(lab.mssql, is_self=True),
@@ -122,6 +124,10 @@ class Lab:
     @property
     def redis(self) -> RedisServer:
         return self._request.getfixturevalue("target_redis")
+
+    @property
+    def mysql8(self) -> EmulatedServer:
+        return self._request.getfixturevalue("target_mysql8")
 
     @property
     def mssql(self) -> EmulatedServer:

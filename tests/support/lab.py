@@ -18,6 +18,7 @@ from deploy.lab import (
     SshServer,
     mariadb,
     mssql,
+    mysql8,
     openldap,
     postgres,
     sshd,
@@ -65,6 +66,15 @@ def target_mssql() -> Iterator[EmulatedServer]:
     """An emulated SQL Server with a database whose users have their passwords in it."""
     with _folder() as folder:
         server = mssql.start(folder, databases={"Shop]'s": {"contained": True}})
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def target_mysql8() -> Iterator[EmulatedServer]:
+    """An emulated MySQL 8 without TLS, so that passwords go by its RSA key."""
+    with _folder() as folder:
+        server = mysql8.start(folder)
         yield server
         server.stop()
 

@@ -16,7 +16,7 @@ from connectors.mysql.accounts import (
     set_own,
 )
 from connectors.mysql.hashes import ed25519_hash, native_hash
-from connectors.mysql.server import _gives_create_user, name_of
+from connectors.mysql.server import name_of, rights_on_all, roles_of
 from pam_jobs.errors import Unsupported
 from pam_jobs.secret import SecretValue
 
@@ -122,7 +122,10 @@ def test_rows_of_the_servers_are_read():
     assert (found.plugin, found.ssl, found.is_locked, found.is_expired, found.lifetime_days) == (
         "mysql_native_password", "certificate", True, True, 9,
     )  # fmt: skip
-    found = from_mysql(["joe", "%", "caching_sha2_password", "ANY", "N", "Y", 1700000000, None])
+    found = from_mysql(
+        ["joe", "%", "caching_sha2_password", "ANY", "N", "Y", 1700000000, None, '{"additional_password": "x"}']
+    )
+    assert found.has_second
     assert (found.plugin, found.ssl, found.is_locked, found.is_expired) == ("caching_sha2_password", "any", False, True)
     assert found.last_set.year == 2023
 
@@ -138,7 +141,29 @@ def test_rows_of_the_servers_are_read():
     ],
 )
 def test_the_right_to_change_others_is_read_from_the_grants(grant, gives):
-    assert _gives_create_user(grant) is gives
+    assert bool({"ALL PRIVILEGES", "CREATE USER"} & rights_on_all([grant])) is gives
+
+
+@pytest.mark.parametrize(
+    ("grant", "roles"),
+    [
+        ("GRANT `keeper`@`%` TO `a`@`%`", [("keeper", "%")]),
+        ("GRANT `a``b`@`%`,`other`@`10.0.0.%` TO `a`@`%`", [("a`b", "%"), ("other", "10.0.0.%")]),
+        ("GRANT `keeper` TO `a`@`%`", [("keeper", "%")]),
+        ("GRANT SELECT ON `TO `.* TO `a`@`%`", []),
+        ("GRANT ALL PRIVILEGES ON *.* TO `a`@`%`", []),
+    ],
+)
+def test_roles_are_read_from_the_grants(grant, roles):
+    assert roles_of(grant) == roles
+
+
+def test_a_former_password_stays_valid_where_that_is_asked_for():
+    accounts = [identity("joe", "h", "caching_sha2_password")]
+    statement, _ = alter_user(accounts, PASSWORD, is_mariadb=False, in_clear=True, keeps=True)
+    assert statement.endswith("BY %s RETAIN CURRENT PASSWORD")
+    statement, _ = set_own(accounts[0], PASSWORD, SecretValue("old"), is_mariadb=False, in_clear=True, keeps=True)
+    assert statement == "ALTER USER USER() IDENTIFIED BY %s REPLACE %s RETAIN CURRENT PASSWORD"
 
 
 def test_names_of_locks_and_accounts():

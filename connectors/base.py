@@ -13,12 +13,13 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
 from pam_jobs.errors import Effect, Unreachable, Unsupported
 from pam_jobs.secret import SecretValue
 
 __all__ = [
+    "UNPROVABLE",
     "Account",
     "AccountMetadata",
     "Candidate",
@@ -149,6 +150,10 @@ class Candidate:
             distinguished_name=account.distinguished_name,
             database=account.database,
         )
+
+
+UNPROVABLE: Final = "unprovable"
+"""Cause of an UNKNOWN verdict where no login can ever be tried from here: the target's answer to a change is all there is."""
 
 
 class VerdictState(StrEnum):
@@ -310,6 +315,10 @@ class Session(ABC):
     @abstractmethod
     def probe(self, account: Account, credential: Credential) -> Verdict:
         """Try one fresh login with the credential; never raises for an answer of the target."""
+
+    def returned_fields(self) -> Mapping[str, str | SecretValue]:
+        """Return the custom fields, by label, that the change wants written to the user's record."""
+        return {}
 
     def metadata(self, account: Account) -> AccountMetadata:  # noqa: ARG002
         """Return what the target tells of the account without a login as it."""

@@ -55,5 +55,9 @@ class GatewaySettings(BaseSettings):
     heartbeat_seconds: float = Field(10.0, gt=0, le=300)
     job_seconds: int = Field(600, ge=10, le=86_400, description="time limit of one job")
     script_seconds: int = Field(300, ge=1, le=86_400, description="time limit of one post-rotation script")
+    saas_plugins_dir: Path | None = Field(
+        None, description="folder of SaaS plugins of your own; only root and the gateway's user may write there"
+    )
+    saas_pip: bool = Field(default=False, description="install by pip what a SaaS plugin of that folder requires")
     work_dir: Path | None = Field(None, description="where scripts get their private folders; absent: the temp folder")
     log_json: bool = Field(default=True)

@@ -24,6 +24,7 @@ from celery.exceptions import Reject
 from celery.worker import state as worker_state
 
 from connectors.registry import ConnectorRegistry
+from connectors.saas.catalogue import Catalogue
 from pam_jobs import __version__
 from pam_jobs.app import make_app, node_name
 from pam_jobs.clock import SystemClock
@@ -86,6 +87,7 @@ class Agent:
         self.instance = name[:64]
         self._vault = SdkVault(identity.storage, settings.ca_file)
         self._registry = ConnectorRegistry(state_folder=state_dir)
+        self._saas = Catalogue(settings.saas_plugins_dir, may_install=settings.saas_pip)
         self._journal = Journal(state_dir, clock=self._clock)
         self._http = _http_client(identity.hostname, settings)
         self._position: PositionFile | None = None
@@ -141,6 +143,7 @@ class Agent:
                 router=router,
                 vault=self._vault,
                 chain_for=self._registry.chain_for,
+                saas=self._saas,
                 recognisers=self._registry.recognisers,
                 breakers=Breakers(slots=max(1, settings.gateway_concurrency * 3 // 4)),
                 clock=self._clock,
@@ -241,6 +244,7 @@ class Agent:
             "started_at": self._clock.now().isoformat(timespec="seconds"),
             "concurrency": self._settings.gateway_concurrency,
             "connectors": self._registry.names(),
+            "saas": self._saas.to_json(),
             "components": {name: found for name in _COMPONENTS if (found := _installed(name))},
         }
 

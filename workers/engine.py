@@ -207,6 +207,8 @@ class _Attempt:
         return mode(work)
 
     def _only_scripts(self, work: Work) -> bool:
+        if self._claim.profile == "saas":
+            return False
         return self._claim.profile == "scripts_only" or work.user.record.flag("NOOP", default=False)
 
     def _plan(self, work: Work) -> Outcome:
@@ -226,10 +228,10 @@ class _Attempt:
             )
         if self._only_scripts(work):
             return self._scripts_only(work)
-        if self._claim.profile not in {"general", None}:
+        if self._claim.profile not in {"general", "saas", None}:
             raise Unsupported(
                 f"rotation profile {self._claim.profile} is not supported by this gateway",
-                remedy="use the profile general or scripts_only",
+                remedy="use the profile general, scripts_only or saas",
             )
         # Read before anything is changed: a field that says neither yes nor no must not come up after a failure.
         flags = work.rollback_flags
@@ -324,7 +326,7 @@ class _Attempt:
         if self._work is not None:
             target = None
             with suppress(PamJobsError):
-                target = self._work.target_key if self._work.resource else None
+                target = self._work.target_key if self._work.has_target else None
             members["administrator"] = self._finding(self._work, outcome)
             members["detail"] = sealed_detail(outcome, self._work.user.key, target)
         return self._job.new_report(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from connectors.base import Session, Verdict, VerdictState
+from connectors.base import UNPROVABLE, Session, Verdict, VerdictState
 from pam_jobs.errors import NotApplied
 from pam_jobs.jobs.wire import LOCKOUT_BUDGET
 from workers.chain import through
@@ -46,7 +46,7 @@ class Logins:
         verdict = self._probe(value, session)
         self._work.reach("after:probe")
         breakers, key = self._work.ports.breakers, self._work.target_key
-        if verdict.state is VerdictState.UNKNOWN:
+        if verdict.state is VerdictState.UNKNOWN and verdict.cause != UNPROVABLE:
             breakers.failed(key)
         else:
             breakers.worked(key)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from connectors.base import Connector
+from connectors.saas.catalogue import Catalogue
 from pam_jobs.clock import Clock, SystemClock
 from pam_jobs.jobs import wire
 from pam_jobs.records.record import Record
@@ -187,6 +188,7 @@ class Ports:
     chain_for: ChainFor
     breakers: Breakers
     administrators: Administrators = field(default_factory=Administrators)
+    saas: Catalogue = field(default_factory=Catalogue)
     clock: Clock = field(default_factory=SystemClock)
     settings: EngineSettings = field(default_factory=EngineSettings)
     boundary: Boundary = nothing

@@ -10,6 +10,7 @@ import structlog
 from pam_jobs.crypto import aes
 from pam_jobs.errors import Conflict, Effect, PamJobsError, VaultConflict, VaultUnavailable
 from pam_jobs.jobs import wire
+from pam_jobs.secret import SecretValue
 from workers.outcome import Outcome
 from workers.ports import VaultRecord
 from workers.restored import CAUSE
@@ -21,6 +22,7 @@ __all__ = ["promote", "promoted", "record_found"]
 
 _log = structlog.get_logger(__name__)
 _TRIES: Final = 6
+_NOTHING: Final[Mapping[str, str | SecretValue]] = {}
 
 
 def promote(
@@ -31,6 +33,7 @@ def promote(
     report: wire.Report | None = None,
     *,
     kept: bytes | None = None,
+    fields: Mapping[str, str | SecretValue] | None = None,
 ) -> VaultRecord:
     """Promote the version and write the record merged into its latest revision.
 
@@ -41,6 +44,7 @@ def promote(
         evidence: codes only.
         report: ends the job in the same transaction; None when steps follow.
         kept: where only a part of the version was set: what logs in, sealed; it becomes current in its place.
+        fields: custom fields, by label, that come with the change.
 
     Returns:
         The record as it is now.
@@ -54,17 +58,25 @@ def promote(
     def say(sealed: bytes, revision: int) -> int:
         return work.job.promote(seq, evidence, sealed, revision, report, kept).revision
 
-    return _written(work, value, say)
+    return _written(work, value, say, fields or {})
 
 
-def promoted(seq: int, *, is_blind: bool, in_grace: bool) -> Outcome:
+def promoted(seq: int, *, is_blind: bool, in_grace: bool, login: str) -> Outcome:
     """Return the outcome of a rotation whose new value is the current one.
 
     Args:
         seq: the version.
         is_blind: no value that was known did log in before.
         in_grace: the target accepts the old value as well.
+        login: ``accepted``, or ``confirmed`` where nobody can log in from here.
     """
+    if login == wire.CONFIRMED:
+        return Outcome(
+            status=wire.Status.OK,
+            effect=Effect.APPLIED,
+            cause=wire.CONFIRMED,
+            message="the service confirmed the new value, which is the current one; no login could be tried",
+        )
     told = "; no value that was known did, after a restore from an older backup" if is_blind else ""
     told += "; the target accepts the old one as well, for as long as its rules say" if in_grace else ""
     return Outcome(
@@ -108,12 +120,18 @@ def record_found(work: Work, ciphertext: bytes, value: Value, evidence: Mapping[
     return work.with_ledger(user, answers[-1].versions)
 
 
-def _written(work: Work, value: Value, say: Callable[[bytes, int], int]) -> VaultRecord:
+def _written(
+    work: Work, value: Value, say: Callable[[bytes, int], int], fields: Mapping[str, str | SecretValue] = _NOTHING
+) -> VaultRecord:
     """Merge the value into the record's latest revision until the router takes it."""
     latest = work.user
     refused: PamJobsError | None = None
     for _ in range(_TRIES):
         merged = latest.record.with_credential(password=value.password, private_key=value.private_key)
+        for label, given in fields.items():
+            is_secret = isinstance(given, SecretValue)
+            text = given.reveal() if isinstance(given, SecretValue) else given
+            merged = merged.set_field("secret" if is_secret else "text", text, label, custom=True)
         sealed = aes.encrypt(merged.to_json().encode(), latest.key)
         try:
             revision = say(sealed, latest.revision)

@@ -13,6 +13,8 @@
 | locked                | any                     | an operator decides; a login more would keep the account locked    |
 | unknown               | any                     | back off and keep everything                                       |
 
+Where no login can ever be tried (some online services), the same value is applied again until the target confirms it.
+
 Nothing here believes a login that was not answered, and nothing makes up a new value.
 """
 
@@ -23,7 +25,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, assert_never
 
-from connectors.base import Verdict, VerdictState
+from connectors.base import UNPROVABLE, Verdict, VerdictState
 from pam_jobs.jobs.wire import LOCKOUT_BUDGET
 from workers.values import Value
 
@@ -168,6 +170,8 @@ def _locked(evidence: dict[str, Any]) -> Decision:
 
 
 def _unknown(verdict: Verdict, evidence: dict[str, Any]) -> Decision:
+    if verdict.cause == UNPROVABLE:
+        return Decision(action=Action.APPLY, cause=UNPROVABLE, evidence=evidence)
     cause = verdict.cause or "unknown"
     message = "it cannot be told now whether the new value is live; both are kept and it is tried again"
     if cause == LOCKOUT_BUDGET:

@@ -10,13 +10,13 @@ Each arrow is durable before the next step begins, so that a crash anywhere is r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
 import structlog
 
-from connectors.base import Connector, Preflight, Session, Verdict, VerdictState
+from connectors.base import UNPROVABLE, Connector, Preflight, Session, Verdict, VerdictState
 from pam_jobs.errors import (
     AdminRefused,
     AuthRejected,
@@ -28,6 +28,7 @@ from pam_jobs.errors import (
 )
 from pam_jobs.jobs import wire
 from pam_jobs.jobs.wire import LOCKOUT_BUDGET, Report, Status
+from pam_jobs.secret import SecretValue
 from workers import partly
 from workers.chain import through
 from workers.lease import told_when_cancelled
@@ -91,6 +92,8 @@ class Rotation:
         self._own = proven.own if proven else None  # what logs in, where that was learned
         self._is_blind = proven is not None and proven.own is None  # nothing known logs in; the admin sets a value
         self._evidence: dict[str, object] = dict(proven.evidence) if proven else {}
+        self._login_verdict = "accepted"
+        self._returned: Mapping[str, str | SecretValue] = {}  # custom fields that come with the change
         self.promoted: VaultRecord | None = None
         self.value: Value | None = None
 
@@ -258,6 +261,10 @@ class Rotation:
                 self._work.lease.check()
                 time.sleep(self._work.ports.settings.settle_seconds)
                 verdict = self._login(version.value, session)
+            self._returned = session.returned_fields()
+            if verdict.cause == UNPROVABLE:
+                self._login_verdict = wire.CONFIRMED
+                return True
         decision = self._decide(version.value, verdict)
         if self._follow(decision):
             return True
@@ -350,9 +357,9 @@ class Rotation:
         evidence: dict[str, object] = {"effect": "not_applied"}
         if not work.current.is_empty:
             verdict = self._login(work.current)
-            if verdict.state is not VerdictState.ACCEPTED:
+            if verdict.state is not VerdictState.ACCEPTED and verdict.cause != UNPROVABLE:
                 return False
-            evidence["current"] = "accepted"
+            evidence["current"] = wire.CONFIRMED if verdict.cause == UNPROVABLE else "accepted"
         work.job.abandon(version.seq, reason, evidence)
         work.note(version, "abandoned")
         _log.info("value_abandoned", seq=version.seq)
@@ -363,16 +370,20 @@ class Rotation:
         work, version, kept = self._work, self._staged(), self._kept
         self._check_old(version)
         in_grace = self._evidence["old"] == VerdictState.ACCEPTED
-        outcome = kept.outcome if kept else promoted(version.seq, is_blind=self._is_blind, in_grace=in_grace)
+        outcome = (
+            kept.outcome
+            if kept
+            else promoted(version.seq, is_blind=self._is_blind, in_grace=in_grace, login=self._login_verdict)
+        )
         outcome = replace(outcome, extra={"old": self._evidence["old"]})
         last_report = self._before_promotion(version)
-        evidence = {**self._evidence, "login": "accepted"}
+        evidence = {**self._evidence, "login": self._login_verdict}
         work.reach("before:promote")
         report = last_report(outcome) if last_report else None
         with self._timings.of("promote"):
             seq, value = (kept.seq, kept.changed) if kept else (version.seq, version.value)
             sealed = version.ciphertext if kept else None
-            self.promoted = promote(work, seq, value, evidence, report, kept=sealed)
+            self.promoted = promote(work, seq, value, evidence, report, kept=sealed, fields=self._returned)
         work.reach("after:promote")
         if kept:
             work.note(replace(version, seq=kept.seq), "abandoned")

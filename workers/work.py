@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from connectors.base import Account, Connector, Deadline, Session, Target
+from connectors.saas.connector import SaasConnector, target_of_service
 from pam_jobs.crypto import aes
 from pam_jobs.errors import InvalidInput, NotFound, StateError
 from pam_jobs.jobs import wire
@@ -44,6 +45,7 @@ class Work:
     user: VaultRecord
     configuration: VaultRecord
     resource: VaultRecord | None
+    service: VaultRecord | None  # the SaaS configuration of the profile saas
     admin: VaultRecord | None  # None: the account changes itself
     administrator: Administrator | None  # None: the account changes itself
     versions: tuple[Version, ...]  # newest first
@@ -80,6 +82,8 @@ class Work:
         Raises:
             InvalidInput: the records do not say.
         """
+        if self.service is not None:
+            return target_of_service(self.service.record, self.service.uid)
         if self.resource is None:
             raise InvalidInput("the job names no resource", remedy="set the resource in the rotation settings")
         return target_of(self.resource.record, self.configuration.record, self.user.record)
@@ -93,6 +97,9 @@ class Work:
     @property
     def chain(self) -> Sequence[Connector]:
         """The connectors for the target, in order."""
+        if self.service is not None:
+            clears_up = self.rollback_flags.on_saas_fail
+            return [SaasConnector(self.ports.saas, self.service.record, self.configuration.record, clears_up=clears_up)]
         target = self.target
         return self.ports.chain_for(target.protocol, target.options.get("operatingSystem"))
 
@@ -109,7 +116,12 @@ class Work:
     @property
     def is_self(self) -> bool:
         """Say whether the account changes its own credential."""
-        return self.admin is None or self.admin.uid == self.user.uid
+        return self.service is None and (self.admin is None or self.admin.uid == self.user.uid)
+
+    @property
+    def has_target(self) -> bool:
+        """Say whether there is anything to log in to."""
+        return self.resource is not None or self.service is not None
 
     def open(self, connector: Connector, own: Value | None = None) -> Session:
         """Log in as who changes the account: the resource's administrator, or the account itself.
@@ -126,6 +138,8 @@ class Work:
         if self.administrator is not None:
             return self.administrator.open(connector, self.target, self.deadline)
         value = own or self.current
+        if self.service is not None:  # the plugin logs in with its configuration, and is told what was before
+            return connector.open(self.target, value.credential(self.account), self.deadline)
         if value.is_empty:
             raise InvalidInput("the account has no credential to log in with", remedy="name an admin of the resource")
         return connector.open(self.target, value.credential(self.account), self.deadline)
@@ -137,7 +151,7 @@ class Work:
         Raises:
             InvalidInput: it is not in the known form.
         """
-        return Lockout.of(self.target.options) if self.resource is not None else Lockout()
+        return Lockout.of(self.target.options) if self.has_target else Lockout()
 
     @property
     def current(self) -> Value:
@@ -254,6 +268,7 @@ def load_work(claim: wire.Claim, job: JobPort, lease: Lease, ports: Ports, deadl
         "configuration": claim.configuration_uid,
         "resource": claim.resource_uid,
         "admin": claim.admin_uid,
+        "SaaS configuration": claim.saas_uid if claim.profile == "saas" else None,
     }
     found = ports.vault.fetch(uid for uid in named.values() if uid)
     for what, uid in named.items():
@@ -272,6 +287,7 @@ def load_work(claim: wire.Claim, job: JobPort, lease: Lease, ports: Ports, deadl
         user=user,
         configuration=found[claim.configuration_uid],
         resource=_optional(found, claim.resource_uid),
+        service=_optional(found, named["SaaS configuration"]),
         admin=_optional(found, claim.admin_uid),
         administrator=None,
         versions=tuple(_version(row, user.key) for row in claim.versions),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pam_jobs.cli import discover, service
+from pam_jobs.cli import discover, saas, service
 from pam_jobs.cli.common import (
     Format,
     FormatOption,
@@ -31,11 +31,12 @@ if TYPE_CHECKING:
     from pam_jobs.client.vault import VaultClient
 
 app = group(
-    "Do something now: rotate, verify, reconcile, discover, map services.",
-    short={"r": "rotate", "ji": "job-info", "jc": "job-cancel", "i": "gateway-info", "d": "discover", "s": "service"},
+    "Do something now: rotate, verify, reconcile, discover, map services, online services.",
+    short={"r": "rotate", "ji": "job-info", "jc": "job-cancel", "i": "gateway-info", "d": "discover", "s": "service", "sa": "saas"},
 )
 app.add_typer(discover.app, name="discover")
 app.add_typer(service.app, name="service")
+app.add_typer(saas.app, name="saas")
 
 _WAITS_FOR_ADMIN = {"target_set_aside", "administrator_busy"}
 

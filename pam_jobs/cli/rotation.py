@@ -43,7 +43,10 @@ _Resource = Annotated[
 _Admin = Annotated[
     str | None, typer.Option("--admin-user", "-a", help="UID or title of the user that administers the resource.")
 ]
-_Profile = Annotated[str | None, typer.Option("--rotation-profile", "-rp", help="general or scripts_only.")]
+_Profile = Annotated[str | None, typer.Option("--rotation-profile", "-rp", help="general, scripts_only or saas.")]
+_Service = Annotated[
+    str | None, typer.Option("--saas-config-uid", help="UID or title of the SaaS configuration; means -rp saas.")
+]
 _Cron = Annotated[
     list[str] | None, typer.Option("--schedulecron", "-sc", help="Cron of five fields, or Quartz; repeat.")
 ]
@@ -79,6 +82,7 @@ def edit(
     resource: _Resource = None,
     admin: _Admin = None,
     profile: _Profile = None,
+    service: _Service = None,
     cron: _Cron = None,
     timezone: _Zone = "Etc/UTC",
     schedule_json: _Json = None,
@@ -104,10 +108,10 @@ def edit(
         raise InvalidInput("rotation cannot be enabled and disabled at once", remedy="give one of the two")
     schedule = _schedule(cron, timezone, schedule_json, on_demand=on_demand, inherit=inherit)
     looking = _looking(verify, timezone, on_demand=verify_on_demand, inherit=verify_inherit)
-    if schedule_only and (any((config, resource, admin, profile, complexity)) or enable or disable):
+    if schedule_only and (any((config, resource, admin, profile, service, complexity)) or enable or disable):
         raise InvalidInput("--schedule-only changes the schedule alone", remedy="leave the other options out")
     wishes = Wishes(
-        configuration=config, resource=resource, admin=admin, profile=profile, schedule=schedule,
+        configuration=config, resource=resource, admin=admin, profile=profile, service=service, schedule=schedule,
         inherits_schedule=inherit, verify_schedule=looking, inherits_verify_schedule=verify_inherit, complexity=Complexity.parse(complexity) if complexity else None,
         disabled=False if enable else True if disable else None,
     )  # fmt: skip

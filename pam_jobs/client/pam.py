@@ -71,6 +71,7 @@ class RotationChange:
     disabled: bool
     revision: int | None  # of the settings as they were read; None: there were none
     verify_schedule: list[dict[str, Any]] | None = None  # None: the configuration's default
+    saas_uid: str | None = None
 
     def body(self, record_key: bytes) -> dict[str, Any]:
         """Return what is sent; the complexity is sealed by the record's key."""
@@ -79,6 +80,7 @@ class RotationChange:
             "configuration_uid": self.configuration_uid,
             "resource_uid": self.resource_uid,
             "profile": self.profile,
+            "saas_uid": self.saas_uid,
             "schedule": self.schedule,
             "inherits_schedule": self.inherits_schedule,
             "verify_schedule": self.verify_schedule,

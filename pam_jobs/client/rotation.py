@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ from pam_jobs.records.types import is_configuration, is_resource
 
 __all__ = ["Edit", "Planned", "Planner", "Wishes"]
 
-_PROFILES = ("general", "scripts_only")
+_PROFILES = ("general", "scripts_only", "saas")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,7 @@ class Wishes:
     resource: str | None = None
     admin: str | None = None
     profile: str | None = None
+    service: str | None = None  # the saasConfiguration record
     schedule: list[dict[str, Any]] | None = None  # [] is on demand
     inherits_schedule: bool = False
     verify_schedule: list[dict[str, Any]] | None = None  # [] is on demand
@@ -115,13 +116,17 @@ class Planner:
         profile = self._profile(stored, wishes, now)
         resource = self._resource(wishes, now, profile)
         link = self._all_links().get(resource.uid) if resource else None
+        service = self._service(wishes, now, profile)
         configuration = self._configuration(wishes, now, link)
         admin = self._admin(stored, wishes, link, resource, profile)
         if not wishes.disabled:  # rotation can be switched off whatever is wrong with the target meanwhile
             if resource is not None:
                 _check_target(resource, configuration)
-            self._check_shares(stored, configuration, resource, admin)
-        change = self._change(stored, wishes, now, profile, configuration, resource, admin)
+            self._check_shares(stored, configuration, resource, admin, service)
+        change = replace(
+            self._change(stored, wishes, now, profile, configuration, resource, admin),
+            saas_uid=service.uid if service else None,
+        )
         moved = resource is not None and (link is None or link["configuration_uid"] != configuration.uid)
         return Planned(
             stored=stored, change=change, configuration=configuration, resource=resource, admin=admin, link=link,
@@ -130,7 +135,8 @@ class Planner:
 
     def _profile(self, stored: VaultRecord, wishes: Wishes, now: dict[str, Any] | None) -> str:
         noop = stored.record.flag("NOOP", default=False)
-        profile = wishes.profile or ("scripts_only" if noop else str(now["profile"]) if now else "general")
+        kept = str(now["profile"]) if now else "general"
+        profile = wishes.profile or ("saas" if wishes.service else "scripts_only" if noop and kept != "saas" else kept)
         if profile not in _PROFILES:
             raise InvalidInput(
                 f"the profile {profile} is not served by this release", remedy="use " + " or ".join(_PROFILES)
@@ -139,6 +145,12 @@ class Planner:
 
     def _resource(self, wishes: Wishes, now: dict[str, Any] | None, profile: str) -> VaultRecord | None:
         text = wishes.resource or (now or {}).get("resource_uid")
+        if profile == "saas":
+            if wishes.resource:
+                raise InvalidInput(
+                    "the profile saas rotates by its plugin, not on a resource", remedy="leave --resource out"
+                )
+            return None
         if not text:
             if profile == "general":
                 raise InvalidInput(
@@ -151,6 +163,24 @@ class Planner:
             raise InvalidInput(
                 f"{found.title} is a {found.type} and no resource",
                 remedy="name a pamMachine, pamDatabase or pamDirectory with --resource",
+            )
+        return found
+
+    def _service(self, wishes: Wishes, now: dict[str, Any] | None, profile: str) -> VaultRecord | None:
+        if profile != "saas":
+            if wishes.service:
+                raise InvalidInput("a SaaS configuration goes with the profile saas alone", remedy="use -rp saas")
+            return None
+        text = wishes.service or (now or {}).get("saas_uid")
+        if not text:
+            raise InvalidInput(
+                "the profile saas needs a SaaS configuration",
+                remedy="name its record with --saas-config-uid; `pam action saas config --create` makes one",
+            )
+        found = self._client.records.find(text)
+        if found.type not in {"saasConfiguration", "login"} or not found.record.custom("SaaS Type"):
+            raise InvalidInput(
+                f"{found.title} is no SaaS configuration", remedy="make one with `pam action saas config --create`"
             )
         return found
 

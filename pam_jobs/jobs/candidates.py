@@ -169,8 +169,9 @@ def _make_current(session: Session, clock: Clock, actor: Actor, job: Job, promot
     seq = ledger.promote(session, clock, record_of(job), told, epoch=epoch, evidence=evidence, kept=kept).seq
     if kept is not None:
         job_event(session, clock, actor, "credential_abandoned", job, version_seq=told, epoch=epoch, cause="in_part")
+    verdict = str(promotion.evidence.get("login", ledger.ACCEPTED))
     revision = write_record(
-        session, clock, actor, job, seq, promotion.record_data, promotion.record_revision, is_rotation=True
+        session, clock, actor, job, seq, promotion.record_data, promotion.record_revision, rotated=verdict
     )
     job_event(session, clock, actor, "credential_promoted", job, version_seq=seq, epoch=epoch)
     if promotion.evidence.get("old") == ledger.ACCEPTED:
@@ -187,7 +188,7 @@ def write_record(
     record_data: bytes,
     record_revision: int,
     *,
-    is_rotation: bool,
+    rotated: str | None = None,
 ) -> int:
     """Write the record merged with the version that was seen to log in, and return the record's new revision.
 
@@ -199,7 +200,7 @@ def write_record(
         seq: the version.
         record_data: the whole record.
         record_revision: the revision that it was merged into.
-        is_rotation: the version is a new one; otherwise it was found.
+        rotated: the version is a new one: the verdict on it; None: it was found.
 
     Raises:
         VaultConflict: the record has another revision.
@@ -211,7 +212,7 @@ def write_record(
         raise VaultConflict(
             "the record was edited meanwhile", remedy="fetch it, merge the credential into it and promote again"
         )
-    findings.proven(session, clock, actor, job, seq, is_rotation=is_rotation)
+    findings.proven(session, clock, actor, job, seq, rotated=rotated)
     return revision
 
 

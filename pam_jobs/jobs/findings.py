@@ -21,7 +21,7 @@ from pam_jobs.db.tables import (
 )
 from pam_jobs.jobs.wire import LOCKOUT_BUDGET, Report, Status
 from pam_jobs.vault import drift
-from pam_jobs.vault.ledger import ACCEPTED
+from pam_jobs.vault.ledger import ACCEPTED, CONFIRMED
 
 __all__ = ["DECIDED", "not_made", "note", "proven"]
 
@@ -39,6 +39,13 @@ _PROVEN: Final = (  # both are made once: they run with every rotation
     .returning(_SETTINGS.c.drift_before)
 )
 _ROTATED: Final = _PROVEN.values(last_rotated_at=_AT)
+_CONFIRMED: Final = (
+    update(_SETTINGS)
+    .where(_SETTINGS.c.record_uid == bindparam("record"))
+    .values(
+        last_probe=_LOGIN, prove_since=None, last_rotated_at=_AT, **drift.moved(DriftState.UNCHECKED, _AT, CONFIRMED)
+    )
+)
 _CAUSE_LENGTH: Final = 64
 
 
@@ -104,7 +111,7 @@ def not_made(session: Session, clock: Clock, actor: Actor, job: Job) -> None:
         drift.tell(session, clock, actor, before, DriftState.UNCHECKED, cause=job.cause, fields=_fields(job))
 
 
-def proven(session: Session, clock: Clock, actor: Actor, job: Job, seq: int, *, is_rotation: bool) -> None:
+def proven(session: Session, clock: Clock, actor: Actor, job: Job, seq: int, *, rotated: str | None) -> None:
     """Keep that the version which is the current one now was seen to log in.
 
     One statement, and an event where something was wrong before.
@@ -115,12 +122,21 @@ def proven(session: Session, clock: Clock, actor: Actor, job: Job, seq: int, *, 
         actor: the gateway.
         job: whose login it was.
         seq: the version.
-        is_rotation: the version is a new one; otherwise it was found.
+        rotated: the version is a new one: ``accepted``, or ``confirmed`` where nobody could log in; None: it was found.
     """
     now = clock.now()
-    last = {"verdict": ACCEPTED, "version_seq": seq, "at": now.isoformat(), "gateway": job.gateway_uid, "job": job.uid}
+    last = {
+        "verdict": rotated or ACCEPTED,
+        "version_seq": seq,
+        "at": now.isoformat(),
+        "gateway": job.gateway_uid,
+        "job": job.uid,
+    }
     seen = {"record": job.record_uid, "login": last, "at": now}
-    before = session.execute(_ROTATED if is_rotation else _PROVEN, seen).scalar_one_or_none()
+    if rotated == CONFIRMED:
+        session.execute(_CONFIRMED, seen)
+        return
+    before = session.execute(_ROTATED if rotated else _PROVEN, seen).scalar_one_or_none()
     # `credential_promoted` says it of a value that nobody had tried before.
     if before is not None and before != DriftState.UNCHECKED:
         drift.tell(session, clock, actor, before, DriftState.HEALTHY, cause=None, fields=_fields(job))

@@ -194,6 +194,7 @@ def claim(
         configuration_uid=job.configuration_uid,
         record_uid=job.record_uid,
         resource_uid=resource_uid,
+        saas_uid=settings.saas_uid if settings else None,
         admin_uid=admin_uid,
         profile=settings.profile if settings else None,
         complexity=settings.complexity if settings else None,

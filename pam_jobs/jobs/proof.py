@@ -16,7 +16,7 @@ from pam_jobs.clock import Clock, stamp
 from pam_jobs.db.tables import CredentialVersion, DriftState, RotationSettings, VersionKind, VersionState
 from pam_jobs.errors import InvalidInput
 from pam_jobs.jobs.findings import DECIDED
-from pam_jobs.vault.ledger import ACCEPTED, UNRESOLVED
+from pam_jobs.vault.ledger import ACCEPTED, CONFIRMED, UNRESOLVED
 
 __all__ = ["MAX_PAGE", "CurrentVersion", "OpenVersion", "Proof", "ProofPage", "ProofStatus", "prove", "prove_all"]
 
@@ -254,6 +254,10 @@ def _judge(facts: _Facts, proven_at: datetime | None, oldest: datetime | None) -
         return ProofStatus.NO_VERSION, "the record has no credential version: give it one, or rotate it"
     seq = facts.current.seq
     verdict = _verdict(facts)
+    if verdict is None and (facts.current.evidence or {}).get("login") == CONFIRMED:
+        return ProofStatus.NEVER_PROVEN, (
+            f"the service confirmed version {seq}, and nobody can log in there from a gateway: sign in once yourself"
+        )
     if verdict is None:
         return ProofStatus.NEVER_PROVEN, f"nobody has seen version {seq} log in: `pam action verify`"
     if proven_at is None:

@@ -82,7 +82,7 @@ def recover(session: Session, clock: Clock, actor: Actor, holder: Holder, found:
     )
     if is_new:
         revision = candidates.write_record(
-            session, clock, actor, job, row.seq, found.record_data, found.record_revision, is_rotation=False
+            session, clock, actor, job, row.seq, found.record_data, found.record_revision
         )
         source = str(found.evidence.get("source", ""))
         job_event(

@@ -17,6 +17,7 @@ from pam_jobs.crypto.blob import Blob
 
 __all__ = [
     "AUDIENCE",
+    "CONFIRMED",
     "LOCKOUT_BUDGET",
     "MOST_STEPS",
     "OLD_IN_GRACE",
@@ -63,6 +64,7 @@ AUDIENCE = "pam-jobs"
 MOST_STEPS = 2000  # post-rotation steps of one job
 OLD_IN_GRACE = "old_in_grace"  # cause: rotated, and the target accepts the old value too, as a directory for an hour
 LOCKOUT_BUDGET = "lockout_budget"  # cause: a login was not tried, because the account may be refused no more
+CONFIRMED = "confirmed"  # in place of an accepted login, where nobody can log in: the answer to the change is the proof
 
 
 class _Wire(BaseModel):
@@ -195,6 +197,7 @@ class Claim(_Wire):
     configuration_uid: str
     record_uid: str | None
     resource_uid: str | None
+    saas_uid: str | None = None  # the saasConfiguration record
     admin_uid: str | None
     profile: str | None  # general, scripts_only …; None for discovery
     complexity: Blob | None  # by the record key
@@ -284,7 +287,7 @@ class Promotion(Fenced):
     """POST /jobs/{uid}/promote: ``applying → current``, old → previous, the record at its revision; one transaction."""
 
     seq: int
-    evidence: dict[str, Any]  # {"login": "accepted", "old": "refused", "host_key": …}: codes only
+    evidence: dict[str, Any]  # {"login": "accepted" (or CONFIRMED), "old": "refused", "host_key": …}: codes only
     record_data: Blob  # the whole record, merged into the latest revision, by the record key
     record_revision: int  # the revision it was merged into
     report: Report | None = None  # ends the job in the same transaction when no step follows

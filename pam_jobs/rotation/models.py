@@ -197,6 +197,7 @@ class RotationChange(StrictModel):
     configuration_uid: Uid
     resource_uid: Uid | None = None
     admin_uid: Uid | None = None
+    saas_uid: Uid | None = Field(None, description="the saasConfiguration record of the profile saas")
     profile: Literal["general", "iam_user", "scripts_only", "saas"] = "general"
     schedule: ScheduleJson = Field(default_factory=list)
     inherits_schedule: bool = False
@@ -224,6 +225,7 @@ class RotationOut(_View):
     configuration_uid: str
     resource_uid: str | None
     admin_uid: str | None
+    saas_uid: str | None
     profile: str
     schedule: list[dict[str, Any]]
     inherits_schedule: bool

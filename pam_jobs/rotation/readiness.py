@@ -43,6 +43,7 @@ _SETUPS: Final = (  # made once: they run with every job that is asked for or du
         RotationSettings.configuration_uid,
         RotationSettings.profile,
         RotationSettings.resource_uid,
+        RotationSettings.saas_uid,
         RotationSettings.disabled,
         ResourceLink.admin_uid,
     )
@@ -62,7 +63,7 @@ _ROOTS: Final = (
 )
 _SHARES: Final = select(ApplicationShare).where(among(ApplicationShare.application_uid, "uids"))
 
-SERVED_PROFILES = ("general", "scripts_only")  # iam_user and saas wait for their connectors
+SERVED_PROFILES = ("general", "scripts_only", "saas")  # iam_user waits for its connectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,7 @@ class Setup:
     configuration_uid: str
     profile: str
     resource_uid: str | None = None
+    saas_uid: str | None = None
     admin_uid: str | None = None
     is_disabled: bool = False
 
@@ -143,7 +145,7 @@ def facts_for(session: Session, setups: Iterable[Setup]) -> Facts:
     }
     resources = {link.resource_uid: link for link in session.scalars(_RESOURCES, {"uids": list(resource_uids)})}
     parties = {setup.record_uid for setup in setups} | configuration_uids | resource_uids
-    parties |= {setup.admin_uid for setup in setups if setup.admin_uid}
+    parties |= {uid for setup in setups for uid in (setup.admin_uid, setup.saas_uid) if uid}
     roots = {row.uid: row.root_uid for row in session.execute(_ROOTS, {"uids": list(parties)})}
     applications = {gateway.application_uid for _, gateway in configurations.values()}
     shares = {
@@ -179,6 +181,7 @@ def judge(setup: Setup, facts: Facts) -> Iterator[Blocker]:
     yield from _of_configuration(configuration, gateway, facts)
     yield from _of_record(setup, gateway, facts)
     yield from _of_resource(setup, gateway, facts)
+    yield from _of_service(setup, gateway, facts)
 
 
 _NOT_SET_UP = Blocker(
@@ -194,6 +197,7 @@ def _setup(row: Any) -> Setup:
         configuration_uid=row.configuration_uid,
         profile=row.profile,
         resource_uid=row.resource_uid,
+        saas_uid=row.saas_uid,
         admin_uid=row.admin_uid,
         is_disabled=row.disabled,
     )
@@ -266,6 +270,19 @@ def _of_resource(setup: Setup, gateway: Gateway, facts: Facts) -> Iterator[Block
         )
     elif setup.admin_uid != setup.record_uid:
         yield from _not_readable("admin", setup.admin_uid, gateway, facts)
+
+
+def _of_service(setup: Setup, gateway: Gateway, facts: Facts) -> Iterator[Blocker]:
+    if setup.profile != "saas":
+        return
+    if setup.saas_uid is None:
+        yield Blocker(
+            code="saas_missing",
+            what=f"the profile saas needs a SaaS configuration, and record {setup.record_uid} has none",
+            remedy="name one with --saas-config-uid; `pam action saas config --create` makes it",
+        )
+        return
+    yield from _not_readable("saas", setup.saas_uid, gateway, facts)
 
 
 def _not_readable(role: str, record_uid: str, gateway: Gateway, facts: Facts) -> Iterator[Blocker]:

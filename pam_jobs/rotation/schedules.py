@@ -77,7 +77,7 @@ def effective_spec(settings: RotationSettings, configuration: PamConfiguration) 
 
 def effective_verify_spec(settings: RotationSettings, configuration: PamConfiguration) -> str:
     """Return by which schedule list the credential is verified; a record without a resource has nowhere to log in."""
-    if settings.resource_uid is None:
+    if settings.resource_uid is None and settings.saas_uid is None:
         return MANUAL
     return configuration.default_verify_schedule if settings.verify_schedule is None else settings.verify_schedule
 

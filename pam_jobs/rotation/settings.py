@@ -32,6 +32,7 @@ class Wanted:
     configuration_uid: str
     profile: str
     resource_uid: str | None = None
+    saas_uid: str | None = None  # the saasConfiguration record of the profile saas
     admin_uid: str | None = None  # given: becomes the resource's admin
     schedule: Sequence[Mapping[str, Any]] = ()
     inherits_schedule: bool = False
@@ -98,7 +99,10 @@ def put(
     settings = standing or RotationSettings(
         record_uid=record_uid, revision=0, last_rotated_at=None, last_probe=None, drift_since=clock.now()
     )
-    is_moved = standing is not None and standing.resource_uid != wanted.resource_uid
+    is_moved = standing is not None and (standing.resource_uid, standing.saas_uid) != (
+        wanted.resource_uid,
+        wanted.saas_uid,
+    )
     _apply(settings, wanted, schedule.to_json(), verify)
     settings.updated_at = clock.now()
     session.add(settings)
@@ -136,6 +140,10 @@ def _check_profile(wanted: Wanted) -> None:
             f"the profile {wanted.profile} rotates by the configuration, not on a resource",
             remedy="leave the resource out, or use the profile general",
         )
+    if wanted.saas_uid is not None and wanted.profile != "saas":
+        raise InvalidInput(
+            f"a SaaS configuration was named, and the profile is {wanted.profile}", remedy="use the profile saas"
+        )
     if wanted.admin_uid is not None and wanted.resource_uid is None:
         raise InvalidInput("an admin was named without a resource", remedy="name the resource that it administers")
     if wanted.complexity is not None and len(wanted.complexity) > _MAX_COMPLEXITY:
@@ -157,11 +165,14 @@ def _check_setup(session: Session, record_uid: str, wanted: Wanted) -> None:
     link = session.get(ResourceLink, wanted.resource_uid) if wanted.resource_uid else None
     if wanted.admin_uid is not None:
         require_record(session, wanted.admin_uid, what="admin")
+    if wanted.saas_uid is not None:
+        require_record(session, wanted.saas_uid, what="SaaS configuration")
     setup = Setup(
         record_uid=record_uid,
         configuration_uid=wanted.configuration_uid,
         profile=wanted.profile,
         resource_uid=wanted.resource_uid,
+        saas_uid=wanted.saas_uid,
         admin_uid=wanted.admin_uid or (link.admin_uid if link else None),
     )
     for blocker in judge(setup, facts_for(session, [setup])):
@@ -203,7 +214,7 @@ def _verify_spec(wanted: Wanted, clock: Clock, minimum_seconds: int) -> str | No
     if wanted.verify_schedule is None:
         return None
     schedule = schedules.checked(wanted.verify_schedule, clock=clock, minimum_seconds=minimum_seconds)
-    if wanted.resource_uid is None and not schedule.is_manual:
+    if wanted.resource_uid is None and wanted.saas_uid is None and not schedule.is_manual:
         raise InvalidInput(
             "a record without a resource cannot be verified: there is nowhere to log in",
             remedy="name the machine, database or directory, or leave the schedule of verifications out",
@@ -214,6 +225,7 @@ def _verify_spec(wanted: Wanted, clock: Clock, minimum_seconds: int) -> str | No
 def _apply(settings: RotationSettings, wanted: Wanted, spec: str, verify: str | None) -> None:
     settings.configuration_uid = wanted.configuration_uid
     settings.resource_uid = wanted.resource_uid
+    settings.saas_uid = wanted.saas_uid
     settings.profile = wanted.profile
     settings.schedule = spec
     settings.inherits_schedule = wanted.inherits_schedule

@@ -48,6 +48,7 @@ class RotationView:
     configuration_uid: str
     resource_uid: str | None
     admin_uid: str | None
+    saas_uid: str | None
     profile: str
     schedule: list[Any]
     inherits_schedule: bool
@@ -119,6 +120,7 @@ def _views(session: Session, clock: Clock, record_uids: Sequence[str], offline_s
             configuration_uid=configuration.record_uid,
             resource_uid=settings.resource_uid,
             admin_uid=admin_uid,
+            saas_uid=settings.saas_uid,
             profile=settings.profile,
             schedule=json.loads(settings.schedule),
             inherits_schedule=settings.inherits_schedule,

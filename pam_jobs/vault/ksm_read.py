@@ -193,7 +193,7 @@ def _user(settings: RotationSettings, *, is_admin: bool) -> dict[str, Any]:
             "pwd_complexity": to_base64(settings.complexity) if settings.complexity else "",
             "disabled": settings.disabled,
             "noop": settings.profile in {"scripts_only", "saas"},
-            "saas_record_uid_list": [],
+            "saas_record_uid_list": [settings.saas_uid] if settings.saas_uid else [],
         },
     }
 

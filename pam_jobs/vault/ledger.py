@@ -23,7 +23,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from pam_jobs.clock import Clock
-from pam_jobs.db.tables import CredentialVersion, VersionKind, VersionState
+from pam_jobs.db.tables import CredentialVersion, RotationSettings, VersionKind, VersionState
 from pam_jobs.errors import Conflict, InvalidInput, StateError
 from pam_jobs.vault import ledger_rows as rows
 from pam_jobs.vault.ledger_rows import KEPT_PREVIOUS, UNRESOLVED, unresolved, versions
@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 ACCEPTED: Final = "accepted"
+CONFIRMED: Final = "confirmed"
 """The verdict of a login that succeeded, in ``evidence["login"]`` (candidate) and ``evidence["current"]``."""
 
 
@@ -141,7 +142,7 @@ def promote(
         seq: the row.
         epoch: of the attempt; 0 for KSM clients.
         evidence: codes and times only. A credential needs ``{"login": "accepted"}``: nothing becomes current that
-            was not seen to log in.
+            was not seen to log in. Of an online service ``confirmed`` is enough: some have no login to try.
         kept: what logs in, by the record key, where the target took only a part.
 
     Returns:
@@ -154,7 +155,7 @@ def promote(
         NotFound: there is no such row.
     """
     row = rows.locked_row(session, record_uid, seq, epoch)
-    if row.kind == VersionKind.CREDENTIAL and evidence.get("login") != ACCEPTED:
+    if row.kind == VersionKind.CREDENTIAL and not _is_seen(session, record_uid, evidence):
         raise InvalidInput(
             "the evidence does not show that the new credential logs in", remedy="probe before promoting"
         )
@@ -326,9 +327,22 @@ def _add_current(
     )
 
 
+def _is_seen(session: Session, record_uid: str, evidence: Mapping[str, Any]) -> bool:
+    login = evidence.get("login")
+    return login == ACCEPTED or (login == CONFIRMED and _is_service(session, record_uid))
+
+
+def _is_service(session: Session, record_uid: str) -> bool:
+    """Say whether a plugin of an online service changes the credential."""
+    found = select(RotationSettings.profile).where(RotationSettings.record_uid == record_uid)
+    return session.scalar(found) == "saas"
+
+
 def _is_safe(session: Session, record_uid: str, evidence: Mapping[str, Any]) -> bool:
     if evidence.get("current") == ACCEPTED:
         return True
+    if evidence.get("current") == CONFIRMED and _is_service(session, record_uid):
+        return evidence.get("effect") == "not_applied"
     current = session.scalar(
         select(CredentialVersion.id).where(
             CredentialVersion.record_uid == record_uid, CredentialVersion.state == VersionState.CURRENT

@@ -279,6 +279,9 @@ def _check_deletable(session: Session, record_uid: str) -> None:
         raise StateError("a job of this record is open", remedy="wait for it or cancel it first")
     if session.get(PamConfiguration, record_uid) is not None:
         raise StateError("the record is a PAM configuration", remedy="remove the configuration, that deletes it too")
+    user = session.scalar(select(RotationSettings.record_uid).where(RotationSettings.saas_uid == record_uid).limit(1))
+    if user is not None:
+        raise StateError(f"the record is the SaaS configuration of {user}", remedy="give that user another one first")
     link = session.scalar(
         select(ResourceLink)
         .where(or_(ResourceLink.resource_uid == record_uid, ResourceLink.admin_uid == record_uid))

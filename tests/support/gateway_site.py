@@ -77,10 +77,13 @@ class GatewaySite:
         self.vault.pam.link_resource(uid, self.configuration_uid, admin_uid)
         return uid
 
-    def rotate_by(self, user_uid: str, resource_uid: str | None, *, profile: str = "general") -> None:
+    def rotate_by(
+        self, user_uid: str, resource_uid: str | None, *, profile: str = "general", saas_uid: str | None = None
+    ) -> None:
         change = RotationChange(
             configuration_uid=self.configuration_uid, resource_uid=resource_uid, admin_uid=None, profile=profile,
             schedule=[], inherits_schedule=False, complexity=None, disabled=False, revision=None,
+            saas_uid=saas_uid,
         )  # fmt: skip
         self.vault.pam.set_rotation(self.vault.records.get(user_uid), change)
 

@@ -25,6 +25,7 @@ from deploy.lab import (
     windows,
 )
 from deploy.lab.windows import WindowsServer
+from deploy.lab.saas import SaasServices
 
 ASKING_ADMIN = ("asked", "Asked by sudo: 7 'times'")  # sudo wants this one's password
 CHPASSWD_ADMIN = ("narrow", "Only-chpasswd-91")  # sudo allows it chpasswd and nothing else
@@ -68,6 +69,10 @@ def target_mssql() -> Iterator[EmulatedServer]:
         server = mssql.start(folder, databases={"Shop]'s": {"contained": True}})
         yield server
         server.stop()
+def saas_services() -> Iterator[SaasServices]:
+    """Emulated online services, to rotate on."""
+    with SaasServices() as services:
+        yield services
 
 
 @pytest.fixture(scope="session")

@@ -154,6 +154,7 @@ class RotationSettings(Base):
     configuration_uid: Mapped[str] = mapped_column(ForeignKey("pam_configurations.record_uid"), index=True)
     resource_uid: Mapped[str | None] = mapped_column(ForeignKey("resource_links.resource_uid"), index=True)
     profile: Mapped[str] = mapped_column(String(16))  # general, iam_user, scripts_only, saas
+    saas_uid: Mapped[str | None] = mapped_column(String(22), index=True)  # the saasConfiguration record of saas
     schedule: Mapped[str] = mapped_column(Text)  # JSON list; "[]" is manual
     inherits_schedule: Mapped[bool] = mapped_column(default=False)  # take the configuration's default
     verify_schedule: Mapped[str | None] = mapped_column(Text)  # None: the configuration's default; "[]": on demand

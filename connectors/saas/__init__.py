@@ -1,0 +1,1 @@
+"""Accounts of online services, each changed by a plugin."""

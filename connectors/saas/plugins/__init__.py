@@ -1,0 +1,1 @@
+"""The plugins that come with a gateway, one module each."""

@@ -69,6 +69,9 @@ def target_mssql() -> Iterator[EmulatedServer]:
         server = mssql.start(folder, databases={"Shop]'s": {"contained": True}})
         yield server
         server.stop()
+
+
+@pytest.fixture(scope="session")
 def saas_services() -> Iterator[SaasServices]:
     """Emulated online services, to rotate on."""
     with SaasServices() as services:

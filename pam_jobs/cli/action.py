@@ -32,7 +32,15 @@ if TYPE_CHECKING:
 
 app = group(
     "Do something now: rotate, verify, reconcile, discover, map services, online services.",
-    short={"r": "rotate", "ji": "job-info", "jc": "job-cancel", "i": "gateway-info", "d": "discover", "s": "service", "sa": "saas"},
+    short={
+        "r": "rotate",
+        "ji": "job-info",
+        "jc": "job-cancel",
+        "i": "gateway-info",
+        "d": "discover",
+        "s": "service",
+        "sa": "saas",
+    },
 )
 app.add_typer(discover.app, name="discover")
 app.add_typer(service.app, name="service")

@@ -24,8 +24,8 @@ from deploy.lab import (
     sshd,
     windows,
 )
-from deploy.lab.windows import WindowsServer
 from deploy.lab.saas import SaasServices
+from deploy.lab.windows import WindowsServer
 
 ASKING_ADMIN = ("asked", "Asked by sudo: 7 'times'")  # sudo wants this one's password
 CHPASSWD_ADMIN = ("narrow", "Only-chpasswd-91")  # sudo allows it chpasswd and nothing else

@@ -186,6 +186,8 @@ class Preflight:
     min_length: int | None = None  # of the target's password policy, where it can be read
     max_length: int | None = None
     forbidden_characters: str = ""
+    forbidden_words: tuple[str, ...] = ()  # what a password does not hold, whatever its case, such as parts of names
+    min_classes: int | None = None  # of capital letters, small letters, digits, others
 
 
 @dataclass(frozen=True, kw_only=True)

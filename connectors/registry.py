@@ -20,6 +20,7 @@ BUILT_IN = {
     "linux": "connectors.linux.connector:LinuxConnector",
     "rabbitmq": "connectors.rabbitmq.connector:RabbitmqConnector",
     "redis": "connectors.redis.connector:RedisConnector",
+    "activedirectory": "connectors.activedirectory.connector:ActiveDirectoryConnector",
     "openldap": "connectors.openldap.connector:OpenldapConnector",
     "sqlserver": "connectors.sqlserver.connector:SqlserverConnector",
     "winrm": "connectors.windows.connector:WinrmConnector",
@@ -27,19 +28,28 @@ BUILT_IN = {
 }
 """Our own, so that a source tree whose entry points are stale works too."""
 
+_DIRECTORIES = {
+    "": ("activedirectory", "openldap"),  # the first looks, and passes on what is none
+    "active_directory": ("activedirectory",),
+    "openldap": ("openldap",),
+}
+
 _CHAINS: dict[str, dict[str, tuple[str, ...]]] = {
     "ssh": {"": ("linux",), "linux": ("linux",), "windows": ("windows-ssh",)},
     "winrm": {"": ("winrm", "windows-ssh")},
     "postgresql": {"": ("postgresql",)},
-    "ldap": {"": ("openldap",)},
-    "ldaps": {"": ("openldap",)},
+    "ldap": _DIRECTORIES,
+    "ldaps": _DIRECTORIES,
     "mysql": {"": ("mysql",)},
     "rabbitmq": {"": ("rabbitmq",)},
     "redis": {"": ("redis",)},
     "mariadb": {"": ("mysql",)},
     "mssql": {"": ("sqlserver",)},
 }
-"""By protocol, then by operating system in lower case; "" is every other one. Names without a connector are left out."""
+"""By protocol, then by operating system or kind of directory, in lower case; "" is every other one.
+
+Names without a connector are left out.
+"""
 
 
 class ConnectorRegistry:
@@ -81,18 +91,19 @@ class ConnectorRegistry:
             self._made.setdefault(name, self._load(name))
         return self._made[name]
 
-    def chain_for(self, protocol: str, operating_system: str | None = None) -> list[Connector]:
+    def chain_for(self, protocol: str, kind: str | None = None) -> list[Connector]:
         """Return the connectors for a target, the first to be tried first.
 
         Args:
             protocol: label of the port mapping, such as "ssh".
-            operating_system: as on the resource record; None or unknown gives the protocol's usual chain.
+            kind: operating system or kind of directory, as on the resource record; None or unknown gives the protocol's
+                usual chain.
 
         Raises:
             Unsupported: no connector speaks the protocol.
         """
         wanted = _CHAINS.get(protocol, {})
-        chain = [self.by_name(name) for name in wanted.get((operating_system or "").lower(), wanted.get("", ()))]
+        chain = [self.by_name(name) for name in wanted.get((kind or "").lower(), wanted.get("", ()))]
         if not chain:
             chain = [connector for connector in self._others() if protocol in connector.protocols]
         if not chain:

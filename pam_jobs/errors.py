@@ -8,7 +8,7 @@ PamJobsError(remedy)
 ├─ StateError                    Conflict · LeaseLost · EpochConflict · AlreadyExists · NotRegistered
 ├─ TargetError(effect, cause)
 │   ├─ NotApplied                Unreachable · AuthRejected · AdminRefused · Locked · Forbidden · PolicyRefused · Unsupported
-│   │                            · HostKeyMismatch
+│   │                            · HostKeyMismatch · WrongTarget (Unsupported)
 │   └─ EffectUnknown             TimedOutAfterSend · ConnectionLost · AmbiguousReply · PartlyApplied
 ├─ ScriptError(step, effect)     ScriptTimeout · ScriptFailed · ScriptUnknown
 ├─ VaultError                    VaultUnavailable · VaultConflict
@@ -60,6 +60,7 @@ __all__ = [
     "VaultConflict",
     "VaultError",
     "VaultUnavailable",
+    "WrongTarget",
 ]
 
 
@@ -217,6 +218,10 @@ class Unsupported(NotApplied):
     """The target or account cannot do this."""
 
     code = "unsupported"
+
+
+class WrongTarget(Unsupported):
+    """The target is another product than the connector speaks to."""
 
 
 class HostKeyMismatch(NotApplied):

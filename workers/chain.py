@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any, Final, TypeVar
@@ -11,11 +11,11 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from connectors.base import Connector, Target
-from pam_jobs.errors import InvalidInput, Unreachable, Unsupported
+from pam_jobs.errors import InvalidInput, Unreachable, Unsupported, WrongTarget
 from pam_jobs.records.portmap import PortMapping, protocol_for
 from pam_jobs.records.record import Record, parse_flag
 
-__all__ = ["mapping_of", "options_of", "target_of", "through"]
+__all__ = ["kind_of", "mapping_of", "options_of", "target_of", "through"]
 
 _log = structlog.get_logger(__name__)
 _Result = TypeVar("_Result")
@@ -51,6 +51,7 @@ def target_of(resource: Record, configuration: Record, user: Record | None = Non
     options |= {label: text for label, text in (user.customs() if user else {}).items() if label in _OF_USERS}
     if system := _text(resource.field("text", "operatingSystem")):
         options["operatingSystem"] = system
+    options |= _of_directory(resource, configuration, options)
     return Target(
         host=host,
         port=resource.port or 0,
@@ -60,6 +61,24 @@ def target_of(resource: Record, configuration: Record, user: Record | None = Non
         host_keys=_host_keys(resource),
         options=options,
     )
+
+
+def _of_directory(resource: Record, configuration: Record, customs: Mapping[str, str]) -> dict[str, str]:
+    """Return what the records say of a directory: its kind, its domain, its other controllers, whose accounts count."""
+    told = {
+        "directory_type": _text(resource.field("directoryType")) if resource.type == "pamDirectory" else None,
+        "domain_name": _text(resource.field("text", "domainName")),
+        "alternative_ips": _text(resource.field("multiline", "alternativeIPs")),
+        "user_match": customs.get("user_match")
+        or _text(resource.field("text", "userMatch"))
+        or _text(configuration.field("text", "userMatch")),
+    }
+    return {name: text for name, text in told.items() if text}
+
+
+def kind_of(target: Target) -> str | None:
+    """Return what tells targets of one protocol apart: the operating system, or the kind of directory; None: unknown."""
+    return target.options.get("operatingSystem") or target.options.get("directory_type")
 
 
 def through(chain: Sequence[Connector], protocol: str, action: Callable[[Connector], _Result]) -> _Result:
@@ -75,8 +94,9 @@ def through(chain: Sequence[Connector], protocol: str, action: Callable[[Connect
             return action(connector)
         except (Unsupported, Unreachable) as error:
             _log.info("connector_passed", connector=connector.name, cause=error.code)
-            # That a later one was not set up for this target explains less than why the first one failed.
-            if told is None or isinstance(error, Unreachable):
+            # That a later one was not set up for this target explains less than why the first one failed; that the target
+            # is another connector's explains nothing.
+            if told is None or isinstance(told, WrongTarget) or isinstance(error, Unreachable):
                 told = error
     if told is not None:
         raise told

@@ -65,17 +65,32 @@ class Findings:
     def directory(self, host: str, port: int, service: Service) -> str:
         """Add a directory server and return its uid."""
         use_ssl = service.facts.get("tls") == "yes"
+        kind, domain = service.facts.get("directory_type", "openldap"), service.facts.get("domain") or None
         fields = [
             _field("pamHostname", {"hostName": host, "port": str(port)}, "pamHostname"),
             _field("checkbox", use_ssl, "useSSL"),
-            _field("directoryType", "openldap", "directoryType"),
+            _field("text", domain, "domainName"),
+            _field("directoryType", kind, "directoryType"),
         ]
         item = {
-            "host": host, "ip": host, "port": port, "type": "openldap", "use_ssl": use_ssl, "domain": None,
+            "host": host, "ip": host, "port": port, "type": kind, "use_ssl": use_ssl, "domain": domain,
             "provider_region": None, "provider_group": None, "allows_admin": True, "admin_reason": None,
         }  # fmt: skip
         name = f"{host}:{port}"
         return self._add("directories", name, name, f"Directory {name}", fields, item)
+
+    def computer(self, parent_uid: str, finding: Finding) -> str:
+        """Add a machine that a directory lists and return its uid; no port of it was tried."""
+        facts = finding.facts
+        host = str(facts.get("dns_name") or finding.name)
+        system = "windows" if str(facts.get("operating_system", "")).lower().startswith("windows") else None
+        fields = [_field("pamHostname", {"hostName": host, "port": ""}, "pamHostname")]
+        fields.append(_field("text", system, "operatingSystem"))
+        item = {
+            "host": host, "ip": None, "port": None, "os": system, "provider_region": None, "provider_group": None,
+            "is_gateway": False, "allows_admin": True, "admin_reason": None, "facts": dict(facts),
+        }  # fmt: skip
+        return self._add("machines", host, host, f"Machine {host}", fields, item, parent_uid)
 
     def opened(self, uid: str, record_uid: str) -> None:
         """Take note of the credential that could log in to a resource."""
@@ -90,6 +105,7 @@ class Findings:
             known: login to record uid, of the credentials that were used.
         """
         parent = self.objects[parent_uid]
+        managed = bool(finding.facts.get("managed"))  # the directory sets the password itself
         active = not (finding.facts.get("locked") or finding.facts.get("disabled"))
         fields = [
             _field("login", finding.name, "login"),
@@ -97,10 +113,10 @@ class Findings:
             _field("secret", None, "privatePEMKey"),
             _field("text", finding.facts.get("distinguished_name"), "distinguishedName"),
             _field("text", None, "connectDatabase"),
-            _field("checkbox", False, "managed"),
+            _field("checkbox", managed, "managed"),
         ]
         item = {
-            "user": finding.name, "alt_user": None, "dn": finding.facts.get("distinguished_name"), "database": None, "managed": False, "active": active,
+            "user": finding.name, "alt_user": None, "dn": finding.facts.get("distinguished_name"), "database": None, "managed": managed, "active": active,
             "expired": bool(finding.facts.get("expired")), "source": "local", "password": None, "private_key": None,
             "private_key_passphrase": None, "could_login": finding.name in known, "facts": dict(finding.facts),
         }  # fmt: skip
@@ -116,6 +132,12 @@ class Findings:
         """Add what a connector yields; False for an account of the system that nobody logs in to."""
         if isinstance(seen, Unseen):
             self.unseen(f"{self.objects[parent_uid]['name']}: {seen.what}", seen.cause, seen.detail)
+            return True
+        if seen.kind == "machines":
+            self.computer(parent_uid, seen)
+            return True
+        if seen.kind == "units":
+            self.objects[parent_uid]["item"].setdefault("organizational_units", []).append(seen.name)
             return True
         shell = str(seen.facts.get("shell", ""))
         if seen.facts.get("system") and shell.endswith(_NO_LOGIN_SHELLS):

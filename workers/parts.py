@@ -69,6 +69,8 @@ def new_value(parts: Parts, record: Record, complexity: Complexity, limits: Pref
                 max_length=limits.max_length,
                 min_length=limits.min_length,
                 forbidden_characters=limits.forbidden_characters,
+                forbidden_words=limits.forbidden_words,
+                min_classes=limits.min_classes,
             ),
         )
     if parts.algorithm is None:

@@ -162,7 +162,7 @@ class RouterPort(Protocol):
 class ChainFor(Protocol):
     """Finds the connectors for a protocol."""
 
-    def __call__(self, protocol: str, operating_system: str | None = None) -> Sequence[Connector]:
+    def __call__(self, protocol: str, kind: str | None = None) -> Sequence[Connector]:
         """Return them in the order in which they are tried."""
         ...
 

@@ -13,7 +13,7 @@ from pam_jobs.jobs import wire
 from pam_jobs.records.complexity import Complexity
 from pam_jobs.records.rollback import RollbackFlags
 from workers.administrator import Administrator
-from workers.chain import target_of
+from workers.chain import kind_of, target_of
 from workers.lease import Lease
 from workers.lockout import Budget, Lockout
 from workers.ports import JobPort, Ports, VaultRecord
@@ -101,7 +101,7 @@ class Work:
             clears_up = self.rollback_flags.on_saas_fail
             return [SaasConnector(self.ports.saas, self.service.record, self.configuration.record, clears_up=clears_up)]
         target = self.target
-        return self.ports.chain_for(target.protocol, target.options.get("operatingSystem"))
+        return self.ports.chain_for(target.protocol, kind_of(target))
 
     @property
     def rollback_flags(self) -> RollbackFlags:

@@ -20,27 +20,13 @@ from connectors.base import (
     Finding,
     Preflight,
     Service,
-    Session,
     Target,
     Unseen,
     Verdict,
     VerdictState,
 )
-from connectors.kept import KeptConnections, KeptKey, kept_key
-from connectors.openldap.entries import (
-    ACCOUNTS,
-    STATE,
-    PasswordPolicy,
-    bases_of,
-    find_entry,
-    finding_of,
-    is_dn,
-    metadata_of,
-    read_policy,
-    same_dn,
-    template_dn,
-)
-from connectors.openldap.errors import (
+from connectors.kept import KeptConnections
+from connectors.ldap.errors import (
     FAILURES,
     NO_SUCH_OBJECT,
     LdapRefusal,
@@ -49,15 +35,27 @@ from connectors.openldap.errors import (
     mapped,
     verdict_of,
 )
-from connectors.openldap.link import Entry, Link
-from connectors.openldap.look import product_of, recognised, unseen_of
-from pam_jobs.errors import AuthRejected, Effect, Forbidden, PolicyRefused, TargetError, Unsupported
+from connectors.ldap.link import Entry, Link
+from connectors.ldap.look import ACTIVE_DIRECTORY, product_of, recognised, unseen_of
+from connectors.ldap.names import UserMatch, is_dn, same_dn
+from connectors.ldap.session import DirectorySession, password_of
+from connectors.openldap.entries import (
+    ACCOUNTS,
+    STATE,
+    PasswordPolicy,
+    bases_of,
+    find_entry,
+    finding_of,
+    metadata_of,
+    read_policy,
+    template_dn,
+)
+from pam_jobs.errors import AuthRejected, Effect, Forbidden, TargetError, Unsupported, WrongTarget
 from pam_jobs.secret import SecretValue
 
 __all__ = ["OpenldapConnector", "OpenldapSession"]
 
 _MODIFY_PASSWORD: Final = "1.3.6.1.4.1.4203.1.11.1"  # noqa: S105 - an object identifier
-_ACTIVE_DIRECTORY: Final = "1.2.840.113556.1.4.800"
 _NO_NAME: Final = "set distinguishedName in the user record, or the custom field User DN Template of the resource"
 
 
@@ -94,52 +92,18 @@ class OpenldapConnector(Connector):
 
     def recognise(self, host: str, port: int, deadline: Deadline) -> Service | None:
         """Return the service when it answers as a directory does, in the clear or within TLS, without a login."""
-        return recognised(host, port, deadline)
+        found = recognised(host, port, deadline)
+        return found if found is not None and found.facts["directory_type"] == "openldap" else None
 
 
-class OpenldapSession(Session):
+class OpenldapSession(DirectorySession):
     """A session on one server."""
 
     def __init__(
         self, kept: KeptConnections[Link], target: Target, rotator: Credential | None, deadline: Deadline
     ) -> None:
-        self._kept = kept
-        self._target = target
-        self._rotator = rotator
-        self._deadline = deadline
-        self._link: Link | None = None
-        self._key: KeptKey | None = None
-        self._own = rotator.password if rotator else None  # what the rotator logs in with now
+        super().__init__(kept, target, rotator, deadline)
         self._names: dict[str, str] = {}  # logins whose entries this session found
-        self._root: Entry | None = None
-
-    def connect(self) -> None:
-        """Log in as the rotator, unless there is none.
-
-        Raises:
-            NotApplied: with the cause.
-        """
-        if self._rotator is None:
-            return
-        if not self._rotator.password:
-            raise Unsupported("the rotator has no password", remedy="add one to the admin's record")
-        options = map(str, sorted(self._target.options.items()))
-        name = self._rotator.distinguished_name or ""
-        self._key = kept_key(
-            self._target, self._rotator, self._target.protocol, str(self._target.use_ssl), name, *options
-        )
-        self._link = self._kept.take(self._key)
-        if self._link is not None:
-            self._link.use(self._deadline)
-            return
-        self._deadline.check("the connection was made")
-        with mapped(sent=False):
-            try:
-                self._link = self._login(self._rotator)
-            except Unsupported as error:
-                if self._rotator.distinguished_name or is_dn(self._rotator.login):
-                    raise
-                raise AuthRejected(f"the rotator's name was not found: {error.message}", remedy=_NO_NAME) from None
 
     def preflight(self, account: Account) -> Preflight:
         """Learn whether the change would be allowed, and what the password policy demands.
@@ -179,7 +143,7 @@ class OpenldapSession(Session):
             NotApplied: the account is certainly as it was.
             EffectUnknown: the connection ended after the request was sent.
         """
-        password = _password_of(candidate)
+        password = password_of(candidate)
         link = self._require_link()
         with mapped(sent=False):
             self._check_server(link)
@@ -192,16 +156,12 @@ class OpenldapSession(Session):
             if uses_operation:
                 link.modify_password(dn, self._own if is_self else None, password)
             else:
-                link.replace(dn, "userPassword", password.reveal().encode())
+                link.replace(dn, {"userPassword": password.reveal().encode()})
         except FAILURES as error:
             mapped_error = map_error(error, sent=True)
             if not (isinstance(error, LdapRefusal) and error.may_be_the_same and self._logs_in(dn, password)):
                 raise mapped_error from None
-        for login in {account.login, dn}:
-            self._kept.forget(self._target.host, self._target.port, login)
-        if is_self:
-            self._own = password
-            self._key = None  # logged in with what is now the old password: not for anybody else
+        self._after_change(account, dn, password, is_self=is_self)
         return Effect.APPLIED
 
     def probe(self, account: Account, credential: Credential) -> Verdict:
@@ -240,27 +200,26 @@ class OpenldapSession(Session):
             bases = self._bases(link)
         if not bases:
             yield Unseen(what="accounts", cause="not_permitted", detail="the server names no base: set Base DN")
-        for base in bases:
+        wanted = UserMatch.of(self._target.options)
+        for base in wanted.bases(bases):
             try:
-                for each in link.pages(base, self._target.options.get("user_match") or ACCOUNTS, STATE):
+                for each in link.pages(base, wanted.filter or ACCOUNTS, STATE):
                     if isinstance(each, Entry):
-                        yield finding_of(each)
+                        if wanted.takes(each.dn):
+                            yield finding_of(each)
                     else:
                         yield Unseen(what=each, cause="not_permitted", detail="another server: it was not followed")
             except FAILURES as error:
                 yield unseen_of(base, error)
 
-    def close(self) -> None:
-        """Give the connection back to be kept, or close it; never raises."""
-        link, self._link = self._link, None
-        self._own = None
-        if link is None:
-            return
-        with contextlib.suppress(Exception):
-            if self._key is not None and link.is_idle():
-                self._kept.give(self._key, link)
-            else:
-                self._kept.discard(link)
+    def _login_rotator(self, rotator: Credential) -> Link:
+        with mapped(sent=False):
+            try:
+                return self._login(rotator)
+            except Unsupported as error:
+                if rotator.distinguished_name or is_dn(rotator.login):
+                    raise
+                raise AuthRejected(f"the rotator's name was not found: {error.message}", remedy=_NO_NAME) from None
 
     def _login(self, credential: Credential) -> Link:
         """Return a new connection on which the credential is logged in.
@@ -320,11 +279,15 @@ class OpenldapSession(Session):
         return found[0]
 
     def _check_server(self, link: Link) -> None:
-        """Refuse a directory whose passwords are not in userPassword."""
-        if link.must_change or _ACTIVE_DIRECTORY not in self._root_of(link).all("supportedCapabilities"):
+        """Refuse a directory whose passwords are not in userPassword.
+
+        Raises:
+            WrongTarget: it is Active Directory.
+        """
+        if link.must_change or ACTIVE_DIRECTORY not in self._root_of(link).all("supportedCapabilities"):
             return
-        remedy = "rotate it by a connector for Active Directory"
-        raise Unsupported("this is Active Directory, which keeps its passwords elsewhere", remedy=remedy)
+        remedy = "set directoryType of the resource to active_directory"
+        raise WrongTarget("this is Active Directory, which keeps its passwords elsewhere", remedy=remedy)
 
     @staticmethod
     def _check_rights(link: Link, entry: Entry, *, is_self: bool) -> None:
@@ -373,24 +336,6 @@ class OpenldapSession(Session):
         base = self._target.options.get("base_dn", "").strip()
         return [base] if base else self._root_of(link).all("namingContexts")
 
-    def _root_of(self, link: Link) -> Entry:
-        if self._root is None:
-            self._root = link.root()
-        return self._root
-
     def _server(self, link: Link) -> str:
         product = "LDAP server" if link.must_change else product_of(self._root_of(link))
         return f"{product}, {link.transport}, {'RFC 3062' if self._uses_operation(link) else 'userPassword'}"
-
-    def _require_link(self) -> Link:
-        if self._link is None:
-            raise Unsupported("this session has no rotator, so it can only probe", remedy="give the resource an admin")
-        return self._link
-
-
-def _password_of(candidate: Candidate) -> SecretValue:
-    if candidate.password is None:
-        raise Unsupported("a directory's account has a password, no key", remedy="give the user record a password")
-    if not candidate.password or "\0" in candidate.password.reveal():
-        raise PolicyRefused("a password here is not empty and has no NUL", remedy="change the record's complexity")
-    return candidate.password

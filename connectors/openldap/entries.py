@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from ldap3.core.exceptions import LDAPException
 from ldap3.utils.conv import escape_filter_chars
-from ldap3.utils.dn import escape_rdn, parse_dn
+from ldap3.utils.dn import escape_rdn
 
 from connectors.base import AccountMetadata, Finding
-from connectors.openldap.errors import INSUFFICIENT_ACCESS, NO_SUCH_OBJECT, LdapRefusal
-from connectors.openldap.link import Entry, Link
+from connectors.ldap.errors import INSUFFICIENT_ACCESS, NO_SUCH_OBJECT, LdapRefusal
+from connectors.ldap.link import Entry, Link
 from pam_jobs.errors import Unsupported
 
 __all__ = [
@@ -24,11 +23,9 @@ __all__ = [
     "expires_at",
     "find_entry",
     "finding_of",
-    "is_dn",
     "is_locked",
     "metadata_of",
     "read_policy",
-    "same_dn",
     "stamp",
     "template_dn",
 ]
@@ -59,28 +56,6 @@ class PasswordPolicy:
     max_age: timedelta | None = None
     lockout: timedelta | None = None  # how long a lock lasts; None: until somebody unlocks
     may_change_own: bool = True
-
-
-def is_dn(text: str) -> bool:
-    """Say whether a login is a distinguished name already."""
-    if "=" not in text:
-        return False
-    try:
-        return len(parse_dn(text)) > 1  # a login may hold "=", and hardly a comma before another one
-    except (LDAPException, LookupError):
-        return False
-
-
-def same_dn(one: str, other: str) -> bool:
-    """Say whether two names name one entry, as far as spelling can tell."""
-    try:
-        return _parts(one) == _parts(other)
-    except (LDAPException, LookupError):
-        return one == other
-
-
-def _parts(dn: str) -> list[tuple[str, str, str]]:
-    return [(kind.lower(), value.casefold().strip(), after) for kind, value, after in parse_dn(dn, strip=True)]
 
 
 def template_dn(template: str, login: str) -> str:

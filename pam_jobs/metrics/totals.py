@@ -52,6 +52,7 @@ CAUSES: Final = frozenset(
         "command", "password_refused", "private_key_refused", "refused",
         "change_after_reset", "expired_in_grace", "other_account", "any_password", "account_restriction", "not_parsed",
         "saas", "unprovable", "confirmed", "not_running_as_user", "target_set_aside", "services_waiting", "not_started",
+        "not_at_this_hour", "account_expired",
         *(f"{prefix}_{status}" for prefix in ("scripts", "rerun") for status in PostStatus),
         *_codes(errors.PamJobsError),
     }

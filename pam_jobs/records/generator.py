@@ -12,6 +12,7 @@ from pam_jobs.secret import SecretValue
 
 __all__ = ["TargetLimits", "generate_password"]
 
+_TRIES = 10_000  # a password that fits is mostly the first one
 _WORDS = {"caps": "capital letters", "lowercase": "small letters", "digits": "digits", "special": "special characters"}
 
 
@@ -22,6 +23,17 @@ class TargetLimits:
     max_length: int | None = None
     min_length: int | None = None
     forbidden_characters: str = ""
+    forbidden_words: tuple[str, ...] = ()  # in any case
+    min_classes: int | None = None  # of capital letters, small letters, digits, special characters
+
+    def allow(self, text: str) -> bool:
+        """Say whether a password whose characters and length are right has no such word, and enough classes."""
+        folded = text.casefold()
+        if any(word.casefold() in folded for word in self.forbidden_words):
+            return False
+        alphabets = (string.ascii_uppercase, string.ascii_lowercase, string.digits)
+        used = {next((number for number, each in enumerate(alphabets) if char in each), -1) for char in text}
+        return len(used) >= (self.min_classes or 0)
 
 
 @dataclass(frozen=True)
@@ -44,13 +56,19 @@ def generate_password(complexity: Complexity | None = None, limits: TargetLimits
     Raises:
         InvalidInput: rule and limits contradict each other.
     """
-    recipe = _recipe(complexity or Complexity(), limits or TargetLimits())
-    while True:
+    limits = limits or TargetLimits()
+    recipe = _recipe(complexity or Complexity(), limits)
+    for _ in range(_TRIES):
         characters = [secrets.choice(alphabet) for alphabet, count in recipe.parts for _ in range(count)]
         characters += [secrets.choice(recipe.filler) for _ in range(recipe.rest)]
         secrets.SystemRandom().shuffle(characters)
-        if characters[0] != "-":  # drawn anew as a whole, so that the remaining ones stay equally likely
-            return SecretValue("".join(characters))
+        text = "".join(characters)
+        if characters[0] != "-" and limits.allow(text):  # drawn anew as a whole: the remaining ones stay equally likely
+            return SecretValue(text)
+    raise InvalidInput(
+        "no password that the complexity describes fulfils what the target demands",
+        remedy=f"use {limits.min_classes or 1} of capital letters, small letters, digits and special characters",
+    )
 
 
 def _recipe(complexity: Complexity, limits: TargetLimits) -> _Recipe:

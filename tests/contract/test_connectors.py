@@ -14,7 +14,7 @@ from connectors.base import Account, Candidate, Capability, Credential, Deadline
 from connectors.faults import Action, Fault, FaultProxy, When
 from connectors.registry import ConnectorRegistry
 from connectors.ssh.authorized_keys import KEY_TYPES
-from deploy.lab import EmulatedServer, LdapServer, MariadbServer, PostgresServer, SshServer
+from deploy.lab import EmulatedServer, LdapServer, MariadbServer, PostgresServer, SambaServer, SshServer
 from deploy.lab.rabbitmq import RabbitmqServer
 from deploy.lab.redis import RedisServer
 from deploy.lab.windows import WindowsServer
@@ -32,6 +32,7 @@ from pam_jobs.errors import (
 )
 from pam_jobs.secret import SecretValue
 from tests.support.benches import linux as benches
+from tests.support.benches.activedirectory import ActiveDirectoryBench
 from tests.support.benches.base import Bench
 from tests.support.benches.fake import FakeBench
 from tests.support.benches.linux import LinuxBench
@@ -51,6 +52,8 @@ BENCHES: dict[str, Callable[[Lab], Bench]] = {
     "postgresql-itself": lambda lab: PostgresBench(lab.postgres, is_self=True),
     "openldap-admin": lambda lab: OpenldapBench(lab.openldap),
     "openldap-itself": lambda lab: OpenldapBench(lab.openldap, is_self=True, secure=False),
+    "activedirectory-admin": lambda lab: ActiveDirectoryBench(lab.samba),
+    "activedirectory-itself": lambda lab: ActiveDirectoryBench(lab.samba, is_self=True, secure=False),
     "mariadb-admin": lambda lab: MariadbBench(lab.mariadb),
     "mariadb-itself": lambda lab: MariadbBench(lab.mariadb, is_self=True),
     "rabbitmq-admin": lambda lab: RabbitmqBench(lab.rabbitmq),
@@ -112,6 +115,10 @@ class Lab:
     @property
     def openldap(self) -> LdapServer:
         return self._request.getfixturevalue("openldap_server")
+
+    @property
+    def samba(self) -> SambaServer:
+        return self._request.getfixturevalue("samba_server")
 
     @property
     def mariadb(self) -> MariadbServer:

@@ -422,7 +422,7 @@ class GatewayWorld:
             )
         )  # fmt: skip
 
-    def _chain(self, protocol: str, operating_system: str | None = None) -> Sequence[Connector]:
+    def _chain(self, protocol: str, kind: str | None = None) -> Sequence[Connector]:
         return [self.connector]
 
     def _reach(self, name: str) -> None:

@@ -15,12 +15,14 @@ from deploy.lab import (
     LdapServer,
     MariadbServer,
     PostgresServer,
+    SambaServer,
     SshServer,
     mariadb,
     mssql,
     mysql8,
     openldap,
     postgres,
+    samba,
     sshd,
     windows,
 )
@@ -32,6 +34,10 @@ CHPASSWD_ADMIN = ("narrow", "Only-chpasswd-91")  # sudo allows it chpasswd and n
 ROOT = ("root", "Root in the lab only 5")
 SUDO_LOG = "/home/sudo.log"  # in the lab: what sudo was asked, command lines included
 SUDOERS = (f"Defaults logfile={SUDO_LOG}", "asked ALL=(ALL:ALL) ALL", "narrow ALL=(root) NOPASSWD: /usr/sbin/chpasswd")
+DOMAIN_POLICY = {
+    "minPwdLength": "0", "pwdProperties": "0", "pwdHistoryLength": "3", "minPwdAge": "0",
+    "maxPwdAge": "-9223372036854775808", "lockoutThreshold": "5",
+}  # fmt: skip
 LDAP_POLICIES = {
     "young": {"pwdMinAge": "3600"},
     "strict": {"pwdMinLength": "24", "pwdCheckQuality": "2"},
@@ -111,6 +117,15 @@ def windows_server() -> Iterator[WindowsServer]:
     policy = windows.Policy(complexity=False, maximum_age_seconds=0, lockout_threshold=0)
     with _folder() as folder:
         server = windows.start(folder / "windows", windows.Machine(policy=policy))
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def samba_server() -> Iterator[SambaServer]:
+    """A domain controller to rotate on, which refuses an old password at once and takes any new one."""
+    with _folder() as folder:
+        server = samba.start(folder, policy=DOMAIN_POLICY)
         yield server
         server.stop()
 

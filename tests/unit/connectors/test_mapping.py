@@ -13,13 +13,13 @@ from ldap3.core import exceptions as ldap_exceptions
 from ldap3.core.results import RESULT_CODES
 from paramiko import ssh_exception
 
+import connectors.ldap.errors as openldap_errors
 import connectors.mysql.errors as mysql_errors
-import connectors.openldap.errors as openldap_errors
 import connectors.postgresql.errors as postgresql_errors
 import connectors.sqlserver.errors as sqlserver_errors
 import connectors.ssh.errors as ssh_errors
 from connectors.base import VerdictState
-from connectors.openldap.errors import LdapRefusal, PolicyAnswer, PolicyError
+from connectors.ldap.errors import LdapRefusal, PolicyAnswer, PolicyError
 from connectors.postgresql.errors import ServerRefusal, read_login_failure
 from pam_jobs.errors import (
     AmbiguousReply,

@@ -7,7 +7,7 @@ import ssl
 from typing import Final
 
 from connectors.base import Deadline, Service, Unseen
-from connectors.openldap.errors import (
+from connectors.ldap.errors import (
     ADMIN_LIMIT,
     FAILURES,
     NO_SUCH_OBJECT,
@@ -16,9 +16,13 @@ from connectors.openldap.errors import (
     LdapRefusal,
     map_error,
 )
-from connectors.openldap.link import Entry, Link
+from connectors.ldap.link import Entry, Link
+from connectors.ldap.names import parents_of
 
-__all__ = ["product_of", "recognised", "unseen_of"]
+__all__ = ["ACTIVE_DIRECTORY", "domain_of", "product_of", "recognised", "unseen_of"]
+
+ACTIVE_DIRECTORY: Final = "1.2.840.113556.1.4.800"
+"""Capability that the root DSE of every domain controller tells."""
 
 _LIMITS: Final[dict[int | None, str]] = {
     SIZE_LIMIT: "size limit", TIME_LIMIT: "time limit", ADMIN_LIMIT: "limits for this login",
@@ -40,13 +44,28 @@ def recognised(host: str, port: int, deadline: Deadline) -> Service | None:
             root = _look(raw, host, limit, is_secure=protocol == "ldaps")
         if root is not None:
             tls = "yes" if protocol == "ldaps" or _offers_tls(root) else "no"
-            return Service(protocol=protocol, banner=product_of(root), facts={"tls": tls})
+            return Service(protocol=protocol, banner=product_of(root), facts={"tls": tls, **_kind_of(root)})
     return None
+
+
+def _kind_of(root: Entry) -> dict[str, str]:
+    if ACTIVE_DIRECTORY not in root.all("supportedCapabilities"):
+        return {"directory_type": "openldap"}
+    return {"directory_type": "active_directory", "domain": domain_of(root), "name": root.first("dnsHostName") or ""}
+
+
+def domain_of(root: Entry) -> str:
+    """Return the name in the DNS of the domain that a controller serves; nothing where it does not tell."""
+    within = parents_of(f"CN=x,{root.first('defaultNamingContext') or ''}")
+    return ".".join(value for kind, value in within if kind == "dc")
 
 
 def product_of(root: Entry) -> str:
     """Return the server's software, as far as its root DSE tells."""
     told = " ".join(filter(None, (root.first("vendorName"), root.first("vendorVersion"))))
+    if ACTIVE_DIRECTORY in root.all("supportedCapabilities"):
+        level = root.first("domainControllerFunctionality") or "?"
+        return f"Active Directory ({told or 'Windows'}, functional level {level})"
     return told or ("OpenLDAP" if "OpenLDAProotDSE" in root.all("objectClass") else "LDAP server")
 
 

@@ -20,7 +20,7 @@ from ldap3.protocol.rfc3062 import PasswdModifyRequestValue
 from pyasn1.error import PyAsn1Error
 
 from connectors.base import Deadline, Target
-from connectors.openldap.errors import (
+from connectors.ldap.errors import (
     Garbled,
     LdapRefusal,
     PolicyAnswer,
@@ -153,13 +153,19 @@ class Link:
         self._ldap.closed = False
         self._ldap.listening = True
         self._ldap.strategy._outstanding = {}  # noqa: SLF001 - what its own open() does beside opening
+        self.host = ""  # as it was connected to
         self.transport = "clear text"
         self.bound_dn = ""
         self.policy = PolicyAnswer()  # of the last login
 
     @classmethod
-    def connect(cls, target: Target, deadline: Deadline) -> Link:
+    def connect(cls, target: Target, deadline: Deadline, *, name: str | None = None) -> Link:
         """Connect, with TLS unless the record forbids it; nobody is logged in.
+
+        Args:
+            target: where.
+            deadline: ends the attempt, which has its own limit of 10 seconds as well.
+            name: what the certificate is for; the target's host when absent.
 
         Raises:
             Unsupported: the options are wrong.
@@ -169,11 +175,12 @@ class Link:
         context = None if clear else server_context(target)
         deadline = Deadline(deadline.remaining(CONNECT_SECONDS))
         link = cls(socket.create_connection((target.host, target.port), timeout=deadline.remaining()), deadline)
+        link.host = target.host
         try:
             if context is not None:
                 if target.protocol != "ldaps":
                     link.ask(lambda ldap: ldap.extended(_START_TLS))
-                link.secure(context, target.host)
+                link.secure(context, name or target.host)
         except BaseException:
             link.close()
             raise
@@ -270,13 +277,23 @@ class Link:
         value["newPasswd"] = new.reveal().encode()
         self.ask(lambda ldap: ldap.extended(_MODIFY_PASSWORD, value, controls=_ASKS_POLICY))
 
-    def replace(self, dn: str, attribute: str, value: bytes) -> None:
-        """Set an attribute to one value.
+    def replace(self, dn: str, values: Mapping[str, bytes]) -> None:
+        """Set each attribute to one value, all of them or none.
 
         Raises:
             Exception: one of ``FAILURES``.
         """
-        self.ask(lambda ldap: ldap.modify(dn, {attribute: [(ldap3.MODIFY_REPLACE, [value])]}, controls=_ASKS_POLICY))
+        changes = {attribute: [(ldap3.MODIFY_REPLACE, [value])] for attribute, value in values.items()}
+        self.ask(lambda ldap: ldap.modify(dn, changes, controls=_ASKS_POLICY))
+
+    def exchange(self, dn: str, attribute: str, old: bytes, new: bytes) -> None:
+        """Put one value of an attribute in the place of another, which the server compares with what it has.
+
+        Raises:
+            Exception: one of ``FAILURES``.
+        """
+        changes = {attribute: [(ldap3.MODIFY_DELETE, [old]), (ldap3.MODIFY_ADD, [new])]}
+        self.ask(lambda ldap: ldap.modify(dn, changes, controls=_ASKS_POLICY))
 
     def delete_value(self, dn: str, attribute: str, value: bytes) -> None:
         """Take one value of an attribute away.

@@ -1,0 +1,1 @@
+"""Active Directory: Windows and Samba domain controllers."""

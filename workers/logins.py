@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+import structlog
+
 from connectors.base import UNPROVABLE, Session, Verdict, VerdictState
-from pam_jobs.errors import NotApplied
+from pam_jobs.errors import InvalidInput, NotApplied
 from pam_jobs.jobs.wire import LOCKOUT_BUDGET
+from workers.breaker import TargetBusy
 from workers.chain import through
 from workers.lockout import Budget
 from workers.values import Value
 from workers.work import Work
 
 __all__ = ["Logins"]
+
+_log = structlog.get_logger(__name__)
+_NO_RIGHT: Final = "no_connect_right"
+"""The connector could not tell, because the account may not come in from where the gateway is."""
 
 
 class Logins:
@@ -44,6 +53,8 @@ class Logins:
         self._work.lease.check()
         self._work.reach("before:probe")
         verdict = self._probe(value, session)
+        if session is None and verdict.cause == _NO_RIGHT and verdict.state is VerdictState.UNKNOWN:
+            verdict = self._beside_administrator(value) or verdict
         self._work.reach("after:probe")
         breakers, key = self._work.ports.breakers, self._work.target_key
         if verdict.state is VerdictState.UNKNOWN and verdict.cause != UNPROVABLE:
@@ -67,6 +78,17 @@ class Logins:
             )
         except NotApplied as error:
             return Verdict(state=VerdictState.UNKNOWN, cause=error.code, detail=error.message)
+
+    def _beside_administrator(self, value: Value) -> Verdict | None:
+        """Let the machine itself try an account that may not log in from afar, as most services' accounts; None: it cannot."""
+        work = self._work
+        if work.administrator is None:
+            return None
+        try:
+            return through(work.chain, work.target.protocol, lambda connector: _once(work.open(connector), work, value))
+        except (NotApplied, TargetBusy, InvalidInput) as error:
+            _log.info("not_tried_on_machine", cause=error.code)
+            return None
 
     def spend(self) -> None:
         """Count one refused login of the account, here and at the router."""

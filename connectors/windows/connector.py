@@ -20,6 +20,7 @@ __all__ = ["WindowsSshConnector", "WinrmConnector"]
 
 _CAPABILITIES: Final = frozenset({
     Capability.CHANGE, Capability.PROBE, Capability.DISCOVER, Capability.METADATA, Capability.RUN_SCRIPT,
+    Capability.DEPENDANTS,
 })  # fmt: skip
 
 

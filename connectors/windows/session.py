@@ -16,9 +16,12 @@ from connectors.base import (
     CommandResult,
     Credential,
     Deadline,
+    Dependant,
+    DependantOutcome,
     Fence,
     Finding,
     Preflight,
+    RunAs,
     Session,
     Target,
     Unseen,
@@ -27,6 +30,7 @@ from connectors.base import (
 )
 from connectors.kept import KeptConnections, KeptKey, kept_key
 from connectors.windows import programs
+from connectors.windows.dependants import Dependants
 from connectors.windows.errors import FAILURES, map_error, map_refusal, verdict_of, verdict_of_logon
 from connectors.windows.facts import Look, metadata_of, read_accounts
 from connectors.windows.link import Link
@@ -167,6 +171,22 @@ class WindowsSession(Session):
             yield Unseen(what="accounts", cause="not_permitted", detail=map_refusal(answer).message)
             return
         yield from read_accounts(answer.value)
+
+    def dependants(self) -> Iterator[Dependant | Unseen]:
+        """Yield what runs on the machine as an account with a password."""
+        yield from self._dependants().found()
+
+    def update_dependant(self, dependant: Dependant, run_as: RunAs, fence: Fence) -> DependantOutcome:
+        """Give a service, task, pool or component the new password, and restart what runs.
+
+        Effect on target: the programs of ``service_programs`` run, with the password from their standard input.
+        """
+        self._deadline.check("the update was sent")
+        return self._dependants().update(dependant, run_as, fence)
+
+    def _dependants(self) -> Dependants:
+        rotator = self._rotator.login if self._rotator is not None else ""
+        return Dependants(self._ask, self._tell, self._look(Name.parse(rotator)))
 
     def run(self, argv: list[str], stdin: bytes, deadline: Deadline) -> CommandResult:
         """Run a program or script on the machine: ``.ps1`` by PowerShell, ``.bat`` and ``.cmd`` by cmd.exe.

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from deploy.lab.processes import new_password, write_private
+from deploy.lab.windows import services  # noqa: F401 - what it knows to do with services
 from deploy.lab.windows.machine import Component, Machine, Policy, Pool, Refusal, Service, Task, User
 from deploy.lab.windows.openssh import WindowsSshServer
 from deploy.lab.windows.wsman import WinrmServer

@@ -134,6 +134,7 @@ class Service:
     start_mode: str = "Auto"  # Auto, Manual, Disabled
     needs: tuple[str, ...] = ()  # services that must run before it
     starts: int = 0  # how often it was started, for those who look
+    started_at: float = 0.0  # seconds since 1970
     hangs: bool = False  # it does not answer a start in time (1053)
 
 
@@ -170,6 +171,8 @@ class Component:
     name: str
     account: str
     stored: str | None = field(default=None, repr=False)
+    is_running: bool = False
+    starts: int = 0
 
 
 @dataclass(kw_only=True)
@@ -188,6 +191,7 @@ class Machine:
     tasks: dict[str, Task] = field(default_factory=dict)  # by lower-case path
     pools: dict[str, Pool] = field(default_factory=dict)
     components: dict[str, Component] = field(default_factory=dict)  # by kind and key
+    restarts: dict[str, list[str]] = field(default_factory=dict)  # registry: service → what is to come up again
     files: dict[str, bytes] = field(default_factory=dict, repr=False)  # uploaded, by path
     events: list[str] = field(default_factory=list, repr=False)  # what process creation and script block logging write
     runs: list[dict[str, Any]] = field(default_factory=list, repr=False)  # scripts that were run, with what they read
@@ -340,6 +344,7 @@ class Machine:
             raise Refusal(Code.SERVICE_REQUEST_TIMEOUT)
         service.state = "Running"
         service.starts += 1
+        service.started_at = time.time()
 
     def stop_service(self, name: str, *, with_dependants: bool = False) -> list[str]:
         """Stop a service and return the names of what was stopped, in order.

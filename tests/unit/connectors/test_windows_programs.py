@@ -12,11 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.windows import programs
-from connectors.windows.programs import PROGRAMS, Answer, command_line, encode_input, read_answer
+from connectors.windows.programs import PROGRAMS as PLAIN_PROGRAMS
+from connectors.windows.programs import Answer, command_line, encode_input, read_answer
+from connectors.windows.service_programs import SERVICE_PROGRAMS
 from pam_jobs.errors import Unsupported
 from pam_jobs.secret import SecretValue
 
 pytestmark = pytest.mark.unit
+PROGRAMS = (*PLAIN_PROGRAMS, *SERVICE_PROGRAMS)
 
 PARSER = tree_sitter.Parser(tree_sitter.Language(tree_sitter_powershell.language()))
 

@@ -13,6 +13,7 @@ import pytest
 from keeper_secrets_manager_core import SecretsManager
 from keeper_secrets_manager_core.storage import InMemoryKeyValueStorage
 
+from deploy.lab.saas import SaasServices
 from tests.e2e.conftest import Site
 from tests.support.embedded import PAM, Embedded, eventually
 
@@ -208,3 +209,28 @@ def test_a_job_is_watched_to_its_end(site: Site) -> None:
 
     assert "succeeded" in lines[-1]
     assert site.system.pam("job", "list", "-r", uid).stdout.count(job) == 1
+
+
+def test_a_user_of_an_online_service_is_tied_to_its_plugin_and_rotated(site: Site, saas_services: SaasServices) -> None:
+    system = site.system
+    saas_services.add("ann@example.com", "First-Secret-1")
+    plugins = {each["name"] for each in system.json("action", "saas", "config", "--list")["plugins"]}
+    assert {"Okta", "REST", "Snowflake", "Cisco Meraki", "Elasticsearch User"} <= plugins
+    create = ("action", "saas", "config", "--plugin", "okta", "--create", "-s", "Office", "-t", "Acme at Okta")
+    assert "needs Okta URL, Okta Token" in system.refused(*create)
+    assert "no field 'Okta Tokem'" in system.refused(*create, "--set", "Okta Tokem=x")
+    made = system.json(
+        *create, "--set", f"Okta URL={saas_services.url}", "--set", "Okta Token=-", stdin=saas_services.token
+    )
+    shown = json.dumps(system.json("record", "get", made["uid"]))
+    assert saas_services.token not in shown
+
+    uid = system.add_record("pamUser", "ann", "login=ann@example.com", secret="First-Secret-1")
+    system.pam("action", "saas", "set", "-u", uid, "--config-record-uid", made["uid"], "-c", "Network")
+    assert system.json("action", "saas", "user", "-u", uid)["plugin"] == "Okta"
+    job = system.json("action", "rotate", "-r", uid, "--wait")
+    assert job["status"] == "ok", job
+    assert saas_services.users["ann@example.com"].password == system.secret_of(uid) != "First-Secret-1"
+
+    system.pam("action", "saas", "remove", "-u", uid)
+    assert system.json("action", "saas", "user", "-u", uid)["saas_config_uid"] is None

@@ -15,6 +15,7 @@ from connectors.faults import Action, Fault, FaultProxy, When
 from connectors.registry import ConnectorRegistry
 from connectors.ssh.authorized_keys import KEY_TYPES
 from deploy.lab import EmulatedServer, LdapServer, MariadbServer, PostgresServer, SambaServer, SshServer
+from deploy.lab.mongodb import MongoServer
 from deploy.lab.rabbitmq import RabbitmqServer
 from deploy.lab.redis import RedisServer
 from deploy.lab.windows import WindowsServer
@@ -37,6 +38,7 @@ from tests.support.benches.base import Bench
 from tests.support.benches.fake import FakeBench
 from tests.support.benches.linux import LinuxBench
 from tests.support.benches.mariadb import MariadbBench, Mysql8Bench
+from tests.support.benches.mongodb import MongodbBench
 from tests.support.benches.openldap import OpenldapBench
 from tests.support.benches.postgresql import PostgresBench
 from tests.support.benches.rabbitmq import RabbitmqBench
@@ -56,6 +58,7 @@ BENCHES: dict[str, Callable[[Lab], Bench]] = {
     "activedirectory-itself": lambda lab: ActiveDirectoryBench(lab.samba, is_self=True, secure=False),
     "mariadb-admin": lambda lab: MariadbBench(lab.mariadb),
     "mariadb-itself": lambda lab: MariadbBench(lab.mariadb, is_self=True),
+    "mongodb-admin": lambda lab: MongodbBench(lab.mongodb),
     "rabbitmq-admin": lambda lab: RabbitmqBench(lab.rabbitmq),
     "mysql8-admin": lambda lab: Mysql8Bench(lab.mysql8),
     "mysql8-itself": lambda lab: Mysql8Bench(lab.mysql8, is_self=True),
@@ -123,6 +126,10 @@ class Lab:
     @property
     def mariadb(self) -> MariadbServer:
         return self._request.getfixturevalue("target_mariadb")
+
+    @property
+    def mongodb(self) -> MongoServer:
+        return self._request.getfixturevalue("target_mongodb")
 
     @property
     def rabbitmq(self) -> RabbitmqServer:
@@ -268,6 +275,10 @@ def test_hostile_values_are_set_as_they_are(bench):
             _assert_refused_before_the_fence(bench, account, current, candidate)
             continue
         with bench.open(current) as session:
+            if set(bench.forbids) & set(text):
+                with pytest.raises(PolicyRefused):
+                    session.change(account, candidate, Fence())
+                continue
             assert session.change(account, candidate, Fence()) is Effect.APPLIED, text
             assert session.probe(account, candidate.credential(account)).state is VerdictState.ACCEPTED, text
         current = candidate.credential(account)

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from connectors.base import Credential
+from deploy.lab.mongodb import MongoServer
 from deploy.lab.rabbitmq import RabbitmqServer
 from deploy.lab.redis import RedisServer
 from pam_jobs.secret import SecretValue
 from tests.support.benches.base import Bench
+from tests.support.benches.mongodb import MongodbBench
 from tests.support.benches.rabbitmq import RabbitmqBench
 from tests.support.benches.redis import RedisBench
 from tests.support.gateway_site import GatewaySite
@@ -65,3 +67,9 @@ def test_a_user_of_rabbitmq_is_rotated_and_reconciled(
     sqlite_router: RunningRouter, target_rabbitmq: RabbitmqServer, tmp_path: Path
 ) -> None:
     rotate_and_reconcile(sqlite_router, tmp_path, RabbitmqBench(target_rabbitmq))
+
+
+def test_a_user_of_mongodb_is_rotated_and_reconciled(
+    sqlite_router: RunningRouter, target_mongodb: MongoServer, tmp_path: Path
+) -> None:
+    rotate_and_reconcile(sqlite_router, tmp_path, MongodbBench(target_mongodb))

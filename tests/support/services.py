@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from deploy.lab import mongodb as lab_mongodb
 from deploy.lab import rabbitmq as lab_rabbitmq
 from deploy.lab import redis as lab_redis
+from deploy.lab.mongodb import MongoServer
 from deploy.lab.rabbitmq import RabbitmqServer
 from deploy.lab.redis import RedisServer
 
@@ -21,6 +23,15 @@ def target_redis() -> Iterator[RedisServer]:
     """A Redis server to rotate on, with a file of users."""
     with target_folder() as folder:
         server = lab_redis.start(folder)
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def target_mongodb() -> Iterator[MongoServer]:
+    """A stand-in for MongoDB to rotate on."""
+    with target_folder() as folder:
+        server = lab_mongodb.start(folder)
         yield server
         server.stop()
 

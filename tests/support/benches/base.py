@@ -42,6 +42,7 @@ class Bench(ABC):
     can_be_proxied = True
     emulated = False  # the server only speaks the protocol: it is not the vendor's
     longest: int | None = None  # characters that a password may have here
+    forbids = ""  # characters that a password of this target cannot have
     sees_others = True  # the rotator is told which other accounts there are
 
     @abstractmethod

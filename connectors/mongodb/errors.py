@@ -1,0 +1,122 @@
+"""What MongoDB and the network say, as what is known of the target. Every mapping of this connector is here."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bson.errors import BSONError
+
+from connectors.base import Verdict, VerdictState
+from pam_jobs.errors import (
+    AmbiguousReply,
+    AuthRejected,
+    ConnectionLost,
+    Forbidden,
+    NotApplied,
+    PolicyRefused,
+    TargetError,
+    TimedOutAfterSend,
+    Unreachable,
+    Unsupported,
+)
+
+__all__ = ["BY_CODE", "FAILURES", "Garbled", "ServerRefusal", "map_error", "mapped", "verdict_of"]
+
+
+@dataclass(kw_only=True, eq=False)
+class ServerRefusal(Exception):
+    """The server answered with an error."""
+
+    code: int
+    text: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.code})" if self.text else f"error {self.code}"
+
+
+class Garbled(Exception):
+    """What came is no answer of MongoDB."""
+
+
+FAILURES = (ServerRefusal, Garbled, BSONError, TimeoutError, OSError)
+"""Whatever the link raises."""
+
+_RIGHTS = "give the rotator the role userAdminAnyDatabase, or changePassword and viewUser on the database"
+_PRIMARY = "point the resource record at the primary"
+
+BY_CODE: dict[int, tuple[type[NotApplied], str | None]] = {
+    2: (PolicyRefused, "change the record's complexity"),  # BadValue
+    9: (Unsupported, "use MongoDB 4.2 or newer"),  # FailedToParse
+    11: (Unsupported, "check the login and its database in the user record"),  # UserNotFound
+    13: (Forbidden, _RIGHTS),  # Unauthorized
+    18: (AuthRejected, "check the password, and the database of the login (connectDatabase)"),
+    20: (Unsupported, None),  # IllegalOperation
+    59: (Unsupported, "use MongoDB 4.2 or newer"),  # CommandNotFound
+    72: (Unsupported, "use MongoDB 4.2 or newer"),  # InvalidOptions
+    115: (Unsupported, "use the API of whoever runs the server"),  # CommandNotSupported
+    334: (Unsupported, "enable SCRAM-SHA-256 or SCRAM-SHA-1 on the server"),  # MechanismUnavailable
+    8000: (AuthRejected, "check the password; users of Atlas are changed by its API"),  # AtlasError
+    10107: (Unsupported, _PRIMARY), 13435: (Unsupported, _PRIMARY), 13436: (Unsupported, _PRIMARY),
+}  # fmt: skip
+"""Codes that say that nothing was changed, and the remedy. Others may come after the change took effect."""
+
+_STARTING = frozenset({91, 189, 11600, 11602, 13436})  # shutting down, stepping down, recovering
+
+
+def map_error(error: Exception, *, sent: bool) -> TargetError:
+    """Return our error for whatever the server or the network said.
+
+    Args:
+        error: from the link.
+        sent: the change was on its way, so that silence proves nothing.
+    """
+    if isinstance(error, TargetError):
+        return error
+    if isinstance(error, ServerRefusal):
+        if error.code in BY_CODE:
+            kind, remedy = BY_CODE[error.code]
+            return kind(f"the server refused: {error}", remedy=remedy)
+        if sent:
+            return AmbiguousReply(f"the server answered the change with: {error}")
+        wanting = Unreachable if error.code in _STARTING else NotApplied
+        return wanting(f"the server refused: {error}", remedy="look at the server's log")
+    if isinstance(error, TimeoutError):
+        return TimedOutAfterSend() if sent else Unreachable("the server did not answer in time")
+    return ConnectionLost() if sent else _of_connection(error)
+
+
+def _of_connection(error: Exception) -> NotApplied:
+    """Return what a failure before anything was sent means."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        told = error.verify_message
+        return Unreachable(f"the server's certificate is not accepted: {told}", remedy="set ssl_ca to its CA's file")
+    if isinstance(error, ssl.SSLError):
+        return Unreachable(f"TLS failed ({error.reason})", remedy="check sslmode, ssl_ca, ssl_cert and ssl_key")
+    if isinstance(error, (Garbled, BSONError)):
+        return Unreachable("what listens there does not speak MongoDB's protocol", remedy="check the record's port")
+    return Unreachable("the server cannot be reached", remedy="check host, port and firewall")
+
+
+@contextlib.contextmanager
+def mapped(*, sent: bool) -> Iterator[None]:
+    """Raise our error in place of the link's; see ``map_error``."""
+    try:
+        yield
+    except FAILURES as error:
+        raise map_error(error, sent=sent) from None
+
+
+def verdict_of(error: Exception) -> Verdict:
+    """Return what a failed login proves of the credential: AuthenticationFailed does, which a missing user gets too."""
+    state, cause = VerdictState.UNKNOWN, "unreachable"
+    if isinstance(error, ServerRefusal):
+        cause = "starting_up" if error.code in _STARTING else "refused_login"
+        if error.code == 18 or (error.code == 8000 and "bad auth" in error.text):
+            state, cause = VerdictState.REFUSED, "wrong_password"
+        return Verdict(state=state, cause=cause, detail=str(error))
+    if isinstance(error, TimeoutError):
+        return Verdict(state=state, cause="timed_out", detail="the server did not answer in time")
+    return Verdict(state=state, cause=cause, detail=map_error(error, sent=False).message)

@@ -24,6 +24,7 @@ BUILT_IN = {
     "activedirectory": "connectors.activedirectory.connector:ActiveDirectoryConnector",
     "openldap": "connectors.openldap.connector:OpenldapConnector",
     "sqlserver": "connectors.sqlserver.connector:SqlserverConnector",
+    "macos": "connectors.macos.connector:MacosConnector",
     "winrm": "connectors.windows.connector:WinrmConnector",
     "windows-ssh": "connectors.windows.connector:WindowsSshConnector",
 }
@@ -36,7 +37,7 @@ _DIRECTORIES = {
 }
 
 _CHAINS: dict[str, dict[str, tuple[str, ...]]] = {
-    "ssh": {"": ("linux",), "linux": ("linux",), "windows": ("windows-ssh",)},
+    "ssh": {"": ("linux",), "linux": ("linux",), "macos": ("macos",), "windows": ("windows-ssh",)},
     "winrm": {"": ("winrm", "windows-ssh")},
     "postgresql": {"": ("postgresql",)},
     "ldap": _DIRECTORIES,

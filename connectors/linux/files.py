@@ -7,7 +7,7 @@ import re
 import shlex
 
 from connectors.base import Deadline
-from connectors.linux.shell import command
+from connectors.linux.shell import SUM, command
 from connectors.ssh.errors import mapped
 from connectors.ssh.link import SshLink
 from pam_jobs.errors import NotApplied, Unsupported
@@ -15,8 +15,8 @@ from pam_jobs.errors import NotApplied, Unsupported
 __all__ = ["ScriptFiles"]
 
 _UPLOAD = (
-    'set -eu; umask 077; d=$(mktemp -d -- "$1/pam-jobs.XXXXXXXXXX"); trap \'rm -rf -- "$d"\' EXIT; cat >"$d/$2"; '
-    '[ "$(sha256sum <"$d/$2")" = "$3  -" ] || exit 46; chmod 700 "$d/$2"; trap - EXIT; printf %s "$d/$2"'
+    SUM + 'set -eu; umask 077; d=$(mktemp -d -- "$1/pam-jobs.XXXXXXXXXX"); trap \'rm -rf -- "$d"\' EXIT; cat >"$d/$2"; '
+    '[ "$(h <"$d/$2")" = "$3  -" ] || exit 46; chmod 700 "$d/$2"; trap - EXIT; printf %s "$d/$2"'
 )
 _REMOVE = 'rm -rf -- "$1"'
 _PATH = re.compile(r"(?P<folder>/(?:.*/)?pam-jobs\.[A-Za-z0-9]{10})/(?P<name>[^/\x00]+)", re.DOTALL)

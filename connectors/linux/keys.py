@@ -15,7 +15,7 @@ import paramiko
 
 from connectors.base import Deadline
 from connectors.linux.rights import Rights
-from connectors.linux.shell import as_user, command
+from connectors.linux.shell import SUM, command
 from connectors.ssh.errors import FAILURES, map_error, mapped
 from connectors.ssh.link import Output, SshLink
 from pam_jobs.errors import AmbiguousReply, Forbidden, NotApplied, TargetError, Unsupported
@@ -26,16 +26,22 @@ BACKUP_NAME = "authorized_keys.keeper-backup"
 _FILE_BYTES = 1 << 20
 
 _READ = 'f="$1/.ssh/authorized_keys"; [ -e "$f" ] || [ -L "$f" ] || exit 44; exec cat -- "$f"'
+# A new file has SELinux's label of the folder it was made in; sshd reads it only with that of its place, which restorecon
+# knows. It gets it while it still has another name, so that at no moment there is a file that nobody may read.
+_LABEL = (
+    'label() { ! command -v restorecon >/dev/null 2>&1 || restorecon -- "$@" >/dev/null 2>&1 || :; '
+    '[ ! -e "$f" ] || chcon --reference="$f" -- "$t" >/dev/null 2>&1 || :; }; '
+)
 # Nothing is touched before the whole new text has arrived: a cut connection ends the input early, and the sum differs.
 _WRITE = (
-    'set -eu; umask 077; d="$1/.ssh"; [ -d "$d" ] || mkdir -m 700 -- "$d"; f="$d/authorized_keys"; '
+    SUM + _LABEL + 'set -eu; umask 077; d="$1/.ssh"; [ -d "$d" ] || mkdir -m 700 -- "$d"; f="$d/authorized_keys"; '
     '[ ! -L "$f" ] || f=$(readlink -f -- "$f"); t=$(mktemp -- "${f%/*}/.authorized_keys.XXXXXX"); '
     'trap \'rm -f -- "$t"\' EXIT; cat >"$t"; '
-    '[ "$(sha256sum <"$t")" = "$3  -" ] || exit 46; '
-    'if [ -e "$f" ]; then [ "$(sha256sum <"$f")" = "$2  -" ] || exit 45; '
+    '[ "$(h <"$t")" = "$3  -" ] || exit 46; '
+    'if [ -e "$f" ]; then [ "$(h <"$f")" = "$2  -" ] || exit 45; '
     'b=$(mktemp -- "$d/.authorized_keys.XXXXXX"); cat "$f" >"$b"; chmod 600 "$b"; mv -f -- "$b" "$d/$4"; '
     'else [ "$2" = none ] || exit 45; fi; '
-    'chmod 600 "$t"; echo replacing; mv -f -- "$t" "$f"; sync -- "$f" 2>/dev/null || :; echo replaced'
+    'chmod 600 "$t"; label "$d" "$t"; echo replacing; mv -f -- "$t" "$f"; sync -- "$f" 2>/dev/null || :; echo replaced'
 )
 _ABSENT, _CHANGED, _CUT = 44, 45, 46
 
@@ -113,7 +119,7 @@ class UserKeyFile:
     def _run(
         self, script: str, arguments: list[str], stdin: bytes, on_start: Callable[[], None] | None = None
     ) -> Output:
-        argv = as_user(self.rights.sudo, self.login, ["/bin/sh", "-c", script, "sh", *arguments])
+        argv = self.rights.as_user(self.login, [self.rights.shell, "-c", script, "sh", *arguments])
         text = self.rights.password_input(self.rights.sudo) + stdin
         return self.rights.link.execute(command(argv), self.rights.deadline, stdin=text, on_start=on_start)
 

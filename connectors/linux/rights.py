@@ -10,6 +10,7 @@ from connectors.linux.shell import (
     Privilege,
     Survey,
     as_root,
+    as_user,
     check_login,
     command,
     read_survey,
@@ -27,7 +28,8 @@ __all__ = ["Rights"]
 class Rights:
     """The rotator on one machine, and how it acts as somebody else."""
 
-    def __init__(self, link: SshLink, rotator: Credential | None, deadline: Deadline) -> None:
+    def __init__(self, link: SshLink, rotator: Credential | None, deadline: Deadline, shell: str = "/bin/sh") -> None:
+        self.shell = shell  # runs our scripts
         self.link = link
         self.rotator = rotator
         self.deadline = deadline
@@ -75,14 +77,24 @@ class Rights:
             survey = self._survey(next(iter(self._surveys), anybody))
             if survey.uid == 0:
                 self._privilege = Privilege.ROOT
-            elif survey.sudo_works:
-                self._privilege = Privilege.SUDO
+            elif survey.sudo_works or survey.doas_works:
+                self._privilege = Privilege.SUDO if survey.sudo_works else Privilege.DOAS
             else:
                 self._privilege = Privilege.NONE
                 if survey.sudo_asks and self.rotator is not None and self.rotator.password:
-                    checked = self._execute(Privilege.SUDO_PASSWORD, ["chpasswd"])
+                    checked = self._try_sudo(self.rotator.login)
                     self._privilege = Privilege.SUDO_PASSWORD if checked.exit_code == 0 else Privilege.NONE
         return self._privilege
+
+    @property
+    def tools(self) -> frozenset[str]:
+        """Return which of the programs that matter the machine has."""
+        anybody = self.rotator.login if self.rotator else "root"
+        return self._survey(next(iter(self._surveys), anybody)).tools
+
+    def as_user(self, login: str, argv: list[str]) -> list[str]:
+        """Return the command as another user; its input begins with ``password_input(self.sudo)``."""
+        return as_user(self.sudo, login, argv, self.tools)
 
     @property
     def sudo(self) -> Privilege:
@@ -98,6 +110,14 @@ class Rights:
         """Return what stands before a command's own input under this privilege."""
         return sudo_input(privilege, self.rotator.password if self.rotator else None)
 
+    def _try_sudo(self, login: str) -> Output:
+        """Let sudo take the rotator's password for a change of nothing."""
+        if "chpasswd" in self.tools:
+            return self._execute(Privilege.SUDO_PASSWORD, ["chpasswd"])
+        line = command(["env", "LC_ALL=C", "sudo", "-k", "-S", "-p", "", "-l", "--", "passwd", login])
+        with mapped(sent=False):
+            return self.link.execute(line, self.deadline, stdin=self.password_input(Privilege.SUDO_PASSWORD))
+
     def _execute(self, privilege: Privilege, argv: list[str]) -> Output:
         line = command(["env", "LC_ALL=C", *as_root(privilege, argv)])
         with mapped(sent=False):
@@ -107,9 +127,15 @@ class Rights:
         check_login(login)
         if login not in self._surveys:
             with mapped(sent=False):
-                output = self.link.execute(survey_command(login), self.deadline)
-            self._surveys[login] = read_survey(output.said, login)
+                output = self.link.execute(self._survey_command(login), self.deadline)
+            self._surveys[login] = self._read_survey(output, login)
         return self._surveys[login]
+
+    def _survey_command(self, login: str) -> str:
+        return survey_command(login, self.shell)
+
+    def _read_survey(self, output: Output, login: str) -> Survey:
+        return read_survey(output.said, login)
 
     def _may_be(self, login: str) -> bool:
         """Say whether sudo lets the rotator act as the account, which is enough for its keys."""

@@ -36,6 +36,7 @@ from connectors.linux.shell import (
     read_entries,
     read_expiry,
     read_status,
+    shell_of,
 )
 from connectors.ssh.authorized_keys import with_key
 from connectors.ssh.errors import FAILURES, map_error, mapped, verdict_of
@@ -123,7 +124,7 @@ class LinuxSession(Session):
         write_key = self._key_change(account, candidate, entry)
         once = _Once(fence)
         if candidate.password is not None:
-            set_password(self._rights, account.login, candidate.password, once)
+            self._set_password(account, candidate.password, once)
             self._changed(account, candidate.password)
         if write_key is not None:
             try:
@@ -157,7 +158,7 @@ class LinuxSession(Session):
             detail = f"the {refused} was refused, the other part logs in"
             return Verdict(state=VerdictState.PARTIAL, cause=f"{refused}_refused", detail=detail)
         if states == {VerdictState.REFUSED}:
-            return self._why_refused(account, verdicts[0])
+            return self._probe_refused(account, credential, verdicts[0])
         return verdicts[0]
 
     def metadata(self, account: Account) -> AccountMetadata:
@@ -250,8 +251,11 @@ class LinuxSession(Session):
     @property
     def _rights(self) -> Rights:
         if self._rights_known is None:
-            self._rights_known = Rights(self._require_link(), self._rotator, self._deadline)
+            self._rights_known = self._new_rights(self._require_link(), shell_of(self._target.options.get("Shell")))
         return self._rights_known
+
+    def _new_rights(self, link: SshLink, shell: str) -> Rights:
+        return Rights(link, self._rotator, self._deadline, shell)
 
     def _require_link(self) -> SshLink:
         if self._link is None:
@@ -315,7 +319,10 @@ class LinuxSession(Session):
                 return Verdict(state=VerdictState.LOCKED, cause="expired", detail="the account has expired")
         return verdict
 
-    def _why_refused(self, account: Account, verdict: Verdict) -> Verdict:
+    def _set_password(self, account: Account, password: SecretValue, fence: Fence) -> None:
+        set_password(self._rights, account.login, password, fence)
+
+    def _probe_refused(self, account: Account, credential: Credential, verdict: Verdict) -> Verdict:  # noqa: ARG002
         """Look whether the account is locked or expired: sshd refuses the right password too, in the same words."""
         if self._link is None:
             return verdict

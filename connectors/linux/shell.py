@@ -25,6 +25,7 @@ from pam_jobs.secret import SecretValue
 
 __all__ = [
     "PASSWORD_BYTES",
+    "SUM",
     "Entry",
     "Privilege",
     "Survey",
@@ -39,6 +40,7 @@ __all__ = [
     "read_passwd",
     "read_status",
     "read_survey",
+    "shell_of",
     "sudo_input",
     "survey_command",
 ]
@@ -47,9 +49,21 @@ PASSWORD_BYTES = 511  # PAM takes no longer answer
 
 _LOGIN = re.compile(r"[^-#+:/,\s\x00-\x1f\x7f][^:/,\s\x00-\x1f\x7f]*\Z")
 _SURVEY = (
-    "LC_ALL=C; export LC_ALL; echo uid=$(id -u); getent passwd -- \"$1\" | sed 's/^/entry=/'; "
-    '[ "$(id -u)" = 0 ] || { said=$(sudo -n -- chpasswd </dev/null 2>&1); echo "sudo=$?"; echo "said=$said"; }'
+    "LC_ALL=C; PATH=$PATH:/usr/sbin:/sbin; export LC_ALL PATH; "
+    'have() { command -v "$1" >/dev/null 2>&1; }; echo uid=$(id -u); '
+    '{ if have getent; then getent passwd -- "$1"; else L=$1 awk -F: \'$1 == ENVIRON["L"]\' /etc/passwd; fi; } '
+    "| sed 's/^/entry=/'; "
+    'echo "tools=$(for t in chpasswd passwd runuser sudo doas; do ! have $t || printf "%s " $t; done)"; '
+    '[ "$(id -u)" = 0 ] || if ! have sudo && have doas; then '
+    'said=$(doas -n -- chpasswd </dev/null 2>&1); echo "doas=$?"; echo "said=$said"; '
+    "else if have chpasswd; then said=$(sudo -n -- chpasswd </dev/null 2>&1); "
+    'else said=$(sudo -n -l -- passwd "$1" 2>&1); fi; echo "sudo=$?"; echo "said=$said"; fi'
 )
+SUM = "h() { if command -v sha256sum >/dev/null 2>&1; then sha256sum; else shasum -a 256; fi; }; "
+"""A function ``h`` of a script: the SHA-256 of its input, on machines with the GNU tools or with Perl's."""
+
+_RUNUSER = frozenset({"runuser"})
+_SHELLS = re.compile(r"(?:/[\w.+-]+)+/(?:ba|da|a|k|z|mk)?sh")
 
 
 class Privilege(StrEnum):
@@ -58,6 +72,7 @@ class Privilege(StrEnum):
     ROOT = "root"  # it is root
     SUDO = "sudo"  # sudo asks it nothing
     SUDO_PASSWORD = "sudo_password"  # noqa: S105 - sudo asks for the rotator's own password
+    DOAS = "doas"  # doas asks it nothing; it could not be answered
     NONE = "none"  # it may change itself only
 
 
@@ -81,6 +96,8 @@ class Survey:
     sudo_works: bool  # without a password, for chpasswd
     sudo_asks: bool  # it wants a password
     said: str  # sudo's own words
+    doas_works: bool = False
+    tools: frozenset[str] = frozenset()  # which of the programs that matter there are
 
 
 def command(argv: list[str]) -> str:
@@ -101,19 +118,34 @@ def as_root(privilege: Privilege, argv: list[str]) -> list[str]:
             return ["sudo", "-n", "--", *argv]
         case Privilege.SUDO_PASSWORD:  # -k: a remembered login would pass the password's line on to the command
             return ["sudo", "-k", "-S", "-p", "", "--", *argv]
+        case Privilege.DOAS:
+            return ["doas", "-n", "--", *argv]
         case _:
             return argv
 
 
-def as_user(privilege: Privilege, login: str, argv: list[str]) -> list[str]:
-    """Return the command as another user, with that user's rights only: root would follow the user's symbolic links."""
+def as_user(privilege: Privilege, login: str, argv: list[str], tools: frozenset[str] = _RUNUSER) -> list[str]:
+    """Return the command as another user, with that user's rights only: root would follow the user's symbolic links.
+
+    Args:
+        privilege: of the rotator.
+        login: the other user.
+        argv: the command.
+        tools: what the machine has; without runuser root goes through sudo, and without that through su.
+    """
     match privilege:
         case Privilege.SUDO:
             return ["sudo", "-n", "-u", login, "--", *argv]
         case Privilege.SUDO_PASSWORD:
             return ["sudo", "-k", "-S", "-p", "", "-u", login, "--", *argv]
-        case _:
+        case Privilege.DOAS:
+            return ["doas", "-n", "-u", login, "--", *argv]
+        case _ if "runuser" in tools:
             return ["runuser", "-u", login, "--", *argv]
+        case _ if "sudo" in tools:
+            return ["sudo", "-n", "-u", login, "--", *argv]
+        case _:
+            return ["su", "-s", "/bin/sh", "-c", command(argv), login]
 
 
 def sudo_input(privilege: Privilege, password: SecretValue | None) -> bytes:
@@ -146,9 +178,17 @@ def check_password(password: SecretValue) -> None:
         raise PolicyRefused(f"a password here has at most {PASSWORD_BYTES} bytes", remedy="generate a shorter one")
 
 
-def survey_command(login: str) -> str:
+def shell_of(option: str | None) -> str:
+    """Return the shell that runs our own scripts: the custom field ``Shell`` where it names one of the Bourne family.
+
+    Anything else, such as an interpreter meant for somebody's own scripts, would not read them.
+    """
+    return option if option and _SHELLS.fullmatch(option) else "/bin/sh"
+
+
+def survey_command(login: str, shell: str = "/bin/sh") -> str:
     """Return the command that looks at the account and our rights; ``chpasswd`` with no input changes nothing."""
-    return command(["/bin/sh", "-c", _SURVEY, "sh", login])
+    return command([shell, "-c", _SURVEY, "sh", login])
 
 
 def read_survey(output: str, login: str) -> Survey:
@@ -171,6 +211,8 @@ def read_survey(output: str, login: str) -> Survey:
         sudo_works=facts.get("sudo") == "0",
         sudo_asks="password is required" in said,
         said=said,
+        doas_works=facts.get("doas") == "0",
+        tools=frozenset(facts.get("tools", "").split()),
     )
 
 
@@ -196,7 +238,7 @@ _POLICY_WORDS = (
 _CHPASSWD_SAYS: tuple[tuple[tuple[str, ...], type[NotApplied], str, str | None], ...] = (
     (("command not found", "no such file"), Unsupported, "chpasswd did not run", "install the passwd package"),
     (
-        ("sudo:", "sudoers", "not allowed to execute"),
+        ("sudo:", "sudoers", "not allowed to execute", "doas:"),
         Forbidden,
         "sudo refused",
         "allow the rotator chpasswd in sudoers",

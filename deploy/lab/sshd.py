@@ -75,6 +75,24 @@ class SshServer:
         self.run(["useradd", "-m", "-s", shell, "--", login])
         self.run(["chpasswd"], f"{login}:{password}\n".encode())
 
+    def add_commands(self, commands: Mapping[str, str]) -> None:
+        """Put scripts into /usr/local/bin, of this server's view of the machine alone: emulated commands, found first.
+
+        Args:
+            commands: name to text.
+        """
+        place = "/home/.commands"
+        self.run(["install", "-d", "-m", "755", place])
+        for name, text in commands.items():
+            path = f"{place}/{name}"
+            self.run(["sh", "-c", 'cat >"$1"; chmod 755 "$1"', "sh", path], text.encode())
+        self.run(["mount", "--bind", place, "/usr/local/bin"])
+
+    def hide(self, *paths: str) -> None:
+        """Let programs be missing, in this server's view of the machine alone."""
+        for path in paths:
+            self.run(["mount", "--bind", "/dev/null", path])
+
     def stop(self) -> None:
         """Stop the server; harmless when it is down."""
         stop(self.folder)

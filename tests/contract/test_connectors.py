@@ -37,6 +37,7 @@ from tests.support.benches.activedirectory import ActiveDirectoryBench
 from tests.support.benches.base import Bench
 from tests.support.benches.fake import FakeBench
 from tests.support.benches.linux import LinuxBench
+from tests.support.benches.macos import MacosBench
 from tests.support.benches.mariadb import MariadbBench, Mysql8Bench
 from tests.support.benches.mongodb import MongodbBench
 from tests.support.benches.openldap import OpenldapBench
@@ -71,6 +72,7 @@ BENCHES: dict[str, Callable[[Lab], Bench]] = {
         lab.ssh, "admin with key", admin=benches.key_admin(lab.ssh), algorithm="ssh-ed25519"
     ),
     "linux-itself-key": lambda lab: LinuxBench(lab.ssh, "itself", algorithm="ecdsa-sha2-nistp256"),
+    "macos-admin": lambda lab: MacosBench(lab.mac, "admin with key", admin=benches.key_admin(lab.mac)),
     "winrm-admin": lambda lab: WindowsBench(lab.windows),
     "windows-ssh-admin": lambda lab: WindowsBench(lab.windows, "ssh"),
 }
@@ -91,6 +93,9 @@ VARIANTS: dict[str, Callable[[Lab], Bench]] = {
         f"linux-itself-{kind}": lambda lab, kind=kind: LinuxBench(lab.ssh, "itself", algorithm=kind)  # type: ignore[misc]
         for kind in KEY_TYPES
     },
+    "macos-asking-sudo": lambda lab: MacosBench(lab.mac, "sudo asks", admin=benches.asking_admin()),
+    "macos-root": lambda lab: MacosBench(lab.mac, "root", admin=benches.root()),
+    "macos-itself": lambda lab: MacosBench(lab.mac, "itself"),
     "winrm-https-admin": lambda lab: WindowsBench(lab.windows, "winrm-https"),
     "winrm-basic-admin": lambda lab: WindowsBench(lab.windows, "winrm-https", login="basic"),
     "winrm-itself": lambda lab: WindowsBench(lab.windows, is_self=True),
@@ -150,6 +155,10 @@ class Lab:
     @property
     def ssh(self) -> SshServer:
         return self._request.getfixturevalue("sshd_server")
+
+    @property
+    def mac(self) -> SshServer:
+        return self._request.getfixturevalue("mac_server")
 
     @property
     def windows(self) -> WindowsServer:

@@ -68,6 +68,18 @@ def test_a_password_is_rotated_on_a_machine(machine: Machine) -> None:
     assert not machine.logs_in(login, "First-Secret-1")
 
 
+def test_a_mac_is_rotated_by_its_own_tools(sqlite_router: RunningRouter, mac_server: SshServer, tmp_path: Path) -> None:
+    mac = Machine(GatewaySite(sqlite_router, tmp_path, port_mapping=f"{mac_server.port}=ssh"), mac_server)
+    mac.site.vault.records.update(mac.resource, lambda record: record.set_field("text", "macos", "operatingSystem"))
+    login, uid = mac.add_account()
+    engine = mac.site.engine()
+    assert mac.site.run("plan", uid, engine)["detail"]["plan"]["connector"] == "macos"
+    job = mac.site.run("rotate", uid, engine)
+    assert job["state"] == "succeeded", job
+    assert mac.logs_in(login, mac.site.password(uid))
+    assert not mac.logs_in(login, "First-Secret-1")
+
+
 def test_password_and_key_rotate_together(machine: Machine) -> None:
     pair = generate_key("ssh-ed25519")
     login, uid = machine.add_account(key=pair.private_pem.reveal())

@@ -17,6 +17,7 @@ from deploy.lab import (
     PostgresServer,
     SambaServer,
     SshServer,
+    macos,
     mariadb,
     mssql,
     mysql8,
@@ -107,6 +108,15 @@ def openldap_server() -> Iterator[LdapServer]:
     """A directory to rotate on, with password policies beside the default one."""
     with _folder() as folder:
         server = openldap.start(folder, policies=LDAP_POLICIES)
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def mac_server() -> Iterator[SshServer]:
+    """An emulated Mac: a real sshd, with commands that stand in for those of macOS."""
+    with _folder() as folder:
+        server = macos.start(folder, users=dict([ASKING_ADMIN, ROOT]), sudoers=SUDOERS[:2])
         yield server
         server.stop()
 

@@ -17,17 +17,13 @@ from celery import Celery
 from kombu.entity import Exchange, Queue
 
 from pam_jobs.errors import ConfigurationError
+from pam_jobs.queues import own_keys, queue_name
 
 __all__ = ["CONTROL_QUEUE", "is_amqp", "is_redis", "make_app", "node_name", "own_keys", "queue_for", "queue_name"]
 
 CONTROL_QUEUE: Final = "control"
 _DIRECT: Final = Exchange("", type="direct")  # type: ignore[no-untyped-call] # kombu is typed in part
 _CONNECT_SECONDS = 5.0
-
-
-def queue_name(gateway_uid: str) -> str:
-    """Return the name of a gateway's own queue."""
-    return f"gateway.{gateway_uid}"
 
 
 def queue_for(gateway_uid: str) -> Queue:
@@ -89,12 +85,6 @@ def make_app(
     if tls is not None:
         app.conf.broker_use_ssl = tls
     return app
-
-
-def own_keys(gateway_uid: str | None) -> dict[str, str]:
-    """Return the Redis keys beside its queue that a gateway, or the control plane, has for itself, by kombu's names."""
-    prefix = f"gw:{gateway_uid}:" if gateway_uid else "control:"
-    return {f"{name}_key": f"{prefix}{name}" for name in ("unacked", "unacked_index", "unacked_mutex")}
 
 
 _TLS_OPTIONS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")

@@ -14,8 +14,8 @@ from enum import StrEnum
 from typing import Final
 from urllib.parse import quote
 
-from pam_jobs.app import own_keys, queue_name
 from pam_jobs.ids import check_uid
+from pam_jobs.queues import own_keys, queue_name
 from pam_jobs.secret import SecretValue
 
 __all__ = ["Account", "BrokerKind", "account"]

@@ -29,6 +29,7 @@ class Openldap(Target):
     def __init__(self, server: LdapServer) -> None:
         super().__init__(server.host, server.secure_port)
         self._server = server
+        self.admin_login = ""
         login, self.admin_password = f"admin{secrets.token_hex(4)}", secrets.token_urlsafe(18)
         self.admin_login = self._dn(login)
         self.add(login, self.admin_password)
@@ -76,7 +77,7 @@ class Openldap(Target):
             return str(connection.response[0]["raw_attributes"])
 
     def _dn(self, login: str) -> str:
-        return f"uid={login},ou=people,{self._server.base}"
+        return login if login == self.admin_login else f"uid={login},ou=people,{self._server.base}"
 
     @property
     def _place(self) -> ldap3.Server:

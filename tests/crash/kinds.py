@@ -9,7 +9,7 @@ import shlex
 import paramiko
 
 from pam_jobs.records.keys import generate_key
-from tests.crash.targets import Linux, Target
+from tests.crash.targets import FIRST, Linux, Target
 from tests.support.gateway_site import GatewaySite
 
 
@@ -98,3 +98,36 @@ class LinuxKeys(Linux):
     def fingerprint(self, login: str) -> str:
         path = f"/home/{login}/.ssh/authorized_keys"
         return self._server.run(["sh", "-c", f"stat -c %Y.%i {path}; cat {path}"]).stdout.decode()
+
+
+class LinuxHalf(LinuxKeys):
+    """Accounts with a password and a key pair, on whose machine the key cannot be changed: every change is made in part."""
+
+    name = "linux, key refused"
+    part = "password"
+
+    def __init__(self, inner: Linux) -> None:
+        super().__init__(inner)
+        self.key, self.first = self.first, FIRST
+
+    def record(self, site: GatewaySite, login: str) -> str:
+        return site.add_user(login, self.first, self.key)
+
+    def add(self, login: str, password: str) -> None:
+        self._server.add_user(login, password)
+        LinuxKeys.set_password(self, login, self.key)
+        self._server.run(["chown", "-R", "root:", f"/home/{login}/.ssh"])
+        self._server.run(["chmod", "-R", "a+rX", f"/home/{login}/.ssh"])
+
+    def takes_key(self, login: str) -> bool:
+        """Say whether the key that it had in the beginning logs in."""
+        return LinuxKeys.logs_in(self, login, self.key)
+
+    def logs_in(self, login: str, password: str) -> bool:
+        return Linux.logs_in(self, login, password)
+
+    def set_password(self, login: str, password: str) -> None:
+        Linux.set_password(self, login, password)
+
+    def fingerprint(self, login: str) -> str:
+        return Linux.fingerprint(self, login)

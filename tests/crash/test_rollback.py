@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from tests.crash import judge, table
+from tests.crash.kinds import LinuxHalf
 from tests.crash.rounds import IS_FULL, Case, await_boundaries, submit, whole
-from tests.crash.targets import Target
+from tests.crash.targets import Linux, Target
 from tests.crash.world import World
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
@@ -17,6 +18,10 @@ _ALL = (
     "stored:step:2", "rollback:begun", *_SOME, "rollback:before:stage", "rollback:before:intend", "rollback:after:probe",
     "rollback:before:promote", "before:declare", "rollback:before:finish", "rollback:after:finish", "stored:step:4",
 )  # fmt: skip
+
+_SET_BACK = ("before:undo", "after:undo")
+_KEPT = ("before:promote",)
+_MORE_SET_BACK = ("after:intend", "before:probe", "after:probe")
 
 
 def test_a_roll_back_cut_off_by_a_kill_is_finished_by_the_next_gateway(
@@ -59,3 +64,42 @@ def test_a_roll_back_cut_off_by_a_kill_is_finished_by_the_next_gateway(
         )
     judge.check_story(world, accounts)
     judge.check_no_secret(world)
+
+
+def test_a_change_in_part_cut_off_by_a_kill_is_set_back_or_kept_as_the_record_says(
+    world: World, crash_targets: Sequence[Target]
+) -> None:
+    """Of password and key the machine takes the one and refuses the other."""
+    half = LinuxHalf(next(target for target in crash_targets if isinstance(target, Linux)))
+    places = (*_SET_BACK, *_KEPT, *(_MORE_SET_BACK if IS_FULL else ()))
+    cases = [Case(target=half, boundary=place) for place in places]
+    before: dict[str, str] = {}
+
+    def prepared(case: Case) -> str:
+        uid = case.account.uid
+        secret = world.vault.records.get(uid).record.password
+        assert secret is not None
+        before[uid] = secret.reveal()
+        if case.boundary in _KEPT:
+            label = "Rollback On Private Key Fail"
+            world.vault.records.update(uid, lambda record: record.set_field("text", "FALSE", label, custom=True))
+        return half.resource
+
+    submit(world, cases, prepared)
+    await_boundaries(world, cases)
+    accounts = [case.account for case in cases]
+    world.kill("gateway")
+    judge.check_nothing_lost(world, accounts)
+    world.start_one("gateway")
+    ends = judge.ended(world, [case.job_uid for case in cases])
+    judge.check_current(world, accounts)
+    for case in cases:
+        end, what, is_kept = ends[case.job_uid], f"{case.boundary}: {ends[case.job_uid]}", case.boundary in _KEPT
+        assert (end.state, end.status) == ("failed", "partial" if is_kept else "rolled_back"), what
+        login = case.account.login
+        assert half.logs_in(login, before[case.account.uid]) != is_kept, what
+        assert half.takes_key(login), what
+        told = "told, the new password kept" if is_kept else "told, set back"
+        if not is_kept:  # what is kept is put together of two values, and staged as neither
+            judge.check_story(world, [case.account])
+        table.add("gateway killed in a change made in part", "linux", told, where=case.boundary, attempts=end.attempts)

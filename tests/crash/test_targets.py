@@ -12,6 +12,8 @@ from tests.crash.targets import FIRST, Linux, Target
 from tests.crash.waiting import eventually
 from tests.crash.world import Account, World, canary
 
+NAMES = ("postgresql", "linux", "mariadb", "openldap")
+
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
 
 
@@ -28,7 +30,7 @@ def _in_order(world: World, account: Account, fault: str, outcome: str, *, attem
     world.give_back([account])
 
 
-@pytest.fixture(params=["postgresql", "linux", *(("mariadb", "openldap") if IS_FULL else ())])
+@pytest.fixture(params=NAMES if IS_FULL else NAMES[:2])
 def target(request: pytest.FixtureRequest, crash_targets: Sequence[Target]) -> Target:
     return next(target for target in crash_targets if target.name == request.param)
 
@@ -121,6 +123,32 @@ def test_an_admin_demoted_in_the_middle(world: World, target: Target) -> None:
     if first.state != "succeeded":  # told, and a further rotation brings it in order
         _one_end(world, world.submit(account), "succeeded", None)
     _in_order(world, account, "admin demoted in the middle", "nothing changed, told; then rotated")
+
+
+@pytest.mark.parametrize("target", NAMES if IS_FULL else NAMES[:1], indirect=True)
+def test_an_admin_refused_in_the_middle(world: World, target: Target) -> None:
+    """The target is set aside and its other rotations wait, until somebody says that it may be tried again."""
+    case = Case(target=target, boundary="after:intend")
+    submit(world, [case])
+    await_boundaries(world, [case])
+    account, [other] = case.account, world.accounts(target, 1)
+    world.kill("gateway")  # with the connections that it keeps as the admin
+    target.set_password(target.admin_login, canary())
+    try:
+        world.start_one("gateway")
+        end = _one_end(world, case.job_uid, "waiting_human", "admin_refused")
+        judge.check_nothing_lost(world, [account])
+        waiting = world.submit(other)
+        eventually(lambda: "set aside" in str(world.vault.jobs.explain(waiting)["reasons"]), "the other one says why")
+        eventually(lambda: judge.jobs(world, [waiting])[waiting].cause == "target_set_aside", "the other one waits")
+    finally:
+        target.set_password(target.admin_login, target.admin_password)
+    world.vault.pam.resume_resource(target.resource)
+    _one_end(world, waiting, "succeeded", None)
+    _one_end(world, world.submit(account), "succeeded", None)
+    outcome = "target set aside, told; then rotated"
+    _in_order(world, account, "admin refused in the middle", outcome, attempts=end.attempts)
+    _in_order(world, other, "admin refused in the middle", outcome)
 
 
 def test_a_target_that_refuses_every_second_password(world: World, crash_targets: Sequence[Target]) -> None:

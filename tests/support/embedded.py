@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -17,8 +18,12 @@ from typing import Any
 
 import httpx
 
+from tests.support.forks import Forks
+
 PAM = str(Path(sys.executable).with_name("pam"))
 _COMMAND_SECONDS = 150.0
+_forks = Forks()
+atexit.register(_forks.close)
 
 
 @dataclass
@@ -37,15 +42,7 @@ class Embedded:
         self, *arguments: str, stdin: str = "", code: int | None = 0, **more: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a command and check its exit code; None accepts any."""
-        done = subprocess.run(
-            [PAM, *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=_COMMAND_SECONDS,
-            check=False,
-            env=self.variables() | more,
-        )
+        done = _forks.run(arguments, stdin=stdin, environment=self.variables() | more, seconds=_COMMAND_SECONDS)
         assert code is None or done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, done.stderr
         return done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -13,11 +14,18 @@ from sqlalchemy import insert
 from pam_jobs.clock import SystemClock
 from pam_jobs.db.base import table_of
 from pam_jobs.db.engine import Database
-from pam_jobs.db.tables import JobKind, RotationSettings, Schedule, StoredRecord
+from pam_jobs.db.tables import (
+    Gateway,
+    JobKind,
+    PamConfiguration,
+    ResourceLink,
+    RotationSettings,
+    Schedule,
+    StoredRecord,
+)
 from pam_jobs.ids import new_uid
-from pam_jobs.rotation import configurations, gateways, resources
 from pam_jobs.rotation.schedules import schedule_uid
-from tests.support.fleet import OPERATOR, Fleet, add_folder, add_record, new_fleet, share
+from tests.support.fleet import Fleet, new_fleet
 
 __all__ = ["SPECS", "fill", "fleets"]
 
@@ -33,32 +41,48 @@ _CHUNK = 5000
 
 
 def fleets(database: Database, count: int) -> list[Fleet]:
-    """Make so many gateways, each with an application, a folder, a configuration, a resource and its admin."""
+    """Make so many gateways, each with a configuration and a resource of its own; folder and application are shared."""
     first = new_fleet(database, SystemClock())  # type: ignore[arg-type]
-    return [first, *(_further(first, number) for number in range(1, count))]
+    sites = [first]
+    for _ in range(1, count):
+        uids = {f"{name}_uid": new_uid() for name in ("gateway", "configuration", "resource")}
+        sites.append(replace(first, **uids))
+    further, now = sites[1:], first.clock.now()
+    if not further:
+        return sites
+    _load(
+        database,
+        Gateway,
+        {"application_uid": first.application_uid, "max_instances": 1, "created_at": now},
+        ({"uid": site.gateway_uid, "name": f"office {number}"} for number, site in enumerate(further)),
+    )
+    _load(
+        database,
+        StoredRecord,
+        _record(first, now),
+        ({"uid": uid, "version": version}
+         for site in further for uid, version in ((site.configuration_uid, 6), (site.resource_uid, 3))),
+    )  # fmt: skip
+    _load(
+        database,
+        PamConfiguration,
+        {"environment": "local", "default_schedule": "[]", "rotation_enabled": True, "created_at": now},
+        ({"record_uid": site.configuration_uid, "gateway_uid": site.gateway_uid} for site in further),
+    )
+    _load(
+        database,
+        ResourceLink,
+        {"admin_uid": first.admin_uid},
+        ({"resource_uid": site.resource_uid, "configuration_uid": site.configuration_uid} for site in further),
+    )
+    return sites
 
 
-def _further(first: Fleet, number: int) -> Fleet:
-    clock, database = first.clock, first.database
-    with database.transaction() as session:
-        folder = add_folder(session, clock, first.user_uid)
-        share(session, clock, first.application_uid, folder)
-        gateway = gateways.create(
-            session, clock, OPERATOR, uid=new_uid(), name=f"office {number}", application_uid=first.application_uid
-        )
-        configuration = add_record(session, clock, folder, first.user_uid, version=6)
-        wanted = configurations.NewConfiguration(
-            record_uid=configuration, gateway_uid=gateway.uid, environment="local", default_schedule=[]
-        )
-        configurations.create(session, clock, OPERATOR, wanted, minimum_seconds=3600)
-        resource = add_record(session, clock, folder, first.user_uid)
-        admin = add_record(session, clock, folder, first.user_uid)
-        resources.put(session, clock, OPERATOR, resource, configuration_uid=configuration, admin_uid=admin)
-        return Fleet(
-            database=database, clock=clock, user_uid=first.user_uid, folder_uid=folder,
-            application_uid=first.application_uid, gateway_uid=gateway.uid, configuration_uid=configuration,
-            resource_uid=resource, admin_uid=admin,
-        )  # fmt: skip
+def _record(first: Fleet, now: datetime) -> dict[str, Any]:
+    return {
+        "folder_uid": first.folder_uid, "owner_uid": first.user_uid, "key_by_folder": b"", "key_by_owner": b"",
+        "data": b"", "revision": 1, "created_at": now, "updated_at": now,
+    }  # fmt: skip
 
 
 def fill(sites: Sequence[Fleet], count: int, due: datetime, over: timedelta = timedelta(0)) -> None:
@@ -74,14 +98,7 @@ def fill(sites: Sequence[Fleet], count: int, due: datetime, over: timedelta = ti
     uids = [new_uid() for _ in range(count)]
     places = [sites[number % len(sites)] for number in range(count)]
     now = sites[0].clock.now()
-    _load(
-        database,
-        StoredRecord,
-        {"version": 3, "key_by_folder": b"", "key_by_owner": b"", "data": b"", "revision": 1, "created_at": now,
-         "updated_at": now},
-        ({"uid": uid, "folder_uid": place.folder_uid, "owner_uid": place.user_uid}
-         for uid, place in zip(uids, places, strict=True)),
-    )  # fmt: skip
+    _load(database, StoredRecord, _record(sites[0], now), ({"uid": uid, "version": 3} for uid in uids))
     _load(
         database,
         RotationSettings,

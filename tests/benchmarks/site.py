@@ -19,8 +19,9 @@ from pam_jobs.client.session import connect
 from pam_jobs.client.vault import VaultClient
 from pam_jobs.records.types import new_record
 from tests.benchmarks.bare import BareTarget, Figures
+from tests.benchmarks.usage import pss_megabytes
 
-__all__ = ["Site", "memory_of"]
+__all__ = ["Site", "memory_of", "processes_of"]
 
 _SETTLE_SECONDS = 600.0
 
@@ -43,12 +44,18 @@ class Site:
             targets: the servers; the roles go to them in turn.
             roles: names and present passwords.
         """
+        site = cls.bare(folder, concurrency)
+        with site.client() as client:
+            site.records = _prepare(client, targets, roles)
+        return site
+
+    @classmethod
+    def bare(cls, folder: Path, concurrency: int) -> Site:
+        """Bring the system up without any record."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PAM_")}
         environment |= {"PAM_DATA_DIR": str(folder), "PAM_GATEWAY_CONCURRENCY": str(concurrency)}
         site = cls(folder=folder, concurrency=concurrency, records=[])
         site.pam("up", "--detach", environment=environment)
-        with site.client() as client:
-            site.records = _prepare(client, targets, roles)
         return site
 
     def pam(self, *words: str, environment: dict[str, str] | None = None) -> str:
@@ -167,14 +174,13 @@ def _change(client: VaultClient, configuration: str, admin: str, target: BareTar
     )
 
 
+def processes_of(site: Site) -> dict[str, int]:
+    """Return the system's processes by name."""
+    return {
+        process["name"]: process["pid"] for process in json.loads(site.pam("status", "--format", "json"))["processes"]
+    }
+
+
 def memory_of(site: Site) -> dict[str, float]:
-    """Return the proportional set size of each process of the system in MB (Linux, ``smaps_rollup``)."""
-    processes = json.loads(site.pam("status", "--format", "json"))["processes"]
-    return {process["name"]: _pss_megabytes(process["pid"]) for process in processes}
-
-
-def _pss_megabytes(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
+    """Return the proportional set size of each process of the system in MB."""
+    return {name: pss_megabytes(pid) for name, pid in processes_of(site).items()}

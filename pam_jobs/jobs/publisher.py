@@ -36,7 +36,7 @@ __all__ = ["Publisher"]
 
 _log = structlog.get_logger(__name__)
 _BATCH = 500
-_BACKLOG = 20_000  # uids that wait for the background thread; beyond it the reconciler finds them
+_BACKLOG = 250_000  # uids that wait for the background thread, some 18 MB; beyond it the reconciler finds them
 _STOP_SECONDS = 5.0
 _JOBS: Final = table_of(Job)
 _OUTBOX: Final = table_of(OutboxMessage)

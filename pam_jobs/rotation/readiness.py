@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from datetime import datetime
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -27,6 +28,7 @@ __all__ = [
     "Blocker",
     "Facts",
     "Readiness",
+    "Served",
     "Setup",
     "assess",
     "blocked_by",
@@ -51,17 +53,28 @@ _SETUPS: Final = (  # made once: they run with every job that is asked for or du
     .where(among(RotationSettings.record_uid, "uids"))
 )
 _CONFIGURATIONS: Final = (
-    select(PamConfiguration, Gateway)
+    select(
+        PamConfiguration.record_uid,
+        PamConfiguration.rotation_enabled,
+        Gateway.uid,
+        Gateway.name,
+        Gateway.application_uid,
+        Gateway.removed_at,
+    )
     .join(Gateway, Gateway.uid == PamConfiguration.gateway_uid)
     .where(among(PamConfiguration.record_uid, "uids"))
 )
-_RESOURCES: Final = select(ResourceLink).where(among(ResourceLink.resource_uid, "uids"))
+_RESOURCES: Final = select(ResourceLink.resource_uid, ResourceLink.configuration_uid).where(
+    among(ResourceLink.resource_uid, "uids")
+)
 _ROOTS: Final = (
     select(StoredRecord.uid, Folder.root_uid)
     .join(Folder, Folder.uid == StoredRecord.folder_uid)
     .where(among(StoredRecord.uid, "uids"))
 )
-_SHARES: Final = select(ApplicationShare).where(among(ApplicationShare.application_uid, "uids"))
+_SHARES: Final = select(ApplicationShare.application_uid, ApplicationShare.folder_uid, ApplicationShare.can_edit).where(
+    among(ApplicationShare.application_uid, "uids")
+)
 
 SERVED_PROFILES = ("general", "scripts_only", "saas")  # iam_user waits for its connectors
 
@@ -92,12 +105,23 @@ class Setup:
     is_disabled: bool = False
 
 
+class Served(NamedTuple):
+    """A PAM configuration and the gateway that serves it, as far as the verdict depends on them."""
+
+    record_uid: str  # of the configuration
+    rotation_enabled: bool
+    uid: str  # of the gateway, like what follows
+    name: str
+    application_uid: str
+    removed_at: datetime | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """What the database holds about the parties of some setups, read at once."""
 
-    configurations: dict[str, tuple[PamConfiguration, Gateway]] = field(default_factory=dict)
-    resources: dict[str, ResourceLink] = field(default_factory=dict)
+    configurations: dict[str, Served] = field(default_factory=dict)
+    resources: dict[str, str] = field(default_factory=dict)  # resource → its configuration
     roots: dict[str, str] = field(default_factory=dict)  # record → its shared folder
     shares: dict[tuple[str, str], bool] = field(default_factory=dict)  # application, shared folder → can edit
 
@@ -123,7 +147,7 @@ def assess(session: Session, record_uids: Sequence[str]) -> dict[str, Readiness]
             record_uid=setup.record_uid,
             blockers=tuple(judge(setup, facts)),
             setup=setup,
-            gateway_uid=served[1].uid if served else None,
+            gateway_uid=served.uid if served else None,
         )
     return verdicts
 
@@ -140,17 +164,18 @@ def facts_for(session: Session, setups: Iterable[Setup]) -> Facts:
     configuration_uids = {setup.configuration_uid for setup in setups}
     resource_uids = {setup.resource_uid for setup in setups if setup.resource_uid}
     configurations = {
-        configuration.record_uid: (configuration, gateway)
-        for configuration, gateway in session.execute(_CONFIGURATIONS, {"uids": list(configuration_uids)})
+        row.record_uid: Served(*row) for row in session.execute(_CONFIGURATIONS, {"uids": list(configuration_uids)})
     }
-    resources = {link.resource_uid: link for link in session.scalars(_RESOURCES, {"uids": list(resource_uids)})}
+    resources = {
+        row.resource_uid: row.configuration_uid for row in session.execute(_RESOURCES, {"uids": list(resource_uids)})
+    }
     parties = {setup.record_uid for setup in setups} | configuration_uids | resource_uids
     parties |= {uid for setup in setups for uid in (setup.admin_uid, setup.saas_uid) if uid}
     roots = {row.uid: row.root_uid for row in session.execute(_ROOTS, {"uids": list(parties)})}
-    applications = {gateway.application_uid for _, gateway in configurations.values()}
+    applications = {served.application_uid for served in configurations.values()}
     shares = {
-        (share.application_uid, share.folder_uid): share.can_edit
-        for share in session.scalars(_SHARES, {"uids": list(applications)})
+        (row.application_uid, row.folder_uid): row.can_edit
+        for row in session.execute(_SHARES, {"uids": list(applications)})
     }
     return Facts(configurations=configurations, resources=resources, roots=roots, shares=shares)
 
@@ -177,11 +202,10 @@ def judge(setup: Setup, facts: Facts) -> Iterator[Blocker]:
             remedy="choose one that `pam config list` shows",
         )
         return
-    configuration, gateway = served
-    yield from _of_configuration(configuration, gateway, facts)
-    yield from _of_record(setup, gateway, facts)
-    yield from _of_resource(setup, gateway, facts)
-    yield from _of_service(setup, gateway, facts)
+    yield from _of_configuration(served, facts)
+    yield from _of_record(setup, served, facts)
+    yield from _of_resource(setup, served, facts)
+    yield from _of_service(setup, served, facts)
 
 
 _NOT_SET_UP = Blocker(
@@ -203,24 +227,24 @@ def _setup(row: Any) -> Setup:
     )
 
 
-def _of_configuration(configuration: PamConfiguration, gateway: Gateway, facts: Facts) -> Iterator[Blocker]:
-    if not configuration.rotation_enabled:
+def _of_configuration(served: Served, facts: Facts) -> Iterator[Blocker]:
+    if not served.rotation_enabled:
         yield Blocker(
             code="rotation_off",
-            what=f"rotation is switched off in the PAM configuration {configuration.record_uid}",
-            remedy=f"switch it on with `pam config edit {configuration.record_uid} --rotation on`",
+            what=f"rotation is switched off in the PAM configuration {served.record_uid}",
+            remedy=f"switch it on with `pam config edit {served.record_uid} --rotation on`",
         )
-    if gateway.removed_at is not None:
+    if served.removed_at is not None:
         yield Blocker(
             code="gateway_removed",
-            what=f"the gateway {gateway.name!r} of the PAM configuration was removed",
-            remedy=f"give it another one with `pam config edit {configuration.record_uid} --gateway NAME`",
+            what=f"the gateway {served.name!r} of the PAM configuration was removed",
+            remedy=f"give it another one with `pam config edit {served.record_uid} --gateway NAME`",
         )
-    if _share(configuration.record_uid, gateway, facts) is None:
-        yield not_bound(configuration.record_uid, gateway, facts.roots.get(configuration.record_uid))
+    if _share(served.record_uid, served, facts) is None:
+        yield not_bound(served.record_uid, served, facts.roots.get(served.record_uid))
 
 
-def not_bound(configuration_uid: str, gateway: Gateway, folder_uid: str | None) -> Blocker:
+def not_bound(configuration_uid: str, gateway: Gateway | Served, folder_uid: str | None) -> Blocker:
     """Return the blocker of a gateway whose application cannot read the configuration's folder."""
     return Blocker(
         code="gateway_not_bound",
@@ -230,7 +254,7 @@ def not_bound(configuration_uid: str, gateway: Gateway, folder_uid: str | None) 
     )
 
 
-def _of_record(setup: Setup, gateway: Gateway, facts: Facts) -> Iterator[Blocker]:
+def _of_record(setup: Setup, gateway: Served, facts: Facts) -> Iterator[Blocker]:
     can_edit = _share(setup.record_uid, gateway, facts)
     if can_edit:
         return
@@ -243,7 +267,7 @@ def _of_record(setup: Setup, gateway: Gateway, facts: Facts) -> Iterator[Blocker
     )
 
 
-def _of_resource(setup: Setup, gateway: Gateway, facts: Facts) -> Iterator[Blocker]:
+def _of_resource(setup: Setup, gateway: Served, facts: Facts) -> Iterator[Blocker]:
     if setup.resource_uid is None:
         if setup.profile == "general":
             yield Blocker(
@@ -252,8 +276,7 @@ def _of_resource(setup: Setup, gateway: Gateway, facts: Facts) -> Iterator[Block
                 remedy="name the machine, database or directory with --resource, or use the profile scripts_only",
             )
         return
-    link = facts.resources.get(setup.resource_uid)
-    if link is None or link.configuration_uid != setup.configuration_uid:
+    if facts.resources.get(setup.resource_uid) != setup.configuration_uid:
         yield Blocker(
             code="resource_not_linked",
             what=f"the resource {setup.resource_uid} is not linked to the PAM configuration {setup.configuration_uid}",
@@ -272,7 +295,7 @@ def _of_resource(setup: Setup, gateway: Gateway, facts: Facts) -> Iterator[Block
         yield from _not_readable("admin", setup.admin_uid, gateway, facts)
 
 
-def _of_service(setup: Setup, gateway: Gateway, facts: Facts) -> Iterator[Blocker]:
+def _of_service(setup: Setup, gateway: Served, facts: Facts) -> Iterator[Blocker]:
     if setup.profile != "saas":
         return
     if setup.saas_uid is None:
@@ -285,7 +308,7 @@ def _of_service(setup: Setup, gateway: Gateway, facts: Facts) -> Iterator[Blocke
     yield from _not_readable("saas", setup.saas_uid, gateway, facts)
 
 
-def _not_readable(role: str, record_uid: str, gateway: Gateway, facts: Facts) -> Iterator[Blocker]:
+def _not_readable(role: str, record_uid: str, gateway: Served, facts: Facts) -> Iterator[Blocker]:
     if _share(record_uid, gateway, facts) is None:
         yield Blocker(
             code=f"{role}_not_shared",
@@ -295,6 +318,6 @@ def _not_readable(role: str, record_uid: str, gateway: Gateway, facts: Facts) ->
         )
 
 
-def _share(record_uid: str, gateway: Gateway, facts: Facts) -> bool | None:
+def _share(record_uid: str, gateway: Served, facts: Facts) -> bool | None:
     """Return whether the gateway's application may edit the record; None: not even read."""
     return facts.shares.get((gateway.application_uid, facts.roots.get(record_uid, "")))

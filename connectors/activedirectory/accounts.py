@@ -123,6 +123,8 @@ def find_account(link: Link, domain: Domain, login: str, dn: str | None) -> Entr
         Exception: one of ``FAILURES``.
     """
     dn = dn or (login if is_dn(login) else None)
+    if "\0" in (dn or login):  # some controllers would take what stands before it
+        raise Unsupported("an account's name has no NUL", remedy="correct the user record")
     if dn is not None:
         try:
             found = link.search(dn, "(objectClass=*)", LISTED, "base")

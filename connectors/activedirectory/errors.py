@@ -9,7 +9,7 @@ from typing import Final
 
 from connectors.base import Verdict, VerdictState
 from connectors.ldap import errors as ldap
-from connectors.ldap.errors import FAILURES, INVALID_CREDENTIALS, LdapRefusal
+from connectors.ldap.errors import FAILURES, INSUFFICIENT_ACCESS, INVALID_CREDENTIALS, LdapRefusal
 from pam_jobs.errors import (
     AmbiguousReply,
     AuthRejected,
@@ -96,6 +96,8 @@ def map_error(error: BaseException, *, sent: bool) -> TargetError:
         kind = AuthRejected if _data(error) == 0x525 else _ROTATOR[state]
         return kind(f"{sentence} ({error})", remedy="check the rotator's name, password and account")
     known = BY_ERROR.get(_number(error))
+    if known is None and error.code == INSUFFICIENT_ACCESS:
+        known = BY_ERROR[0x5]
     ours = ldap.map_error(error, sent=sent)
     if known is None or isinstance(ours, AmbiguousReply):
         return ours

@@ -186,3 +186,17 @@ def test_characters_are_spread_evenly_over_places_and_alphabet():
 
 def test_passwords_do_not_repeat():
     assert len({generate_password() for _ in range(500)}) == 500
+
+
+def test_words_of_the_target_are_in_no_password():
+    limits = TargetLimits(forbidden_words=("A", "7"))
+    made = [generate_password(Complexity.parse("8,,,,"), limits).reveal() for _ in range(50)]
+    assert not any(char in "aA7" for text in made for char in text)
+
+
+def test_classes_that_the_target_demands_are_in_every_password():
+    made = generate_password(Complexity.parse("8,1,,,0"), TargetLimits(min_classes=3)).reveal()
+    assert any(char.islower() for char in made)
+    assert any(char.isdigit() for char in made)
+    with pytest.raises(InvalidInput, match="fulfils"):
+        generate_password(Complexity.parse("20,1,1,0,0"), TargetLimits(min_classes=3))

@@ -10,6 +10,7 @@ import structlog
 from connectors.base import Deadline
 from pam_jobs.errors import EpochConflict, LeaseLost, PamJobsError, VaultUnavailable
 from pam_jobs.jobs.wire import PostStatus, Status, StepRow
+from pam_jobs.records.services import WAITING
 from workers.dependants import Dependants
 from workers.outcome import Outcome
 from workers.scripts import Credentials, Purpose, Scripts
@@ -109,7 +110,7 @@ class Following:
         return replace(
             outcome,
             status=Status.UNKNOWN,
-            cause="services_waiting",
+            cause=WAITING,
             message=f"{outcome.message}; not every machine with services could be reached, which is tried again",
         )
 

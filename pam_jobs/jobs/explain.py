@@ -17,6 +17,7 @@ from pam_jobs.jobs.lease import rotation_before
 from pam_jobs.jobs.policy import JobPolicy
 from pam_jobs.jobs.states import HELD, LOOKING
 from pam_jobs.jobs.wire import OLD_IN_GRACE
+from pam_jobs.records.services import WAITING
 from pam_jobs.rotation import readiness
 
 __all__ = ["explain"]
@@ -145,7 +146,10 @@ def _held(clock: Clock, job: Job) -> Iterator[str]:
 
 
 def _unknown(clock: Clock, policy: JobPolicy, job: Job) -> Iterator[str]:
-    yield f"it is not known what became of the target{_because(job)}; both values are kept"
+    if job.cause == WAITING:
+        yield "the credential was changed and proven, but not every machine with services of it could be reached"
+    else:
+        yield f"it is not known what became of the target{_because(job)}; both values are kept"
     left = policy.attempts_limit - job.attempts
     if job.not_before is not None and job.not_before > clock.now():
         yield f"it is tried again by itself {_at(job.not_before)}, {left} more times before an operator is asked"
@@ -154,7 +158,10 @@ def _unknown(clock: Clock, policy: JobPolicy, job: Job) -> Iterator[str]:
 
 
 def _failed(job: Job) -> Iterator[str]:
-    if job.status == "ok":
+    if job.status == "ok" and job.services_status in {"failed", "unknown"}:
+        yield f"the credential was changed and proven, but not all services that run with it were updated{_because(job)}"
+        yield "`pam action job-info` tells which; `pam action reconcile --services` updates them again"
+    elif job.status == "ok":
         yield f"the credential was changed and proven, but its scripts did not all succeed{_because(job)}"
     elif job.status == "partial":
         yield f"one of password and key was changed and proven, the other was refused{_because(job)}"

@@ -51,9 +51,9 @@ CAUSES: Final = frozenset(
         "no_database", "no_connect_right", "too_many_connections", "starting_up", "not_permitted", "interrupted",
         "command", "password_refused", "private_key_refused", "refused",
         "change_after_reset", "expired_in_grace", "other_account", "any_password", "account_restriction", "not_parsed",
-        "saas", "unprovable", "confirmed", "not_running_as_user", "target_set_aside", "services_waiting", "not_started",
+        "saas", "unprovable", "confirmed", "not_running_as_user", "target_set_aside", "services_waiting", "not_started", "not_stopped",
         "not_at_this_hour", "account_expired",
-        *(f"{prefix}_{status}" for prefix in ("scripts", "rerun") for status in PostStatus),
+        *(f"{prefix}_{status}" for prefix in ("scripts", "rerun", "services") for status in PostStatus),
         *_codes(errors.PamJobsError),
     }
 )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from pam_jobs.crypto import aes
 from pam_jobs.errors import InvalidInput, VaultError
 
-__all__ = ["KIND", "MOST_NAMES", "RESTORE", "ServiceKind", "ServiceName", "ServiceNames"]
+__all__ = ["KIND", "MOST_NAMES", "RESTORE", "WAITING", "ServiceKind", "ServiceName", "ServiceNames"]
 
 MOST_NAMES: Final = 200
 """How many objects of one machine may be mapped to one user."""
@@ -24,6 +24,9 @@ KIND: Final = "dependant"
 
 RESTORE: Final = "restore"
 """Kind of the steps that update it back after the credential was rolled back."""
+
+WAITING: Final = "services_waiting"
+"""Cause of a job whose credential is rotated, while a machine with its services is still to be reached."""
 
 _LONGEST: Final = 400
 

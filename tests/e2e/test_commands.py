@@ -14,6 +14,7 @@ from keeper_secrets_manager_core import SecretsManager
 from keeper_secrets_manager_core.storage import InMemoryKeyValueStorage
 
 from deploy.lab.saas import SaasServices
+from deploy.lab.windows import Service, WindowsServer
 from tests.e2e.conftest import Site
 from tests.support.embedded import PAM, Embedded, eventually
 
@@ -234,3 +235,40 @@ def test_a_user_of_an_online_service_is_tied_to_its_plugin_and_rotated(site: Sit
 
     system.pam("action", "saas", "remove", "-u", uid)
     assert system.json("action", "saas", "user", "-u", uid)["saas_config_uid"] is None
+
+
+def test_services_are_mapped_listed_updated_and_left_alone_as_an_operator_says(
+    site: Site, windows_server: WindowsServer
+) -> None:
+    system, machine = site.system, windows_server.machine
+    machine.add_user("svcweb", "First-Secret-1")
+    with machine.changing():
+        machine.services.clear()
+        machine.services["web"] = Service(name="Web", account=".\\svcweb", stored="First-Secret-1", state="Running")
+    system.pam("config", "new", "-t", "Windows", "-sf", "Office", "-pm", f"{windows_server.port}=winrm")
+    place = system.add_record("pamMachine", "Web server", f"host={windows_server.host}", f"port={windows_server.port}")
+    admin = system.add_record(
+        "pamUser", "Web admin", f"login={windows_server.admin_login}", secret=windows_server.admin_password
+    )
+    uid = system.add_record("pamUser", "svcweb", "login=svcweb", secret="First-Secret-1")
+    system.pam("rotation", "edit", "-r", uid, "-rs", place, "-a", admin, "-c", "Windows", "-od")
+
+    service = ("action", "service")
+    [told] = system.json(*service, "map", "-m", "Web server", "-c", "Windows")["machines"]
+    assert [(row["user"], row["type"], row["name"]) for row in told["mapped"]] == [("svcweb", "service", "Web")]
+    system.pam(*service, "add", "-m", "Web server", "-u", "svcweb", "-t", "task", "-n", "\\Nightly")
+    rows = system.json(*service, "list", "-c", "Windows")["services"]
+    assert {(row["type"], row["name"], row["origin"]) for row in rows} == {
+        ("service", "Web", "discovery"), ("task", "\\Nightly", "manually set"),
+    }  # fmt: skip
+    job = system.json("action", "rotate", "-r", uid, "--wait", code=1)
+    assert (job["status"], job["services_status"], job["cause"]) == ("ok", "failed", "services_failed")
+    assert machine.services["web"].stored == system.secret_of(uid) != "First-Secret-1"
+    shown = system.pam("action", "job-info", job["job"]).stdout
+    assert "Service 1 (machine): failed (not_found)" in shown or "Service 2 (machine): failed (not_found)" in shown
+
+    system.pam(*service, "remove", "-m", "Web server", "-u", "svcweb", "-t", "task", "--force")
+    system.pam(*service, "disable", "-u", "svcweb")
+    before = machine.services["web"].stored
+    assert system.json("action", "rotate", "-r", uid, "--wait")["services_status"] == "none"
+    assert machine.services["web"].stored == before

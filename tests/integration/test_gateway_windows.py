@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.lab import windows
 from deploy.lab.windows import Component, Machine, Pool, Service, Task, WindowsServer
 from pam_jobs.records.services import ServiceKind, ServiceNames
 from tests.support.gateway_site import GatewaySite
@@ -168,3 +169,39 @@ def test_a_service_that_stays_down_fails_the_job_and_the_former_password_comes_b
     assert (job["status"], job["state"]) == ("rolled_back", "failed"), job
     assert machine.users[login].password == site.password(uid) == before
     assert stored(machine) - {"First-Secret-1"} == {before}, "what was not mapped keeps what it had"
+
+
+def test_a_machine_that_is_away_is_tried_again_and_the_credential_is_proven_meanwhile(
+    sqlite_router: RunningRouter, windows_server: WindowsServer, login: str, tmp_path: Path
+) -> None:
+    user = windows_server.machine.users[login]
+    service = Service(name="Web", account=f"CORP\\{login}", stored="First-Secret-1", state="Running")
+    member = Machine(name="WEB", domain="CORP", services={"web": service}, users={login: user})  # one account of both
+    other = windows.start(tmp_path / "other", member)
+    site = GatewaySite(
+        sqlite_router, tmp_path, port_mapping=f"{windows_server.port}=winrm\n{other.port}=winrm\n1=winrm"
+    )
+    admin = site.add_user(windows_server.admin_login, windows_server.admin_password)
+    resource = site.add_resource("pamMachine", windows_server.host, windows_server.port, admin)
+    away = site.add_resource("pamMachine", other.host, 1, site.add_user(other.admin_login, other.admin_password))
+    custom = [{"type": "text", "label": "Alternative Login", "value": [f"CORP\\{login}"]}]
+    uid = site.add_user(login, "First-Secret-1", custom=custom)
+    site.rotate_by(uid, resource)
+    names = ServiceNames().with_manual(ServiceKind.SERVICE, "Web")
+    site.vault.services.change(site.vault.records.get(uid), away, lambda _now: names)
+    engine = site.engine()
+
+    job = site.run("rotate", uid, engine)
+    assert (job["state"], job["services_status"], job["cause"]) == ("unknown", "unknown", "services_waiting"), job
+    assert user.password == site.password(uid) != "First-Secret-1"
+    assert site.vault.jobs.proof(uid)["proven"] is True
+    assert service.stored == "First-Secret-1"
+    assert any("machine" in reason for reason in site.vault.jobs.explain(job["uid"])["reasons"])
+
+    value = {"hostName": other.host, "port": str(other.port)}
+    site.vault.records.update(away, lambda record: record.set_field("pamHostname", value))
+    again = site.run("rotate", uid, engine)  # asking again ends the wait
+    other.stop()
+    assert (again["uid"], again["state"], again["services_status"]) == (job["uid"], "succeeded", "ok"), again
+    assert (service.stored, service.state, service.starts) == (user.password, "Running", 1)
+    assert user.password == site.password(uid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from connectors.base import Account, Credential, Deadline
+from connectors.linux.forced import PasswordExpired, must_change_first
 from connectors.linux.shell import (
     Entry,
     Privilege,
@@ -135,6 +136,8 @@ class Rights:
         return survey_command(login, self.shell)
 
     def _read_survey(self, output: Output, login: str) -> Survey:
+        if must_change_first(output):
+            raise PasswordExpired
         return read_survey(output.said, login)
 
     def _may_be(self, login: str) -> bool:

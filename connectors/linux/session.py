@@ -24,6 +24,7 @@ from connectors.base import (
 )
 from connectors.kept import KeptConnections, KeptKey, kept_key
 from connectors.linux.files import ScriptFiles
+from connectors.linux.forced import PasswordExpired, change_expired, must_change_first
 from connectors.linux.keys import KeyFile, OwnKeyFile, UserKeyFile
 from connectors.linux.passwords import set_password
 from connectors.linux.rights import Rights
@@ -94,7 +95,11 @@ class LinuxSession(Session):
             Unsupported: there is no such account.
             TargetError: anything else the machine said.
         """
-        self._rights.require(account)
+        try:
+            self._rights.require(account)
+        except PasswordExpired:
+            if not self._is_self(account):
+                raise
         link = self._require_link()
         return Preflight(
             server=f"{link.banner}, host key {link.host_key}",
@@ -120,7 +125,10 @@ class LinuxSession(Session):
             raise Unsupported("there is neither a password nor a key to set", remedy="give the user record one of them")
         if candidate.password is not None:
             check_password(candidate.password)
-        entry = self._rights.entry(account.login)
+        try:
+            entry = self._rights.entry(account.login)
+        except PasswordExpired:
+            return self._change_expired(account, candidate, fence)
         write_key = self._key_change(account, candidate, entry)
         once = _Once(fence)
         if candidate.password is not None:
@@ -134,6 +142,27 @@ class LinuxSession(Session):
                     raise
                 raise PartlyApplied(error.message, remedy=error.remedy, changed="password") from None
             self._changed(account, None)
+        return Effect.APPLIED
+
+    def _change_expired(self, account: Account, candidate: Candidate, fence: Fence) -> Effect:
+        """Change one's own password that must be changed first; the server ends the connection afterwards.
+
+        Raises:
+            PasswordExpired: it is another account's change, or there is nothing to change it from or to.
+            PartlyApplied: a key was to be set as well.
+        """
+        old = self._rotator.password if self._rotator else None
+        if old is None or candidate.password is None or not self._is_self(account):
+            raise PasswordExpired
+        link = self._require_link()
+        try:
+            change_expired(link, old, candidate.password, fence, self._deadline)
+        finally:
+            self._link, self._rights_known = None, None
+            self._kept.discard(link)
+        self._changed(account, None)
+        if candidate.public_key is not None:
+            raise PartlyApplied("the password had to be changed before the key", remedy="rotate again")
         return Effect.APPLIED
 
     def probe(self, account: Account, credential: Credential) -> Verdict:
@@ -305,8 +334,7 @@ class LinuxSession(Session):
             output = link.execute(":", self._deadline)
         except FAILURES:
             return False  # the login itself was accepted
-        said = output.said.lower()
-        return output.exit_code != 0 and ("password change required" in said or "password has expired" in said)
+        return must_change_first(output)
 
     def _why_cut(self, account: Account, verdict: Verdict) -> Verdict:
         """Look whether the account is over: sshd then ends the connection once the right password has come."""

@@ -190,6 +190,38 @@ class SshLink:
                 channel.close()
         return Output(exit_code=channel.exit_status, stdout=stdout, stderr=stderr)
 
+    def converse(self, answer: Callable[[str], bytes | None], deadline: Deadline) -> Output:
+        """Open a terminal and hold a dialogue on it until the other side ends it.
+
+        Args:
+            answer: gets what was said since its last answer; returns what to send, nothing to wait for more, or None to hang up.
+            deadline: when it comes first, the whole connection is closed.
+
+        Raises:
+            TimeoutError, EOFError, OSError, paramiko.SSHException: the connection ended before the exit code came.
+        """
+        seconds = deadline.remaining()
+        said, seen = bytearray(), 0
+        with _limited(self._transport, seconds):
+            channel = self._transport.open_session(timeout=seconds)
+            try:
+                channel.settimeout(seconds)
+                channel.get_pty(width=200)
+                channel.invoke_shell()
+                while data := channel.recv(4096):
+                    said += data[: max(0, _OUTPUT_BYTES - len(said))]
+                    given = answer(said[seen:].decode(errors="replace"))
+                    if given is None:
+                        return Output(exit_code=-1, stdout=bytes(said), stderr=b"")
+                    if given:
+                        seen = len(said)
+                        channel.sendall(given)
+                if not channel.status_event.wait(deadline.remaining()) or channel.exit_status == -1:
+                    raise EOFError("the connection ended before the dialogue")
+            finally:
+                channel.close()
+        return Output(exit_code=channel.exit_status, stdout=bytes(said), stderr=b"")
+
     @contextlib.contextmanager
     def files(self, deadline: Deadline) -> Iterator[paramiko.SFTPClient]:
         """Give access to the files of whoever is logged in; the connection is closed when the deadline comes first.

@@ -20,6 +20,8 @@ SANDBOX_PASSWORD=$(random)
 PAM_PUBLIC_HOST=router:8443
 PAM_TLS_NAMES=localhost,127.0.0.1,router
 GATEWAY_CONFIG=
+GATEWAY_BROKER_URL=
+GATEWAY_BROKER_RULE=
 VALUES
 fi
 echo "made .env and deploy/secrets/passphrase; keep copies of both, and sign in with: pam login owner"

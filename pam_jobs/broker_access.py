@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Final
 from urllib.parse import quote
 
+from pam_jobs.errors import InvalidInput
 from pam_jobs.ids import check_uid
 from pam_jobs.queues import own_keys, queue_name
 from pam_jobs.secret import SecretValue
@@ -49,6 +50,16 @@ class Account:
     commands: tuple[str, ...]  # to be run at the broker; none holds the password
     lasting: str | None  # the line of Redis' configuration that makes the account outlive its restart
     url_user: str  # ``user:password``, quoted as a URL needs it
+
+    def dotenv(self, host: str) -> tuple[str, str]:
+        """Return the lines of ``.env`` with which Compose makes the account and lets its gateway use it.
+
+        Raises:
+            InvalidInput: Compose's broker is Redis, and the account is for another one.
+        """
+        if self.lasting is None:
+            raise InvalidInput("docker-compose.yml has a Redis", remedy="leave --broker away")
+        return f"GATEWAY_BROKER_URL=redis://{self.url_user}@{host}:6379/0", f"GATEWAY_BROKER_RULE='{self.lasting}'"
 
     def url(self, host: str) -> str:
         """Return the gateway's PAM_BROKER_URL, with its password."""

@@ -48,7 +48,7 @@ class GatewaySettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PAM_", extra="ignore")
 
-    broker_url: str = Field(description="as the control plane's, with an account of the gateway's own")
+    broker_url: str = Field(min_length=1, description="as the control plane's, with an account of the gateway's own")
     ca_file: Path | None = Field(None, description="CA of the router's certificate; absent: the system's CAs")
     gateway_concurrency: int = Field(8, ge=1, le=64, description="jobs at a time in this instance")
     gateway_instance: str | None = Field(None, description="name of this instance; absent: host and random letters")

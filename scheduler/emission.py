@@ -16,7 +16,7 @@ from pam_jobs.db.base import table_of
 from pam_jobs.db.many import ManyInsert
 from pam_jobs.db.tables import Job, JobKind, JobState, OutboxMessage
 from pam_jobs.ids import deterministic_uid
-from pam_jobs.jobs.submission import KEEP_WAITING, SCHEDULED
+from pam_jobs.jobs.submission import KEEP_WAITING, SCHEDULED, priority_of
 from pam_jobs.jobs.trail import BEAT
 
 __all__ = ["DueRun", "create_jobs", "job_uid_of"]
@@ -24,6 +24,7 @@ __all__ = ["DueRun", "create_jobs", "job_uid_of"]
 _COLUMNS: Final = (
     "uid", "kind", "state", "trigger", "gateway_uid", "configuration_uid", "record_uid", "parameters", "schedule_uid",
     "due_at", "planned_at", "moved_by", "requested_by", "created_at", "expires_at", "epoch", "attempts", "timings",
+    "priority", "crashes",
 )  # fmt: skip
 _INSERT: Final = ManyInsert(table_of(Job), _COLUMNS, ignoring=True, returning="uid")
 _ENQUEUE: Final = ManyInsert(table_of(OutboxMessage), ("job_uid", "queue", "created_at", "attempts"))
@@ -103,6 +104,7 @@ def _job(uid: str, run: DueRun, now: datetime) -> dict[str, Any]:
         "kind": run.kind.value,
         "state": JobState.CREATED.value,
         "trigger": SCHEDULED,
+        "priority": int(priority_of(SCHEDULED, run.kind)),
         "gateway_uid": run.gateway_uid,
         "configuration_uid": run.configuration_uid,
         "record_uid": run.record_uid,
@@ -116,5 +118,6 @@ def _job(uid: str, run: DueRun, now: datetime) -> dict[str, Any]:
         "expires_at": now + KEEP_WAITING,
         "epoch": 0,
         "attempts": 0,
+        "crashes": 0,
         "timings": {},
     }

@@ -174,6 +174,7 @@ class Agent:
     def _serve(self, app: Celery, answer: wire.HelloAnswer) -> int:
         signals.setup_logging.connect(_keep_logging, weak=False)  # else Celery sets up its own
         signals.worker_ready.connect(self._ready, weak=False)
+        signals.worker_shutting_down.connect(self._stopping, weak=False)
         worker = app.Worker(
             hostname=node_name(f"gw-{answer.gateway_uid}", secrets.token_hex(4)),
             pool="threads",
@@ -191,6 +192,12 @@ class Agent:
         with suppress(ValueError):  # of a thread that is not the main one
             _take_signals()
         _log.info("gateway_ready", instance=self.instance, concurrency=self._settings.gateway_concurrency)
+
+    def _stopping(self, **_: Any) -> None:
+        """Give back what has not begun to change anything; the worker then waits for the rest."""
+        if self._engine is not None:
+            _log.info("gateway_stopping", running=len(self._engine.running.uids()))
+            self._engine.running.give_back()
 
     def _work(self, job_uid: str) -> None:
         """Do one job; whatever goes wrong is told in the log, and the router's reconciler sees to the job."""

@@ -30,7 +30,7 @@ from pam_jobs.jobs.wire import Status
 from pam_jobs.records.portmap import STANDARD_PORTS, PortMapping
 from workers.chain import mapping_of, options_of, target_of
 from workers.findings import Findings
-from workers.lease import Lease
+from workers.lease import GatewayStopping, Lease
 from workers.outcome import Outcome, outcome_of, sealed_detail
 from workers.ports import JobPort, Ports, VaultRecord
 from workers.scan import addresses_of, scan
@@ -67,7 +67,7 @@ def run_discovery(claim: wire.Claim, job: JobPort, lease: Lease, ports: Ports, t
         outcome = run.services(job) if claim.parameters.get("services") is True else run.look(job)
     except (LeaseLost, EpochConflict):
         raise
-    except VaultUnavailable as error:
+    except (VaultUnavailable, GatewayStopping) as error:
         with suppress(VaultUnavailable):
             job.release(error.code)
         return None

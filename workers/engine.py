@@ -11,6 +11,7 @@ import structlog
 
 from connectors.base import Deadline
 from pam_jobs.errors import (
+    AccessDenied,
     Effect,
     EpochConflict,
     LeaseLost,
@@ -26,7 +27,7 @@ from workers.breaker import TargetBusy
 from workers.checks import plan, reconcile, verify, with_services
 from workers.dependants import Dependants
 from workers.following import Following, resumed
-from workers.lease import Lease
+from workers.lease import GatewayStopping, Lease
 from workers.outcome import Outcome, outcome_of, sealed_detail
 from workers.ports import JobPort, Ports
 from workers.proving import prove
@@ -66,6 +67,11 @@ class Running:
         if lease := self._leases.get(job_uid):
             lease.cancel()
 
+    def give_back(self) -> None:
+        """Let what has not begun to change anything go on elsewhere; what has is ended here."""
+        for lease in list(self._leases.values()):
+            lease.give_back()
+
 
 class Engine:
     """Runs jobs; shared between the threads of a gateway."""
@@ -75,7 +81,10 @@ class Engine:
         self.running = running or Running()
 
     def run(self, job_uid: str) -> Status | None:
-        """Claim the job, do it and report it.
+        """Claim a job because a message came, do it and report it.
+
+        Args:
+            job_uid: the job that the message names; the router gives the one whose turn it is.
 
         Returns:
             The status that was reported; None when another attempt has the job, or takes it over.
@@ -87,10 +96,11 @@ class Engine:
         claimed_at = ports.clock.monotonic()
         try:
             claim = self._above_known(ports.router.claim(job_uid))
-        except StateError as error:
+        except (StateError, AccessDenied) as error:  # also a message of a job that went to another gateway meanwhile
             _log.info("not_claimed", job=job_uid, cause=error.code, reason=error.message)
             return None
         job = ports.router.job(claim)
+        job_uid = claim.job_uid
         log = {"job": job_uid, "epoch": claim.epoch, "gateway": claim.gateway_uid, "kind": claim.kind}
         with (
             structlog.contextvars.bound_contextvars(**log),
@@ -147,7 +157,7 @@ class _Attempt:
             outcome = self._dispatch(self._work)
         except (LeaseLost, EpochConflict):
             raise
-        except (TargetBusy, VaultUnavailable) as error:
+        except (TargetBusy, VaultUnavailable, GatewayStopping) as error:
             if self._give_back(error):
                 return None
             outcome = self._interrupted(error)

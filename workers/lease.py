@@ -14,7 +14,7 @@ import structlog
 from pam_jobs.errors import AccessDenied, EpochConflict, LeaseLost, NotFound, PamJobsError, StateError
 from workers.ports import JobPort
 
-__all__ = ["Cancelled", "Lease", "told_when_cancelled"]
+__all__ = ["Cancelled", "GatewayStopping", "Lease", "told_when_cancelled"]
 
 _log = structlog.get_logger(__name__)
 
@@ -23,6 +23,12 @@ class Cancelled(StateError):
     """An operator cancelled the job before anything was changed."""
 
     code = "cancelled"
+
+
+class GatewayStopping(StateError):
+    """The gateway stops, and the job has not begun to change anything: it is given back."""
+
+    code = "gateway_stopping"
 
 
 @contextmanager
@@ -71,6 +77,7 @@ class Lease:
         self._until = claimed_at + lease_seconds
         self._lost: PamJobsError | None = None
         self._is_cancelled = False
+        self._is_given_back = False
         self._is_irreversible = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -89,6 +96,10 @@ class Lease:
         """Take note that an operator cancelled the job; it has no effect once the change has begun."""
         self._is_cancelled = True
 
+    def give_back(self) -> None:
+        """Let the job stop at its next step, to go on elsewhere; one that has begun to change its target is ended here."""
+        self._is_given_back = True
+
     def begin(self) -> None:
         """Take note that the first irreversible byte is about to be sent."""
         self._is_irreversible = True
@@ -105,6 +116,7 @@ class Lease:
             LeaseLost: the lease ended, or may have.
             EpochConflict: a newer attempt exists.
             Cancelled: an operator cancelled the job, and nothing was changed yet.
+            GatewayStopping: the gateway stops, and nothing was changed yet.
         """
         if self._lost is not None:
             raise self._lost
@@ -112,6 +124,8 @@ class Lease:
             raise LeaseLost("no renewal of the lease got through in time")
         if self._is_cancelled and not self._is_irreversible:
             raise Cancelled
+        if self._is_given_back and not self._is_irreversible:
+            raise GatewayStopping
 
     def renew(self) -> None:
         """Renew once; a router that is away is tried again until the lease may have ended."""

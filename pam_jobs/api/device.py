@@ -24,6 +24,7 @@ from pam_jobs.errors import AccessDenied
 from pam_jobs.jobs import (
     candidates,
     devices,
+    dispatch,
     flower_events,
     history,
     lease,
@@ -42,6 +43,8 @@ from pam_jobs.jobs.outcome import Outcome
 from pam_jobs.jobs.policy import JobPolicy
 
 __all__ = ["calls"]
+
+_CLAIM_TRIES = 3  # of a claim that something else came between
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,21 +178,34 @@ def goodbye(said: wire.Goodbye, desk: Desk) -> None:
 
 @calls.post("/jobs/{uid}/claim")
 def claim(uid: str, said: wire.ClaimRequest, desk: Desk) -> wire.Claim:
-    """Take a job's lease."""
+    """Take the lease of the job whose turn it is; the one that the message named need not be it."""
+    for left in reversed(range(_CLAIM_TRIES)):
+        try:
+            taken, device = _take(uid, said, desk)
+        except lease.Overtaken:
+            if not left:
+                raise
+        else:
+            break
+    if isinstance(taken, lease.Busy):
+        raise taken.error()
+    begun = flower_events.begun(device.gateway_name, said.instance, taken.job_uid, taken.kind, taken.attempts)
+    for event, fields in begun:
+        desk.tell(event, fields)
+    return taken
+
+
+def _take(hint: str, said: wire.ClaimRequest, desk: Desk) -> tuple[wire.Claim | lease.Busy, Device]:
     with desk.work() as work:
-        taken = lease.claim(
+        taken = dispatch.take(
             work.session,
             work.clock,
             work.policy,
-            job_uid=uid,
-            gateway_uid=work.device.gateway_uid,
+            hint=hint,
+            place=work.device.place,
             instance=said.instance,
         )
-    if isinstance(taken, lease.Busy):
-        raise taken.error()
-    for event, fields in flower_events.begun(work.device.gateway_name, said.instance, uid, taken.kind, taken.attempts):
-        desk.tell(event, fields)
-    return taken
+        return taken, work.device
 
 
 @calls.post("/jobs/{uid}/renew")
@@ -330,7 +346,8 @@ def release(uid: str, said: wire.Release, desk: Desk) -> None:
     """Give the job back."""
     with desk.work() as work:
         state = lease.release(work.session, work.clock, work.device.actor(), work.holder(uid, said), said.reason)
-    publish = (uid,) if state == JobState.QUEUED else ()
+        publish: tuple[str, ...] = (uid,) if state == JobState.QUEUED else ()
+        publish += dispatch.wake(work.session, work.clock, work.policy, uid)
     desk.ended(work.device, said.instance, uid, Outcome(state=state, publish=publish))
 
 

@@ -18,7 +18,7 @@ from pam_jobs.api.problems import Problem, problem_of
 from pam_jobs.db.tables import JobKind, JobState
 from pam_jobs.jobs import cancel as cancellation
 from pam_jobs.jobs import explain as explanation
-from pam_jobs.jobs import flower_events, proof, requests, view
+from pam_jobs.jobs import flower_events, poisoned, proof, requests, view
 from pam_jobs.jobs.policy import JobPolicy
 from pam_jobs.jobs.states import FINAL
 from pam_jobs.jobs.view import JobFilter, JobList, JobView
@@ -193,6 +193,29 @@ def explain_job(uid: str, _principal: _Reader, context: Context) -> Explanation:
     with context.database.transaction(read_only=True) as session:
         job = view.require_job(session, uid)
         return Explanation(state=job.state, reasons=explanation.explain(session, context.clock, policy, job))
+
+
+@router.post("/jobs/{uid}/resume", status_code=202)
+def resume_job(uid: str, principal: _Rotator, context: Context) -> JobView:
+    """Do again what was set aside because it lost its leases again and again; the answer is the job that does it now."""
+    with context.database.transaction() as session:
+        job = poisoned.resume(session, context.clock, principal.actor(), uid)
+        shown = view.views(session, [job])[0]
+    context.after_commit([shown.uid])
+    return shown
+
+
+@router.get("/records/{uid}/explain")
+def explain_record(uid: str, principal: _Reader, context: Context) -> Explanation:
+    """Say why a record is rotated when it is, or why not; ``state`` is that of its open job, or ``idle``."""
+    policy = JobPolicy.of(context.settings)
+    with context.database.transaction(read_only=True) as session:
+        records.require(session, principal.user_uid, uid)
+        found = explanation.explain_record(session, context.clock, policy, uid)
+        state = explanation.state_of(session, uid)
+    if "rotate" not in principal.permissions:
+        found.append(f"the role {principal.role} does not let you rotate: ask an operator")
+    return Explanation(state=state, reasons=found)
 
 
 @router.get("/jobs/{uid}/events", response_class=StreamingResponse)

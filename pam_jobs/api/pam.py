@@ -16,9 +16,10 @@ from sqlalchemy.orm import Session
 from pam_jobs.api.auth import Principal, require
 from pam_jobs.api.context import AppContext, Context
 from pam_jobs.db.tables import CalendarUse, PamConfiguration, ResourceLink, TargetSetAside
-from pam_jobs.jobs import set_aside
+from pam_jobs.jobs import dispatch, set_aside
 from pam_jobs.rotation import calendars, configurations, gateways, models, pausing, resources, settings, views
 from pam_jobs.rotation.configurations import Changes, NewConfiguration
+from pam_jobs.rotation.limits import KEEP
 from pam_jobs.vault import clients, records
 
 __all__ = ["router"]
@@ -66,12 +67,39 @@ def create_gateway(body: models.NewGateway, principal: _GatewayAdmin, context: C
 def change_gateway(
     uid: _Uid, body: models.GatewayChange, principal: _GatewayAdmin, context: Context
 ) -> models.GatewayOut:
-    """Rename a gateway, or change how many instances it may have."""
+    """Rename a gateway, or change how many instances and jobs at a time it may have."""
     with context.database.transaction() as session:
         gateways.change(
-            session, context.clock, principal.actor(), uid, name=body.name, max_instances=body.max_instances
+            session,
+            context.clock,
+            principal.actor(),
+            uid,
+            name=body.name,
+            max_instances=body.max_instances,
+            job_limit=body.job_limit if "job_limit" in body.model_fields_set else KEEP,
         )
+        published = dispatch.refill(session, context.clock, uid)
+        shown = _gateway(session, context, uid)
+    context.after_commit(list(published))
+    return shown
+
+
+@router.post("/gateways/{uid}/drain")
+def drain_gateway(uid: _Uid, principal: _GatewayAdmin, context: Context) -> models.GatewayOut:
+    """Let a gateway begin no more jobs; what it works on, it ends."""
+    with context.database.transaction() as session:
+        gateways.drain(session, context.clock, principal.actor(), uid)
         return _gateway(session, context, uid)
+
+
+@router.post("/gateways/{uid}/resume")
+def resume_gateway(uid: _Uid, principal: _GatewayAdmin, context: Context) -> models.GatewayOut:
+    """Let a drained gateway begin jobs again."""
+    with context.database.transaction() as session:
+        published = gateways.resume(session, context.clock, principal.actor(), uid)
+        shown = _gateway(session, context, uid)
+    context.after_commit(list(published))
+    return shown
 
 
 @router.delete("/gateways/{uid}", status_code=status.HTTP_204_NO_CONTENT)
@@ -134,7 +162,7 @@ def change_configuration(
             context.clock,
             principal.actor(),
             uid,
-            Changes(**body.model_dump()),
+            Changes(**body.model_dump(exclude_unset=True)),
             minimum_seconds=context.settings.minimum_interval_seconds,
         )
         return _configurations(session, [row])[0]
@@ -186,8 +214,10 @@ def _configurations(session: Session, rows: list[PamConfiguration]) -> list[mode
             jitter_seconds=row.jitter_seconds,
             missed_runs=row.missed_runs,
             missed_grace_seconds=row.missed_grace_seconds,
+            job_limit=row.job_limit,
+            target_limit=row.target_limit,
             resources=[
-                models.LinkOut(record_uid=link.resource_uid, admin_uid=link.admin_uid)
+                models.LinkOut(record_uid=link.resource_uid, admin_uid=link.admin_uid, job_limit=link.job_limit)
                 for link in linked[row.record_uid]
             ],
             created_at=row.created_at,
@@ -230,6 +260,16 @@ def put_resource(
         return _resource(row)
 
 
+@router.patch("/resources/{record_uid}")
+def limit_resource(
+    record_uid: _Uid, body: models.ResourceLimit, principal: _Configurer, context: Context
+) -> models.ResourceOut:
+    """Set how many jobs may be at work on a resource at a time."""
+    with context.database.transaction() as session:
+        records.require(session, principal.user_uid, record_uid, can_edit=True)
+        return _resource(resources.limit(session, context.clock, principal.actor(), record_uid, body.job_limit))
+
+
 @router.delete("/resources/{record_uid}", status_code=status.HTTP_204_NO_CONTENT)
 def remove_resource(record_uid: _Uid, principal: _Configurer, context: Context) -> None:
     """Unlink a resource that nobody is rotated on."""
@@ -252,6 +292,7 @@ def _resource(row: ResourceLink, aside: TargetSetAside | None = None) -> models.
         record_uid=row.resource_uid,
         configuration_uid=row.configuration_uid,
         admin_uid=row.admin_uid,
+        job_limit=row.job_limit,
         set_aside=models.SetAsideOut.model_validate(aside) if aside is not None else None,
     )
 

@@ -85,6 +85,8 @@ _CATALOGUE: dict[str, dict[str, str]] = {
             "Gateway (UID: ${gateway_uid}) cannot write its journal: ${result_code}; rotations go on without it"
         ),
         "pam_gateway_journal_restored": "Gateway (UID: ${gateway_uid}) writes its journal again",
+        "pam_gateway_drained": "User ${username} drained gateway (UID: ${gateway_uid}): it begins no jobs",
+        "pam_gateway_resumed": "User ${username} let gateway (UID: ${gateway_uid}) begin jobs again",
         "pam_gateway_removed": "User ${username} removed gateway (UID: ${gateway_uid})",
         "pam_configuration_created": "User ${username} created PAM configuration UID ${record_uid}",
         "pam_configuration_updated": "User ${username} changed PAM configuration UID ${record_uid}",
@@ -105,6 +107,7 @@ _CATALOGUE: dict[str, dict[str, str]] = {
         "pam_calendar_updated": "User ${username} changed calendar ${calendar_name} (UID: ${calendar_uid})",
         "pam_calendar_removed": "User ${username} removed calendar ${calendar_name} (UID: ${calendar_uid})",
         "pam_resource_linked": "User ${username} linked resource UID ${record_uid} to ${configuration_uid}",
+        "pam_resource_updated": "User ${username} changed the limit of resource UID ${record_uid}",
         "pam_resource_removed": "User ${username} removed resource UID ${record_uid}",
         "pam_services_mapped": (
             "User ${username} changed what runs on resource UID ${resource_uid} as record UID ${record_uid}"
@@ -155,6 +158,17 @@ _CATALOGUE: dict[str, dict[str, str]] = {
         "pam_job_cancelled": "Job ${job_uid} (${job_kind}) was cancelled",
         "pam_job_released": "Job ${job_uid} (${job_kind}) went back to its queue: ${result_code}",
         "pam_job_lease_lost": "The lease of job ${job_uid} (${job_kind}) ran out on instance ${instance}",
+        "pam_job_set_aside": (
+            "Job ${job_uid} (${job_kind}) lost its lease ${attempt} times, last on instance ${instance}; it is set aside"
+        ),
+        "pam_job_resumed": "User ${username} let job ${job_uid} (${job_kind}), which was set aside, go on",
+        "pam_jobs_held": (
+            "${count} scheduled jobs of PAM configuration UID ${configuration_uid} wait until ${not_before} for calendar UID"
+            " ${calendar_uid}"
+        ),
+        "pam_jobs_moved": (
+            "${count} waiting jobs of PAM configuration UID ${configuration_uid} went to gateway (UID: ${gateway_uid})"
+        ),
         "pam_job_expired": "Job ${job_uid} (${job_kind}) was not begun in its time: ${cause}",
         "pam_job_unknown": "Job ${job_uid} (${job_kind}) ended without knowing the target's state: ${cause}",
         "pam_job_completed": "Job ${job_uid} (${job_kind}) on record UID ${record_uid} succeeded: ${result_code}",

@@ -8,8 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pam_jobs.cli.common import Format, FormatOption, confirm, created, done, emit, group, print_table, vault
+from pam_jobs.cli.common import (
+    Format,
+    FormatOption,
+    confirm,
+    created,
+    done,
+    emit,
+    group,
+    print_table,
+    vault,
+)
 from pam_jobs.cli.gateway import default_gateway
+from pam_jobs.cli.limits import (
+    JobLimitOption,
+    ResourceLimitOption,
+    TargetLimitOption,
+    limits_text,
+    parse_limit,
+    resource_limits,
+)
 from pam_jobs.cli.schedule import from_texts
 from pam_jobs.errors import InvalidInput
 
@@ -245,6 +263,7 @@ def list_(
             "default_verify_schedule": entry.default_verify_schedule,
             "rotation": "on" if entry.rotation_enabled else "off",
             **entry.timing,
+            "limits": entry.limits,
         }
         if verbose and stored:
             row["fields"] = _fields(stored.record)
@@ -259,7 +278,7 @@ def _fields(record: Record) -> dict[str, Any]:
 
 def _print(rows: list[dict[str, Any]]) -> None:
     print_table(
-        ["Configuration UID", "Configuration", "Folder", "Gateway", "Resources", "Rotation", "Fields"],
+        ["Configuration UID", "Configuration", "Folder", "Gateway", "Resources", "Rotation", "Limits", "Fields"],
         [
             (
                 row["uid"],
@@ -268,6 +287,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
                 row["gateway_name"] or row["gateway_uid"],
                 len(row["resource_record_uids"]),
                 row["rotation"],
+                limits_text(row["limits"]),
                 "; ".join(
                     f"{name}: {str(value).replace(chr(10), ' ')}" for name, value in row.get("fields", {}).items()
                 ),
@@ -299,6 +319,9 @@ def edit(
     jitter: JitterOption = None,
     missed: MissedOption = None,
     grace: GraceOption = None,
+    job_limit: JobLimitOption = None,
+    target_limit: TargetLimitOption = None,
+    resource_limit: ResourceLimitOption = None,
     style: FormatOption = Format.TABLE,
 ) -> None:
     """Change a configuration; what is not given stays."""
@@ -320,6 +343,8 @@ def edit(
         changes = {name: value for name, value in given.items() if value is not None}
         changes |= _gateway(client, gateway, stored.folder_uid)
         changes |= _calendars(client, window, blackout, no_calendars=no_calendars)
+        changes |= parse_limit(job_limit) | parse_limit(target_limit, "target_limit")
+        limits = dict(resource_limits(client, found, resource_limit))
         removed = [client.records.find(text).uid for text in remove_resource or []]
 
         def change(record: Record) -> Record:
@@ -337,6 +362,8 @@ def edit(
         if changes:
             client.pam.edit_configuration(found.uid, **changes)
         client.records.update(found.uid, change)
+        for uid, limit in limits.items():
+            client.pam.limit_resource(uid, limit)
         for uid in removed:
             client.pam.unlink_resource(uid)
     done({"uid": found.uid}, f"changed the configuration {title or found.title}", style)

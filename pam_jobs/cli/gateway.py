@@ -25,6 +25,7 @@ from pam_jobs.cli.common import (
     vault,
     when,
 )
+from pam_jobs.cli.limits import parse_limit
 from pam_jobs.errors import InvalidInput
 from pam_jobs.secret import SecretValue
 
@@ -39,12 +40,19 @@ app = group(
 
 GatewayOption = Annotated[str, typer.Option("--gateway", "-g", help="UID or exact name.")]
 _SECONDS_A_MINUTE = 60
+_ANY_HOST = "BROKER"
 
 
 def status_text(row: dict[str, Any]) -> str:
-    """Return a gateway's status as Keeper shows it: ONLINE, ONLINE (N instances) or OFFLINE."""
+    """Return a gateway's status as Keeper shows it: ONLINE, ONLINE (N instances) or OFFLINE; and whether it is drained."""
     online = [entry for entry in row.get("instances") or [] if entry["status"] == "ONLINE"]
-    return f"{row['status']} ({len(online)} instances)" if len(online) > 1 else str(row["status"])
+    status = f"{row['status']} ({len(online)} instances)" if len(online) > 1 else str(row["status"])
+    return f"{status}, drained" if row.get("drained_at") else status
+
+
+def _running(row: dict[str, Any]) -> str:
+    limit = row.get("job_limit")
+    return f"{row.get('running', 0)} of {limit}" if limit else str(row.get("running", 0))
 
 
 def _version(row: dict[str, Any]) -> str:
@@ -69,10 +77,10 @@ def list_(
 
     def table() -> None:
         print_table(
-            ["Application", "Gateway", "Gateway UID", "Status", "Version", "Queued"],
+            ["Application", "Gateway", "Gateway UID", "Status", "Version", "Queued", "Running"],
             [
                 (titles.get(row["application_uid"]), row["name"], row["uid"], status_text(row), _version(row),
-                 row.get("queued", 0))
+                 row.get("queued", 0), _running(row))
                 for row in rows
             ],
             empty="there are no gateways; make one with `pam gateway new`",
@@ -94,6 +102,9 @@ def _json(row: dict[str, Any], titles: dict[str, str], *, verbose: bool) -> dict
         "gateway_version": _version(row),
         "queued": row.get("queued", 0),
         "max_instances": row.get("max_instances"),
+        "running": row.get("running", 0),
+        "job_limit": row.get("job_limit"),
+        "drained_at": row.get("drained_at"),
     }
     return value | ({"instances": row.get("instances") or [], "created_at": row.get("created_at")} if verbose else {})
 
@@ -139,14 +150,48 @@ def new(
 @app.command("edit")
 def edit(
     gateway: GatewayOption,
-    name: Annotated[str, typer.Option("--name", "-n", help="New name.")],
+    name: Annotated[str | None, typer.Option("--name", "-n", help="New name.")] = None,
+    job_limit: Annotated[
+        str | None, typer.Option("--job-limit", "-jl", help="Jobs at a time over all its instances; none: no limit.")
+    ] = None,
     style: FormatOption = Format.TABLE,
 ) -> None:
-    """Rename a gateway."""
+    """Rename a gateway, or limit how many jobs it works on at a time."""
+    changes: dict[str, Any] = ({} if name is None else {"name": name}) | parse_limit(job_limit)
+    if not changes:
+        raise InvalidInput("nothing is to be changed", remedy="give --name or --job-limit")
     with vault() as client:
         row = client.pam.find_gateway(gateway)
-        client.pam.edit_gateway(row["uid"], name=name)
-    done({"uid": row["uid"], "name": name}, f"renamed {row['name']} to {name}", style)
+        client.pam.edit_gateway(row["uid"], **changes)
+    told = [f"renamed {row['name']} to {name}"] if name is not None else []
+    if "job_limit" in changes:
+        limit = changes["job_limit"]
+        told.append(f"{name or row['name']} works on {f'at most {limit}' if limit else 'any number of'} jobs at a time")
+    done({"uid": row["uid"], **changes}, "; ".join(told), style)
+
+
+@app.command("drain")
+def drain(gateway: GatewayOption, style: FormatOption = Format.TABLE) -> None:
+    """Let a gateway begin no more jobs: what it works on, it ends, what waits for it waits on."""
+    _set_drained(gateway, style, drained=True)
+
+
+@app.command("resume")
+def resume(gateway: GatewayOption, style: FormatOption = Format.TABLE) -> None:
+    """Let a drained gateway begin jobs again."""
+    _set_drained(gateway, style, drained=False)
+
+
+def _set_drained(gateway: str, style: Format, *, drained: bool) -> None:
+    with vault() as client:
+        row = client.pam.set_gateway_drained(client.pam.find_gateway(gateway)["uid"], drained=drained)
+    value = {name: row[name] for name in ("uid", "drained_at", "running", "queued")}
+    name, running, queued = row["name"], row["running"], row["queued"]
+    if drained:
+        told = f"{name} begins no more jobs: {running} at work, {queued} waiting; resume it with `pam gateway resume`"
+    else:
+        told = f"{name} begins jobs again: {queued} waiting"
+    done(value, told, style)
 
 
 @app.command("remove")
@@ -184,8 +229,11 @@ def set_max_instances(
 def broker_acl(
     gateway: GatewayOption,
     broker: Annotated[BrokerKind, typer.Option("--broker", "-b", help="Which broker it is.")] = BrokerKind.REDIS,
-    host: Annotated[str, typer.Option("--host", help="The broker's name, for the URL.")] = "BROKER",
+    host: Annotated[str, typer.Option("--host", help="The broker's name, for the URL.")] = _ANY_HOST,
     vhost: Annotated[str, typer.Option("--vhost", help="RabbitMQ's virtual host.")] = "/",
+    dotenv: Annotated[
+        bool, typer.Option("--dotenv", help="Print lines for the .env of docker-compose.yml, and nothing else.")
+    ] = False,
     style: FormatOption = Format.TABLE,
 ) -> None:
     """Print how to make a gateway's own broker account, which reaches its own queue alone; changes nothing.
@@ -195,6 +243,9 @@ def broker_acl(
     with vault() as client:
         row = client.pam.find_gateway(gateway)
     made = account(broker, row["uid"], SecretValue(secrets.token_urlsafe(32)), vhost=vhost)
+    if dotenv:
+        sys.stdout.write("\n".join(made.dotenv("redis" if host == _ANY_HOST else host)) + "\n")
+        return
     value = {
         "gateway": row["uid"],
         "broker": made.broker,

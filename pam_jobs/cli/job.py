@@ -12,6 +12,7 @@ from pam_jobs.cli.common import (
     Format,
     FormatOption,
     age,
+    done,
     emit,
     group,
     note,
@@ -20,7 +21,8 @@ from pam_jobs.cli.common import (
     print_table,
     vault,
 )
-from pam_jobs.errors import PamJobsError
+from pam_jobs.errors import NotFound, PamJobsError
+from pam_jobs.ids import is_uid
 
 if TYPE_CHECKING:
     from pam_jobs.client.vault import VaultClient
@@ -126,14 +128,13 @@ def _line(row: dict[str, Any], names: dict[str, str], style: Format) -> None:
 
 
 @app.command("explain")
-def explain(job: JobArgument, style: FormatOption = Format.TABLE) -> None:
-    """Say why a job waits, failed, or was not done."""
+def explain(
+    job: Annotated[str, typer.Argument(metavar="JOB|RECORD", help="UID of a job; or UID or title of a record.")],
+    style: FormatOption = Format.TABLE,
+) -> None:
+    """Say why a job waits, failed, or was not done; of a record, why it is rotated when it is, or not."""
     with vault() as client:
-        answer = client.jobs.explain(job)
-        detail = client.jobs.opened(client.jobs.get(job)).get("detail")
-        message = detail.get("message") if isinstance(detail, dict) else detail
-        if message:  # sealed: the router that gives the other reasons cannot read it
-            answer = {**answer, "reasons": [*answer["reasons"], f"the gateway says: {message}"]}
+        answer = _explained(client, job)
 
     def table() -> None:
         print_pairs({"State": answer["state"]})
@@ -141,6 +142,29 @@ def explain(job: JobArgument, style: FormatOption = Format.TABLE) -> None:
             sys.stdout.write(f"- {sentence}\n")
 
     emit(style, answer, table)
+
+
+def _explained(client: VaultClient, text: str) -> dict[str, Any]:
+    if is_uid(text):
+        try:
+            job = client.jobs.get(text)
+        except NotFound:
+            return client.jobs.explain_record(text)
+        answer = client.jobs.explain(text)
+        detail = client.jobs.opened(job).get("detail")
+        message = detail.get("message") if isinstance(detail, dict) else detail
+        if message:  # sealed: the router that gives the other reasons cannot read it
+            answer = {**answer, "reasons": [*answer["reasons"], f"the gateway says: {message}"]}
+        return answer
+    return client.jobs.explain_record(client.records.find(text).uid)
+
+
+@app.command("resume")
+def resume(job: JobArgument, style: FormatOption = Format.TABLE) -> None:
+    """Do again a job that was set aside because gateways went down with it; its schedule goes on as well."""
+    with vault() as client:
+        row = client.jobs.resume(job)
+    done({"uid": row["uid"], "resumes": job}, f"job {row['uid']} does it again", style)
 
 
 def print_job(job: dict[str, Any], title: str | None, style: Format) -> None:

@@ -86,6 +86,16 @@ class Jobs:
         answer: dict[str, Any] = self._router.get(f"/api/v1/jobs/{uid}/explain")
         return answer
 
+    def explain_record(self, uid: str) -> dict[str, Any]:
+        """Return why a record is rotated when it is, or not."""
+        answer: dict[str, Any] = self._router.get(f"/api/v1/records/{uid}/explain")
+        return answer
+
+    def resume(self, uid: str) -> dict[str, Any]:
+        """Do again what was set aside because it lost its leases, and return the job that does it."""
+        job: dict[str, Any] = self._router.post(f"/api/v1/jobs/{uid}/resume")
+        return job
+
     def proof(self, record_uid: str, *, max_age_days: float | None = None) -> dict[str, Any]:
         """Return what is known of a record's credential; a login longer ago than the age does not count."""
         answer: dict[str, Any] = self._router.get(f"/api/v1/records/{record_uid}/proof", max_age_days=max_age_days)

@@ -36,6 +36,7 @@ class Configuration:
     default_verify_schedule: list[dict[str, Any]]
     rotation_enabled: bool
     timing: dict[str, Any]  # windows, blackouts, jitter_seconds, missed_runs, missed_grace_seconds, schedules_paused_at
+    limits: dict[str, int | None]  # job_limit, target_limit, and that of each resource that has one by its UID
     resource_uids: tuple[str, ...]
     stored: VaultRecord | None
 
@@ -139,8 +140,13 @@ class Pam:
         return uid, client.token
 
     def edit_gateway(self, uid: str, **changes: Any) -> None:
-        """Change ``name`` or ``max_instances``."""
+        """Change ``name``, ``max_instances`` or ``job_limit``, of which None takes the limit away."""
         self._router.patch(f"/api/v1/gateways/{uid}", changes)
+
+    def set_gateway_drained(self, uid: str, *, drained: bool) -> dict[str, Any]:
+        """Let a gateway begin no more jobs, or begin them again, and return it."""
+        answer: dict[str, Any] = self._router.post(f"/api/v1/gateways/{uid}/{'drain' if drained else 'resume'}")
+        return answer
 
     def remove_gateway(self, uid: str) -> None:
         """Delete a gateway that no configuration uses."""
@@ -230,6 +236,10 @@ class Pam:
     def resume_resource(self, uid: str) -> None:
         """Let a target be tried again that was set aside because its administrator was refused."""
         self._router.post(f"/api/v1/resources/{uid}/resume")
+
+    def limit_resource(self, uid: str, job_limit: int | None) -> None:
+        """Set how many jobs may be at work on a resource at a time; None: what its configuration says."""
+        self._router.patch(f"/api/v1/resources/{uid}", {"job_limit": job_limit})
 
     def unlink_resource(self, uid: str) -> None:
         """Take a resource out of its configuration."""
@@ -338,6 +348,8 @@ def _configuration(row: dict[str, Any], stored: VaultRecord | None) -> Configura
         default_verify_schedule=row.get("default_verify_schedule") or [],
         rotation_enabled=bool(row.get("rotation_enabled", True)),
         timing={name: row.get(name) for name in _TIMING},
+        limits={name: row.get(name) for name in ("job_limit", "target_limit")}
+        | {entry["record_uid"]: entry["job_limit"] for entry in resources if entry.get("job_limit")},
         resource_uids=tuple(entry if isinstance(entry, str) else entry["record_uid"] for entry in resources),
         stored=stored,
     )

@@ -20,6 +20,7 @@ from pam_jobs.db.engine import Database
 from pam_jobs.db.tables import Client, Gateway
 from pam_jobs.errors import AccessDenied, ClockDiffers, VaultError
 from pam_jobs.jobs.trail import gateway_actor
+from pam_jobs.jobs.turns import Place
 from pam_jobs.jobs.wire import AUDIENCE
 
 __all__ = ["SCHEME", "Caller", "Device", "DeviceKeys", "NotProven", "admit", "record_refusal"]
@@ -40,6 +41,8 @@ _ACCESS: Final = (  # made once: it runs with every call of every gateway
         _CLIENTS.c.gateway_uid,
         _GATEWAYS.c.name,
         _GATEWAYS.c.max_instances,
+        _GATEWAYS.c.job_limit,
+        _GATEWAYS.c.drained_at,
         _GATEWAYS.c.removed_at.label("gateway_removed_at"),
     )
     .select_from(_CLIENTS)
@@ -71,6 +74,15 @@ class Device:
     max_instances: int
     remote_address: str | None
     user_agent: str | None
+    job_limit: int | None = None
+    drained_at: datetime | None = None
+
+    @property
+    def place(self) -> Place:
+        """The gateway, and whether it may begin jobs."""
+        return Place(
+            gateway_uid=self.gateway_uid, name=self.gateway_name, job_limit=self.job_limit, drained_at=self.drained_at
+        )
 
     def actor(self) -> Actor:
         """Return whom the audit log names."""
@@ -173,6 +185,8 @@ def admit(session: Session, clock: Clock, caller: Caller) -> Device:
         max_instances=row.max_instances,
         remote_address=caller.remote_address,
         user_agent=caller.user_agent,
+        job_limit=row.job_limit,
+        drained_at=row.drained_at,
     )
 
 

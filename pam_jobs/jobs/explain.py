@@ -4,28 +4,103 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import assert_never
+from typing import Final, assert_never
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from pam_jobs.clock import Clock
-from pam_jobs.db.tables import Calendar, CredentialEpoch, Gateway, GatewayInstance, Job, JobState, OutboxMessage
-from pam_jobs.jobs import rivals, set_aside
+from pam_jobs.db.tables import (
+    Calendar,
+    CredentialEpoch,
+    Gateway,
+    GatewayInstance,
+    Job,
+    JobKind,
+    JobState,
+    OutboxMessage,
+    Priority,
+    Schedule,
+)
+from pam_jobs.errors import InvalidInput
+from pam_jobs.jobs import dispatch, poisoned, rivals, set_aside, turns
 from pam_jobs.jobs.fence import subject_of
 from pam_jobs.jobs.lease import rotation_before
 from pam_jobs.jobs.policy import JobPolicy
-from pam_jobs.jobs.states import HELD, LOOKING
+from pam_jobs.jobs.states import HELD, LOOKING, OPEN
+from pam_jobs.jobs.submission import SCHEDULED
 from pam_jobs.jobs.wire import OLD_IN_GRACE
 from pam_jobs.records.services import WAITING
 from pam_jobs.rotation import readiness
+from pam_jobs.rotation.reasons import reasons
+from pam_jobs.rotation.timing import parsed
 
-__all__ = ["explain"]
+__all__ = ["explain", "explain_record", "state_of"]
+
+_NAMES: Final = {
+    Priority.ON_DEMAND: "on demand",
+    Priority.SCHEDULED: "scheduled",
+    Priority.BACKGROUND: "in the background",
+}
+
+
+_SHOWN: Final = 3  # reasons of each open job, in the explanation of a record
+
+
+def explain_record(session: Session, clock: Clock, policy: JobPolicy, record_uid: str) -> list[str]:
+    """Return why a record is rotated when it is, or not: its jobs, its schedules, what stands against it; never empty."""
+    found = [*_jobs_of(session, clock, policy, record_uid), *_schedules_of(session, record_uid)]
+    verdict = readiness.assess(session, [record_uid])[record_uid]
+    found += [blocker.sentence() for blocker in verdict.blockers]
+    return found or ["nothing stands against it: rotate it with `pam action rotate`"]
+
+
+def state_of(session: Session, record_uid: str) -> str:
+    """Return the state of the record's latest open job; ``idle`` where there is none."""
+    query = select(Job.state).where(Job.record_uid == record_uid, Job.state.in_(OPEN)).order_by(Job.created_at.desc())
+    state = session.scalar(query.limit(1))
+    return str(state) if state is not None else "idle"
+
+
+def _jobs_of(session: Session, clock: Clock, policy: JobPolicy, record_uid: str) -> Iterator[str]:
+    mine = select(Job).where(Job.record_uid == record_uid).order_by(Job.created_at.desc())
+    for job in session.scalars(mine.where(Job.state.in_(OPEN))):
+        yield f"job {job.uid} ({job.kind}) is {job.state}: {'; '.join(explain(session, clock, policy, job)[:_SHOWN])}"
+    ended = session.scalar(mine.where(Job.state.not_in(OPEN)).limit(1))
+    if ended is not None:
+        because = f" ({ended.cause})" if ended.cause else ""
+        yield f"the latest job that ended is {ended.uid} ({ended.kind}): {ended.state}{because} {_at(ended.finished_at)}"
+
+
+def _schedules_of(session: Session, record_uid: str) -> Iterator[str]:
+    rows = session.scalars(select(Schedule).where(Schedule.subject_uid == record_uid).order_by(Schedule.kind)).all()
+    why = reasons(session, rows)
+    for row in rows:
+        if row.next_run_at is not None and not row.paused:
+            yield f"its schedule ({row.kind}, {_told(row)}) runs next {_at(row.next_run_at)}"
+        yield from (f"its schedule ({row.kind}): {sentence}" for sentence in why[row.uid])
+    if not any(row.kind == JobKind.ROTATE for row in rows):
+        yield "no schedule rotates it: it is rotated on demand alone"
+
+
+def _told(row: Schedule) -> str:
+    try:
+        return parsed(row.spec).describe()
+    except InvalidInput as error:
+        return error.message
 
 
 def explain(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> list[str]:
     """Return the reasons as sentences, the one that matters most first; never empty."""
-    return list(_reasons(session, clock, policy, job))
+    return [*_reasons(session, clock, policy, job), _why_now(job)]
+
+
+def _why_now(job: Job) -> str:
+    """Tell where the job comes from."""
+    if job.trigger == SCHEDULED:
+        lifted = ", and somebody asked for it since" if job.priority == Priority.ON_DEMAND else ""
+        return f"its schedule made it, due {_at(job.due_at or job.created_at)}{lifted}"
+    return f"{job.requested_by} asked for it {_at(job.created_at)}"
 
 
 def _reasons(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> Iterator[str]:
@@ -44,6 +119,11 @@ def _reasons(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> Ite
                 yield "the target accepted the old value as well when it was tried: look again when its grace is over"
         case JobState.FAILED:
             yield from _failed(job)
+        case JobState.WAITING_HUMAN if poisoned.is_poisoned(job):
+            yield (
+                f"it is set aside: {job.crashes} instances stopped or vanished while they worked on it, last"
+                f" {job.lease_instance}; see why, then do it again with `pam job resume {job.uid}`"
+            )
         case JobState.WAITING_HUMAN:
             yield from set_aside.sentences(session, job)
             yield f"an operator must decide{_because(job)}: look at it with `pam prove {job.record_uid}`, then reconcile"
@@ -62,8 +142,9 @@ def _waiting(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> Ite
     yield from _moved(session, job)
     yield from rivals.sentences(session, job, now)
     if job.not_before is not None and job.not_before > now:
-        yield f"it is not to start before {_stamp(job.not_before)}"
+        yield _held_back(session, job, job.not_before, now)
     yield from _behind(session, job, now)
+    yield from _in_line(session, policy, job, now)
     yield from _gateway(session, policy, job, now)
     if job.state == JobState.CREATED or _in_outbox(session, job):
         yield "its message is not sent yet: the broker is away, or the control process does not run"
@@ -82,6 +163,44 @@ def _moved(session: Session, job: Job) -> Iterator[str]:
     if job.moved_by is not None and job.planned_at is not None and job.due_at is not None:
         name = session.scalar(select(Calendar.name).where(Calendar.uid == job.moved_by)) or job.moved_by
         yield f"it was planned for {_stamp(job.planned_at)} and moved to {_stamp(job.due_at)} by the calendar {name!r}"
+
+
+def _held_back(session: Session, job: Job, until: datetime, now: datetime) -> str:
+    """Tell until when it may not begin, and what says so."""
+    held = dispatch.held_by_calendar(session, job.configuration_uid, now) if job.cause == dispatch.CALENDAR else None
+    if held is None:
+        return f"it is not to start before {_stamp(until)}"
+    name = session.scalar(select(Calendar.name).where(Calendar.uid == held[1])) or held[1]
+    return f"the calendar {name!r} of its PAM configuration lets nothing scheduled begin before {_stamp(held[0])}"
+
+
+def _in_line(session: Session, policy: JobPolicy, job: Job, now: datetime) -> Iterator[str]:
+    """Tell which limit keeps it waiting and what goes before it: by the very view of the gateway that a claim goes by."""
+    desk = turns.find(session, job.gateway_uid)
+    if desk is None:
+        return
+    desk = turns.look(session, desk, now, policy.patience)
+    if (limited := dispatch.refusal(session, desk, job)) is not None:
+        yield limited
+    if job.not_before is not None and job.not_before > now:
+        return
+    following = desk.next()
+    if following is not None and following[0] == job.uid:
+        yield "it is the next job that its gateway begins"
+        return
+    before = turns.before(session, job, now)
+    ahead = [f"{count} {_NAMES[priority]}" for priority, count in before.items() if count]
+    total = sum(before.values())
+    mine = "it is the next of its PAM configuration"
+    if total:
+        mine = f"{total} {'job' if total == 1 else 'jobs'} of its PAM configuration go before it ({', '.join(ahead)})"
+    others = sum(1 for lane in desk.lanes if lane.configuration_uid != job.configuration_uid and any(lane.heads))
+    shared = f", which takes turns with {others} other PAM {_configurations(others)}" if others else ""
+    yield mine + shared
+
+
+def _configurations(count: int) -> str:
+    return "configuration" if count == 1 else "configurations"
 
 
 def _behind(session: Session, job: Job, now: datetime) -> Iterator[str]:

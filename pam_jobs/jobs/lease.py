@@ -36,7 +36,7 @@ from pam_jobs.jobs.states import CHANGING, FINAL, HELD, OPEN, WAITING
 from pam_jobs.jobs.submission import SCHEDULED, enqueue
 from pam_jobs.jobs.trail import job_event
 
-__all__ = ["OPEN_ROTATION", "Busy", "claim", "kept_versions", "release", "renew", "rotation_before"]
+__all__ = ["OPEN_ROTATION", "Busy", "Overtaken", "claim", "kept_versions", "release", "renew", "rotation_before"]
 
 
 def _refused(record_uid: InstrumentedAttribute[str | None]) -> ColumnElement[int]:
@@ -104,7 +104,12 @@ _CLAIMABLE: Final = (
 ) | (_JOBS.c.state.in_(HELD) & (_JOBS.c.lease_until <= _NOW))
 _TAKE_JOB: Final = (
     update(_JOBS)
-    .where(_JOBS.c.uid == bindparam("job"), _CLAIMABLE, _JOBS.c.cancel_requested_at.is_(None))
+    .where(
+        _JOBS.c.uid == bindparam("job"),
+        _JOBS.c.gateway_uid == bindparam("gateway"),  # it may have been moved to another one meanwhile
+        _CLAIMABLE,
+        _JOBS.c.cancel_requested_at.is_(None),
+    )
     .values(
         state=JobState.LEASED,
         epoch=bindparam("new_epoch"),
@@ -128,6 +133,10 @@ _KEPT_VERSIONS: Final = (
     .where(_VERSIONS.c.record_uid == bindparam("record"), _VERSIONS.c.state.in_(_KEPT))
     .order_by(_VERSIONS.c.seq.desc())
 )
+
+
+class Overtaken(StateError):
+    """Something was done to the job between the look at it and the claim; nothing was written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +189,7 @@ def claim(
     epoch = _take_epoch(session, subject_of(job), job_uid, now, until)
     if epoch is None:
         return _wait_for_credential(session, policy, job, now)
-    _take_job(session, job_uid, epoch, instance, now, until)
+    _take_job(session, job, epoch, instance, now, until)
     if job.kind == JobKind.DISCOVER and job.attempts == 0:
         actor = Actor(username=job.requested_by)
         job_event(session, clock, actor, "discovery_job_started", job)
@@ -240,10 +249,11 @@ def _take_epoch(session: Session, subject: str, job_uid: str, now: datetime, unt
     return taken
 
 
-def _take_job(session: Session, job_uid: str, epoch: int, instance: str, now: datetime, until: datetime) -> None:
-    wanted = {"job": job_uid, "new_epoch": epoch, "new_instance": instance, "now": now, "until": until}
+def _take_job(session: Session, job: Job, epoch: int, instance: str, now: datetime, until: datetime) -> None:
+    wanted: dict[str, Any] = {"job": job.uid, "gateway": job.gateway_uid}
+    wanted |= {"new_epoch": epoch, "new_instance": instance, "now": now, "until": until}
     if run(session, _TAKE_JOB, wanted) != 1:
-        raise StateError(f"job {job_uid} was taken or ended meanwhile")
+        raise Overtaken(f"job {job.uid} was taken, moved or ended meanwhile")
 
 
 def rotation_before(session: Session, job: Job) -> str | None:
@@ -274,7 +284,7 @@ def _wait_for_admin(session: Session, policy: JobPolicy, job: Job, row: Any, now
 def _wait_for_credential(session: Session, policy: JobPolicy, job: Job, now: datetime) -> Busy:
     other = session.scalar(select(CredentialEpoch.job_uid).where(CredentialEpoch.record_uid == subject_of(job)))
     if other == job.uid:
-        raise StateError(f"job {job.uid} is worked on already")
+        raise Overtaken(f"job {job.uid} is worked on already")
     return _wait_for(session, policy, job, other or "", now)
 
 

@@ -22,7 +22,7 @@ from pam_jobs.db.tables import (
     VersionState,
 )
 from pam_jobs.errors import InvalidInput, StateError
-from pam_jobs.jobs import dependants, findings, set_aside, wire
+from pam_jobs.jobs import dependants, dispatch, findings, set_aside, wire
 from pam_jobs.jobs.fence import Holder, free, hold
 from pam_jobs.jobs.policy import JobPolicy
 from pam_jobs.jobs.sql import run
@@ -140,6 +140,7 @@ def finish(session: Session, clock: Clock, policy: JobPolicy, actor: Actor, job:
         dependants.tell(session, clock, actor, job)
     for finding in ([ended.administrator] if ended.administrator is not None else []) + ended.machines:
         publish += set_aside.record_finding(session, clock, actor, job, finding)
+    publish += dispatch.wake(session, clock, policy, job.uid)
     return Outcome(state=state, publish=publish)
 
 

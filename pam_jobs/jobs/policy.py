@@ -32,8 +32,15 @@ class JobPolicy(BaseSettings):
     backoff_seconds: float = Field(15.0, gt=0, description="first wait after an unknown outcome")
     backoff_cap_seconds: float = Field(900.0, gt=0, description="longest wait after an unknown outcome")
     attempts_limit: int = Field(12, ge=1, description="attempts after which an unresolved job waits for an operator")
+    crash_limit: int = Field(5, ge=2, le=100, description="lost leases after which a job is set aside")
+    patience_seconds: float = Field(300.0, gt=0, description="a job that waits longer gets every fourth turn")
     busy_seconds: float = Field(4.0, gt=0, description="wait of a job whose credential another job is working on")
     set_aside_seconds: float = Field(900.0, gt=0, description="how often a job asks again whose target is set aside")
+
+    @property
+    def patience(self) -> timedelta:
+        """How long a job waits before it gets a turn whatever its priority."""
+        return timedelta(seconds=self.patience_seconds)
 
     @classmethod
     def of(cls, settings: ControlSettings) -> JobPolicy:

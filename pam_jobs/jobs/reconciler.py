@@ -16,8 +16,17 @@ from sqlalchemy.orm import Session
 
 from pam_jobs.clock import Clock
 from pam_jobs.db.engine import Database
-from pam_jobs.db.tables import CredentialEpoch, Gateway, GatewayInstance, Job, JobState, OutboxMessage, PamConfiguration
-from pam_jobs.jobs import findings, flower_events, presence, set_aside
+from pam_jobs.db.tables import (
+    CredentialEpoch,
+    Gateway,
+    GatewayInstance,
+    GatewayTurn,
+    Job,
+    JobState,
+    OutboxMessage,
+    PamConfiguration,
+)
+from pam_jobs.jobs import dispatch, findings, flower_events, poisoned, presence, set_aside
 from pam_jobs.jobs.fence import free, subject_of
 from pam_jobs.jobs.outcome import EXHAUSTED, EXPIRED
 from pam_jobs.jobs.policy import JobPolicy
@@ -32,6 +41,8 @@ from pam_jobs.settings import ControlSettings
 __all__ = ["Counts", "reconcile_once"]
 
 _BATCH = 500
+_AT_ONCE = 2  # lost leases that a job may come back from without a pause
+_QUIET = timedelta(seconds=10)  # a gateway that has not asked for a job for so long has no message left
 _GRACE = timedelta(seconds=2)  # a message younger than this is its submitter's to send
 
 
@@ -45,6 +56,7 @@ class Counts:
     resumed: int = 0  # unknown jobs whose back-off ended
     expired: int = 0
     rerouted: int = 0  # waiting jobs whose configuration has another gateway now
+    sent_for: int = 0  # jobs that a limit left without a message, and there is a place now
     instances_offline: int = 0
 
     def __bool__(self) -> bool:
@@ -82,9 +94,10 @@ def reconcile_once(
             counts.leases_lost += _take_back(session, clock, numbers, job_uid)
     with database.transaction() as session:
         counts.expired = _expire(session, clock)
-        counts.rerouted = _reroute(session, clock)
         counts.resumed = _resume(session, clock)
+        counts.rerouted = _reroute(session, clock)  # also what was resumed or taken back where it was begun
     with database.transaction() as session:
+        counts.sent_for = dispatch.wake_all(session, clock, numbers)
         counts.republished = _republish(session, clock, numbers)
     if publisher is not None:
         counts.published = _publish(database, clock, publisher)
@@ -110,16 +123,19 @@ def _take_back(session: Session, clock: Clock, policy: JobPolicy, job_uid: str) 
     session.refresh(job)
     if job.state not in HELD or job.lease_until is None or job.lease_until > now:
         return False
-    state = JobState.QUEUED
+    state, cause = JobState.QUEUED, None
+    crashes = job.crashes + 1
     if job.cancel_requested_at is not None and job.state == JobState.LEASED:
         state = JobState.CANCELLED
-    elif job.attempts >= policy.attempts_limit:
-        state = JobState.WAITING_HUMAN
-    values: dict[str, Any] = {"state": state, "lease_until": None, "not_before": None}
+    elif crashes >= policy.crash_limit or job.attempts >= policy.attempts_limit:
+        state, cause = JobState.WAITING_HUMAN, poisoned.CAUSE if crashes >= policy.crash_limit else EXHAUSTED
+    values: dict[str, Any] = {"state": state, "lease_until": None, "not_before": None, "crashes": crashes}
+    if state == JobState.QUEUED and crashes > _AT_ONCE:  # whoever takes gateways down is not to take them all
+        values["not_before"] = now + policy.backoff(crashes - _AT_ONCE)
     if state == JobState.CANCELLED:
         values |= {"status": Status.CANCELLED, "finished_at": now}
     if state == JobState.WAITING_HUMAN:
-        values |= {"status": Status.WAITING_HUMAN, "cause": EXHAUSTED, "effect": "unknown", "finished_at": now}
+        values |= {"status": Status.WAITING_HUMAN, "cause": cause, "effect": "unknown", "finished_at": now}
     done = changed(
         session, update(Job).where(Job.uid == job_uid, Job.state.in_(HELD), Job.lease_until <= now).values(**values)
     )
@@ -130,15 +146,18 @@ def _take_back(session: Session, clock: Clock, policy: JobPolicy, job_uid: str) 
         session, clock, CONTROL, "pam_job_lease_lost", job, epoch=job.epoch, instance=job.lease_instance,
         attempt=job.attempts,
     )  # fmt: skip
-    if state == JobState.QUEUED:
+    if state == JobState.QUEUED and values["not_before"] is None:
         enqueue(session, clock, job.uid, job.gateway_uid)
     elif state == JobState.CANCELLED:
         job_event(session, clock, CONTROL, "pam_job_cancelled", job, result_code=str(Status.CANCELLED))
-    else:
+    elif state == JobState.WAITING_HUMAN:
         job_event(
             session, clock, CONTROL, ended_event(job, is_ok=False), job,
-            result_code=str(Status.WAITING_HUMAN), cause=EXHAUSTED,
+            result_code=str(Status.WAITING_HUMAN), cause=cause,
         )  # fmt: skip
+        if cause == poisoned.CAUSE:
+            poisoned.set_aside(session, clock, job, crashes=crashes)
+    dispatch.wake(session, clock, policy, job_uid)
     return True
 
 
@@ -166,22 +185,13 @@ def _expire(session: Session, clock: Clock) -> int:
 def _reroute(session: Session, clock: Clock) -> int:
     """Send waiting jobs to the gateway that their configuration has now."""
     rows = session.execute(
-        select(Job.uid, Job.gateway_uid, PamConfiguration.gateway_uid.label("to"))
+        select(Job.configuration_uid, PamConfiguration.gateway_uid)
         .join(PamConfiguration, PamConfiguration.record_uid == Job.configuration_uid)
         .where(Job.state.in_(WAITING), PamConfiguration.gateway_uid != Job.gateway_uid)
+        .distinct()
         .limit(_BATCH)
     ).all()
-    moved = 0
-    for uid, gateway_uid, to in rows:
-        if changed(
-            session,
-            update(Job)
-            .where(Job.uid == uid, Job.state.in_(WAITING), Job.gateway_uid == gateway_uid)
-            .values(gateway_uid=to),
-        ):
-            enqueue(session, clock, uid, to)
-            moved += 1
-    return moved
+    return sum(dispatch.move(session, clock, configuration_uid, to) for configuration_uid, to in rows)
 
 
 def _resume(session: Session, clock: Clock) -> int:
@@ -198,55 +208,62 @@ def _resume(session: Session, clock: Clock) -> int:
     return len(rows)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Front:
-    """How far a gateway has come with its queue."""
+    """Whether a gateway could take more than it does."""
 
-    is_online: bool
-    busy: int  # jobs it works on
-    reached: datetime | None  # when the latest message that it has begun on was published
+    places: int = 0  # threads of the instances that are online
+    busy: int = 0  # jobs it works on
+    asked_at: datetime | None = None  # when an instance last came for a job
+    is_drained: bool = False
+
+    def is_idle(self, now: datetime) -> bool:
+        """Say whether a message would have been taken by now; while some arrive, those behind them wait for their turn."""
+        is_quiet = self.asked_at is None or now - self.asked_at > _QUIET
+        return self.busy < self.places and is_quiet and not self.is_drained
 
 
 def _fronts(session: Session, clock: Clock, policy: JobPolicy, gateway_uids: set[str]) -> dict[str, _Front]:
-    since = clock.now() - timedelta(seconds=policy.offline_seconds)
-    online = set(
-        session.scalars(
-            select(GatewayInstance.gateway_uid).where(
-                GatewayInstance.gateway_uid.in_(gateway_uids),
-                GatewayInstance.stopped_at.is_(None),
-                GatewayInstance.last_seen_at >= since,
-            )
+    now = clock.now()
+    fronts = {uid: _Front() for uid in gateway_uids}
+    online = session.execute(
+        select(GatewayInstance.gateway_uid, GatewayInstance.details).where(
+            GatewayInstance.gateway_uid.in_(gateway_uids),
+            GatewayInstance.stopped_at.is_(None),
+            GatewayInstance.last_seen_at >= now - timedelta(seconds=policy.offline_seconds),
         )
     )
-    held = {
-        row.gateway_uid: row
-        for row in session.execute(
-            select(Job.gateway_uid, func.count().label("busy"), func.max(Job.queued_at).label("reached"))
-            .where(Job.gateway_uid.in_(gateway_uids), Job.state.in_(HELD))
-            .group_by(Job.gateway_uid)
-        )
-    }
-    return {
-        uid: _Front(
-            is_online=uid in online,
-            busy=held[uid].busy if uid in held else 0,
-            reached=held[uid].reached if uid in held else None,
-        )
-        for uid in gateway_uids
-    }
+    for uid, details in online:
+        told = details.get("concurrency")
+        fronts[uid].places += told if isinstance(told, int) and told > 0 else 1
+    busy = session.execute(
+        select(Job.gateway_uid, func.count())
+        .where(Job.gateway_uid.in_(gateway_uids), Job.state.in_(HELD))
+        .group_by(Job.gateway_uid)
+    )
+    for uid, count in busy:
+        fronts[uid].busy = count
+    turns = session.execute(
+        select(Gateway.uid, Gateway.drained_at, GatewayTurn.asked_at)
+        .outerjoin(GatewayTurn, GatewayTurn.gateway_uid == Gateway.uid)
+        .where(Gateway.uid.in_(gateway_uids))
+    )
+    for uid, drained_at, asked_at in turns:
+        fronts[uid].asked_at, fronts[uid].is_drained = asked_at, drained_at is not None
+    return fronts
 
 
 def _republish(session: Session, clock: Clock, policy: JobPolicy) -> int:
     """Add a message for each waiting job whose last one seems to be lost.
 
-    A gateway takes its queue in order. So a message is lost when the gateway has nothing to do, or has begun on later
-    ones; while it is offline, or busy with earlier ones, hardly anything is sent again, or the queue would grow with
-    every pass.
+    Which job a message becomes is decided at the claim, so it is not a single job's message that is lost but one of
+    many. Some are lost when a gateway has places, jobs wait, and nobody comes for them. While it is offline or busy, or
+    a limit has used them up, hardly anything is sent again, or the queue would grow with every pass.
     """
     now = clock.now()
     since = func.coalesce(Job.queued_at, Job.created_at)
     rows = session.execute(
-        select(Job.uid, Job.gateway_uid, Job.created_at, Job.queued_at, Job.not_before)
+        select(Job.uid, Job.gateway_uid, Job.created_at, Job.queued_at, Job.not_before, Job.cause)
         .outerjoin(OutboxMessage, OutboxMessage.job_uid == Job.uid)
         .where(
             Job.state == JobState.QUEUED,
@@ -260,10 +277,10 @@ def _republish(session: Session, clock: Clock, policy: JobPolicy) -> int:
     fronts = _fronts(session, clock, policy, {row.gateway_uid for row in rows})
     count = 0
     for row in rows:
-        front = fronts[row.gateway_uid]
         sent_at = row.queued_at or row.created_at
         waited_out = row.not_before is not None and row.not_before > sent_at
-        if not waited_out and now - sent_at < _interval(policy, front, row.created_at, sent_at):
+        is_idle = fronts[row.gateway_uid].is_idle(now) and row.cause not in (dispatch.LIMIT, dispatch.DRAINED)
+        if not waited_out and now - sent_at < _interval(policy, row.created_at, sent_at, is_idle=is_idle):
             continue
         # Whoever moves the time of publication is the one who publishes.
         won = changed(
@@ -278,10 +295,9 @@ def _republish(session: Session, clock: Clock, policy: JobPolicy) -> int:
     return count
 
 
-def _interval(policy: JobPolicy, front: _Front, created_at: datetime, sent_at: datetime) -> timedelta:
+def _interval(policy: JobPolicy, created_at: datetime, sent_at: datetime, *, is_idle: bool) -> timedelta:
     """Return how long a message may be out: doubled with each publication, and long while the gateway cannot take it."""
-    is_overtaken = front.reached is not None and front.reached > sent_at + _GRACE
-    if not front.is_online or (front.busy and not is_overtaken):
+    if not is_idle:
         return timedelta(seconds=policy.offline_republish_seconds)
     doubled = max((sent_at - created_at).total_seconds(), policy.republish_seconds)
     return timedelta(seconds=min(doubled, max(policy.republish_cap_seconds, policy.republish_seconds)))

@@ -14,14 +14,14 @@ from pam_jobs.app import queue_name
 from pam_jobs.audit.log import Actor
 from pam_jobs.clock import Clock
 from pam_jobs.db.base import table_of
-from pam_jobs.db.tables import CredentialEpoch, Job, JobKind, JobState, OutboxMessage
+from pam_jobs.db.tables import CredentialEpoch, Job, JobKind, JobState, OutboxMessage, Priority
 from pam_jobs.errors import Conflict, InvalidInput
 from pam_jobs.ids import new_uid
 from pam_jobs.jobs.sql import IgnoringInsert, LockingInsert, changed
 from pam_jobs.jobs.states import OPEN, WAITING
 from pam_jobs.jobs.trail import created_events, job_event
 
-__all__ = ["KEEP_WAITING", "ON_DEMAND", "SCHEDULED", "enqueue", "serialise", "submit"]
+__all__ = ["KEEP_WAITING", "ON_DEMAND", "SCHEDULED", "enqueue", "priority_of", "serialise", "submit"]
 
 ON_DEMAND: Final = "on_demand"
 SCHEDULED: Final = "scheduled"
@@ -100,6 +100,7 @@ def submit(  # noqa: PLR0913 - each argument is a column of the job
         kind=kind,
         state=JobState.CREATED,
         trigger=trigger,
+        priority=priority_of(trigger, kind),
         gateway_uid=gateway_uid,
         configuration_uid=configuration_uid,
         record_uid=record_uid,
@@ -112,10 +113,18 @@ def submit(  # noqa: PLR0913 - each argument is a column of the job
         expires_at=now + expires_after,
         epoch=0,
         attempts=0,
+        crashes=0,
         timings={},
     )
     known = _known(session, clock, requested_by, wanted)
     return (known, False) if known is not None else _add(session, clock, requested_by, wanted)
+
+
+def priority_of(trigger: str, kind: JobKind) -> Priority:
+    """Return what a new job goes before."""
+    if trigger == ON_DEMAND:
+        return Priority.ON_DEMAND
+    return Priority.BACKGROUND if kind == JobKind.VERIFY else Priority.SCHEDULED
 
 
 def enqueue(session: Session, clock: Clock, job_uid: str, gateway_uid: str) -> None:
@@ -184,6 +193,8 @@ def _join(session: Session, clock: Clock, wanted: Job) -> Job | None:
     changes: dict[str, Any] = {}
     if wanted.idempotency_key is not None and job.idempotency_key is None and _request_of(job) == _request_of(wanted):
         changes["idempotency_key"] = wanted.idempotency_key
+    if job.priority != Priority.ON_DEMAND and job.state in (*WAITING, JobState.UNKNOWN):
+        changes["priority"] = Priority.ON_DEMAND  # somebody waits for it now: neither line nor calendar holds it up
     waits = job.not_before is not None and job.not_before > clock.now()
     if job.state == JobState.UNKNOWN or (job.state in WAITING and waits):
         # Somebody asks now: the back-off ends. The lockout budget still bounds what reaches the target.

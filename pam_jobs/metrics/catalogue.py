@@ -46,6 +46,22 @@ METRICS: Final[Mapping[str, Metric]] = {
             help="Jobs whose last attempt ended without knowing the target's state; tried again by themselves.",
             labels=_GATEWAY,
         ),
+        Metric(
+            name="pam_gateway_job_limit",
+            help="Jobs at a time that the gateway may work on; 0: no limit.",
+            labels=_GATEWAY,
+        ),
+        Metric(name="pam_gateway_drained", help="1 while the gateway is to begin no jobs.", labels=_GATEWAY),
+        Metric(
+            name="pam_gateway_limited",
+            help="1 while jobs wait for a place that a limit of gateway, configuration or target leaves.",
+            labels=_GATEWAY,
+        ),
+        Metric(
+            name="pam_credentials_drift",
+            help="Credentials that are rotated, by whether their targets took them when they were seen last.",
+            labels=("state",),
+        ),
         Metric(name="pam_schedules_due", help="Schedules whose time has come and that no beat has taken yet."),
         Metric(name="pam_schedule_lag_seconds", help="For how long the longest due schedule has waited for a beat."),
         Metric(name="pam_outbox_lag_seconds", help="Age of the oldest message that is not published yet."),

@@ -17,11 +17,14 @@ from pam_jobs.db.base import table_of
 from pam_jobs.db.tables import (
     AuditEvent,
     CredentialVersion,
+    DriftState,
     Gateway,
     GatewayInstance,
+    GatewayTurn,
     Job,
     JobState,
     OutboxMessage,
+    RotationSettings,
     Schedule,
     TargetSetAside,
 )
@@ -43,11 +46,18 @@ _EVENTS: Final = table_of(AuditEvent)
 _OUTBOX: Final = table_of(OutboxMessage)
 _VERSIONS: Final = table_of(CredentialVersion)
 _TARGETS: Final = table_of(TargetSetAside)
+_TURNS: Final = table_of(GatewayTurn)
+_SETTINGS: Final = table_of(RotationSettings)
 _NOW: Final = bindparam("now", type_=_JOBS.c.created_at.type)
 _UNSEALED: Final = select(_EVENTS.c.created_at).where(_EVENTS.c.position.is_(None)).limit(MOST_UNSEALED).subquery()
 
 STATEMENTS: Final[Mapping[str, Select[*tuple[Any, ...]]]] = {
-    "gateways": select(_GATEWAYS.c.uid, _GATEWAYS.c.name).where(_GATEWAYS.c.removed_at.is_(None)),
+    "gateways": select(
+        _GATEWAYS.c.uid, _GATEWAYS.c.name, _GATEWAYS.c.job_limit, _GATEWAYS.c.drained_at, _TURNS.c.is_short
+    )
+    .outerjoin(_TURNS, _TURNS.c.gateway_uid == _GATEWAYS.c.uid)
+    .where(_GATEWAYS.c.removed_at.is_(None)),
+    "drift": select(_SETTINGS.c.drift, func.count().label("credentials")).group_by(_SETTINGS.c.drift),
     # By states first, which is how few are found among many. Asked for each gateway, PostgreSQL goes by an average of
     # them all, and may read the whole table once for each.
     "open": select(
@@ -112,6 +122,9 @@ def _gateways(session: Session, now: datetime, offline: timedelta) -> Samples:
         "pam_gateway_oldest_job_seconds": each(oldest),
         "pam_gateway_jobs_running": jobs(*HELD),
         "pam_gateway_jobs_unknown": jobs(JobState.UNKNOWN),
+        "pam_gateway_job_limit": [((row.uid, row.name), row.job_limit or 0) for row in rows],
+        "pam_gateway_drained": [((row.uid, row.name), row.drained_at is not None) for row in rows],
+        "pam_gateway_limited": [((row.uid, row.name), bool(row.is_short)) for row in rows],
         "pam_lease_overdue_seconds": [
             ((), _age(now, *(row.lease_until for (_, state), row in found.items() if state in HELD)))
         ],
@@ -120,6 +133,7 @@ def _gateways(session: Session, now: datetime, offline: timedelta) -> Samples:
 
 def _queue(session: Session, now: datetime) -> Samples:
     due, due_since = session.execute(STATEMENTS["due"], {"now": now}).one()
+    drift = {row.drift: row.credentials for row in session.execute(STATEMENTS["drift"])}
     unresolved, staged_at = session.execute(STATEMENTS["unresolved"]).one()
     return {
         "pam_schedules_due": [((), due)],
@@ -127,6 +141,7 @@ def _queue(session: Session, now: datetime) -> Samples:
         "pam_outbox_lag_seconds": [((), _age(now, session.scalar(STATEMENTS["outbox"])))],
         "pam_credentials_unresolved": [((), unresolved)],
         "pam_credentials_unresolved_oldest_seconds": [((), _age(now, staged_at))],
+        "pam_credentials_drift": [((str(state),), drift.get(state, 0)) for state in DriftState],
         "pam_targets_set_aside": [((), session.scalar(STATEMENTS["set aside"]) or 0)],
     }
 

@@ -19,7 +19,7 @@ from pam_jobs import errors
 from pam_jobs.db.base import table_of
 from pam_jobs.db.engine import Database
 from pam_jobs.db.tables import AuditEvent, EventTotal, JobKind, JobState
-from pam_jobs.jobs import set_aside
+from pam_jobs.jobs import poisoned, set_aside
 from pam_jobs.jobs.outcome import EXHAUSTED, EXPIRED
 from pam_jobs.jobs.sql import IgnoringInsert, run
 from pam_jobs.jobs.wire import LOCKOUT_BUDGET, OLD_IN_GRACE, PostStatus, Status
@@ -41,9 +41,9 @@ def _codes(error: type[errors.PamJobsError]) -> Iterator[str]:
 
 CAUSES: Final = frozenset(
     {
-        _NONE, OTHER, EXHAUSTED, EXPIRED, LOCKOUT_BUDGET, OLD_IN_GRACE, set_aside.CAUSE, "internal", "managed", "partial",
+        _NONE, OTHER, EXHAUSTED, EXPIRED, poisoned.CAUSE, LOCKOUT_BUDGET, OLD_IN_GRACE, set_aside.CAUSE, "internal", "managed", "partial",
         # of gateways, as their errors, decisions and verdicts say them
-        "breaker_open", "target_busy", "cancelled", "router_unavailable", "maybe_done", "unfinished", "unknown", "throttled",
+        "breaker_open", "target_busy", "gateway_stopping", "cancelled", "router_unavailable", "maybe_done", "unfinished", "unknown", "throttled",
         "in_part", "disabled",
         "no_current", "no_credential", "no_password", "out_of_sync", "overtaken", "restored_backup", "not_effective",
         "admin_locked", "wrong_credential", "wrong_password", "second_factor", "method_not_allowed", "no_login",

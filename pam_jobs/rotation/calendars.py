@@ -13,6 +13,7 @@ from pam_jobs.clock import Clock
 from pam_jobs.db.tables import Calendar, CalendarUse, ConfigurationCalendar
 from pam_jobs.errors import AlreadyExists, InvalidInput, NotFound, StateError
 from pam_jobs.ids import new_uid
+from pam_jobs.jobs import dispatch
 from pam_jobs.records.calendar import parse_periods
 from pam_jobs.rotation import schedules
 from pam_jobs.rotation.timing import timings
@@ -88,6 +89,7 @@ def change(
     for configuration_uid in users_of(session, uid):
         check_leaves_time(session, clock, configuration_uid)
         schedules.replan(session, clock, configuration_uid)
+        dispatch.unhold(session, clock, configuration_uid)
     _tell(session, clock, actor, "pam_calendar_updated", calendar)
     return calendar
 

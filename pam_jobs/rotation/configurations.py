@@ -24,8 +24,10 @@ from pam_jobs.db.tables import (
     StoredRecord,
 )
 from pam_jobs.errors import AlreadyExists, InvalidInput, NotFound, StateError
+from pam_jobs.jobs import dispatch
 from pam_jobs.rotation import calendars, schedules
 from pam_jobs.rotation.gateways import require_gateway
+from pam_jobs.rotation.limits import KEEP, Keep, checked_limit
 from pam_jobs.rotation.readiness import not_bound
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
 
 ENVIRONMENTS = ("local", "aws", "azure", "gcp", "domain", "oci", "github", "hashicorp")
 _CONFIGURATION_VERSION = 6
+_STOP = "to let nothing run, use `pam config edit --rotation off` or `pam schedule pause --config`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,8 @@ class Changes:
     jitter_seconds: int | None = None
     missed_runs: MissedRuns | None = None
     missed_grace_seconds: int | None = None
+    job_limit: int | Keep | None = KEEP  # jobs at a time; None: no limit
+    target_limit: int | Keep | None = KEEP  # jobs at a time on each of its resources without a limit of its own
 
 
 def require_record(session: Session, uid: str, *, what: str, is_configuration: bool = False) -> StoredRecord:
@@ -165,13 +170,14 @@ def change(
     if changes.gateway_uid is not None:
         record = require_record(session, uid, what="configuration", is_configuration=True)
         _check_bound(session, record, require_gateway(session, changes.gateway_uid, lock=True))
-        configuration.gateway_uid = changes.gateway_uid
+        _move(session, clock, actor, configuration, changes.gateway_uid)
     if changes.environment is not None:
         configuration.environment = changes.environment
     for name, spec in specs.items():
         setattr(configuration, name, spec)
     if changes.rotation_enabled is not None:
         configuration.rotation_enabled = changes.rotation_enabled
+    _change_limits(session, clock, configuration, changes)
     _change_timing(session, clock, configuration, changes)
     if specs or changes.rotation_enabled is not None:
         schedules.follow_configuration(session, clock, configuration)
@@ -179,6 +185,36 @@ def change(
         session, clock, actor, "pam_configuration_updated", record_uid=uid, gateway_uid=configuration.gateway_uid
     )
     return configuration
+
+
+def _move(session: Session, clock: Clock, actor: Actor, configuration: PamConfiguration, gateway_uid: str) -> None:
+    """Give the configuration another gateway; what waits goes with it, what is worked on is ended where it is."""
+    if configuration.gateway_uid == gateway_uid:
+        return
+    configuration.gateway_uid = gateway_uid
+    session.flush()
+    moved = dispatch.move(session, clock, configuration.record_uid, gateway_uid)
+    if moved:
+        record_event(
+            session,
+            clock,
+            actor,
+            "pam_jobs_moved",
+            configuration_uid=configuration.record_uid,
+            gateway_uid=gateway_uid,
+            count=moved,
+        )
+
+
+def _change_limits(session: Session, clock: Clock, configuration: PamConfiguration, changes: Changes) -> None:
+    limits = {name: getattr(changes, name) for name in ("job_limit", "target_limit")}
+    given = {name: limit for name, limit in limits.items() if not isinstance(limit, Keep)}
+    for name, limit in given.items():
+        what = "PAM configuration" if name == "job_limit" else "target"
+        setattr(configuration, name, checked_limit(limit, what, _STOP))
+    if given:
+        session.flush()
+        dispatch.refill(session, clock, configuration.gateway_uid)
 
 
 def _change_timing(session: Session, clock: Clock, configuration: PamConfiguration, changes: Changes) -> None:
@@ -194,6 +230,7 @@ def _change_timing(session: Session, clock: Clock, configuration: PamConfigurati
         calendars.attach(session, configuration.record_uid, use, uids)
     if given:
         calendars.check_leaves_time(session, clock, configuration.record_uid)
+        dispatch.unhold(session, clock, configuration.record_uid)
     if given or changes.jitter_seconds is not None:
         schedules.replan(session, clock, configuration.record_uid)
 

@@ -12,9 +12,12 @@ from sqlalchemy.orm import Session
 
 from pam_jobs.audit.log import Actor, record_event
 from pam_jobs.clock import Clock
-from pam_jobs.db.tables import Application, Gateway, GatewayInstance, Job, JobState, PamConfiguration
+from pam_jobs.db.tables import Application, Gateway, GatewayInstance, GatewayTurn, Job, JobState, PamConfiguration
 from pam_jobs.errors import AlreadyExists, InvalidInput, NotFound, StateError
 from pam_jobs.ids import check_uid
+from pam_jobs.jobs import dispatch
+from pam_jobs.jobs.states import HELD, WAITING
+from pam_jobs.rotation.limits import KEEP, Keep, checked_limit
 from pam_jobs.vault import clients
 
 __all__ = [
@@ -23,9 +26,11 @@ __all__ = [
     "InstanceView",
     "change",
     "create",
+    "drain",
     "overview",
     "remove",
     "require_gateway",
+    "resume",
     "statuses",
 ]
 
@@ -33,6 +38,7 @@ ONLINE = "ONLINE"
 OFFLINE = "OFFLINE"
 MAX_INSTANCES = 100
 _MAX_NAME = 128
+_STOP = "to let it begin nothing, use `pam gateway drain`"
 _SHOWN_FOR = timedelta(days=1)  # an instance that died stays in the list for so long
 
 
@@ -58,8 +64,11 @@ class GatewayView:
     application_uid: str
     max_instances: int
     status: str  # ONLINE while at least one instance is
+    job_limit: int | None
+    drained_at: datetime | None
     instances: tuple[InstanceView, ...]
     queued: int  # jobs that wait for it
+    running: int  # jobs it works on
     created_at: datetime
 
 
@@ -94,6 +103,7 @@ def create(session: Session, clock: Clock, actor: Actor, *, uid: str, name: str,
     )
     session.add(gateway)
     session.flush()
+    session.add(GatewayTurn(gateway_uid=uid, served={}))
     record_event(session, clock, actor, "pam_gateway_created", gateway_uid=uid, app_uid=application_uid)
     return gateway
 
@@ -106,12 +116,22 @@ def change(
     *,
     name: str | None = None,
     max_instances: int | None = None,
+    job_limit: int | Keep | None = KEEP,
 ) -> Gateway:
-    """Rename the gateway, or change how many instances it may have; None leaves a member as it is.
+    """Rename the gateway, or change how many instances or jobs at a time it may have.
+
+    Args:
+        session: the caller's transaction.
+        clock: when.
+        actor: who.
+        uid: of the gateway.
+        name: None leaves it.
+        max_instances: 1 to ``MAX_INSTANCES``; None leaves it.
+        job_limit: jobs at a time over all instances; None: as many as they have threads for.
 
     Raises:
         NotFound: there is no such gateway.
-        InvalidInput: the name is not valid, or the number is not from 1 to ``MAX_INSTANCES``.
+        InvalidInput: the name, the number of instances or the limit is not valid.
         AlreadyExists: the name is taken.
     """
     gateway = require_gateway(session, uid, lock=True)
@@ -119,12 +139,42 @@ def change(
         raise InvalidInput(
             f"a gateway cannot have {max_instances} instances", remedy=f"give a number from 1 to {MAX_INSTANCES}"
         )
+    if not isinstance(job_limit, Keep):
+        gateway.job_limit = checked_limit(job_limit, "gateway", _STOP)
     if name is not None and name.strip() != gateway.name:
         gateway.name = _checked_name(session, name)
     if max_instances is not None:
         gateway.max_instances = max_instances
     record_event(session, clock, actor, "pam_gateway_updated", gateway_uid=uid)
     return gateway
+
+
+def drain(session: Session, clock: Clock, actor: Actor, uid: str) -> Gateway:
+    """Let the gateway begin no more jobs; what it works on, it ends, and what waits for it waits on.
+
+    Raises:
+        NotFound: there is no such gateway.
+    """
+    gateway = require_gateway(session, uid, lock=True)
+    if gateway.drained_at is None:
+        gateway.drained_at = clock.now()
+        record_event(session, clock, actor, "pam_gateway_drained", gateway_uid=uid)
+    return gateway
+
+
+def resume(session: Session, clock: Clock, actor: Actor, uid: str) -> tuple[str, ...]:
+    """Let a drained gateway begin jobs again, and return those that waited; publish them after the commit.
+
+    Raises:
+        NotFound: there is no such gateway.
+    """
+    gateway = require_gateway(session, uid, lock=True)
+    if gateway.drained_at is None:
+        return ()
+    gateway.drained_at = None
+    session.flush()
+    record_event(session, clock, actor, "pam_gateway_resumed", gateway_uid=uid)
+    return dispatch.refill(session, clock, uid)
 
 
 def remove(session: Session, clock: Clock, actor: Actor, uid: str) -> None:
@@ -161,14 +211,7 @@ def overview(session: Session, clock: Clock, *, offline_seconds: int) -> list[Ga
         select(Gateway).where(Gateway.removed_at.is_(None)).order_by(Gateway.name, Gateway.uid)
     ).all()
     instances = _instances(session, now, timedelta(seconds=offline_seconds))
-    queued = {
-        row.gateway_uid: row.jobs
-        for row in session.execute(
-            select(Job.gateway_uid, func.count().label("jobs"))
-            .where(Job.state.in_((JobState.CREATED, JobState.QUEUED)))
-            .group_by(Job.gateway_uid)
-        )
-    }
+    queued, running = (_jobs(session, states) for states in (WAITING, HELD))
     return [
         GatewayView(
             uid=gateway.uid,
@@ -177,11 +220,19 @@ def overview(session: Session, clock: Clock, *, offline_seconds: int) -> list[Ga
             max_instances=gateway.max_instances,
             status=_status(instances.get(gateway.uid, ())),
             instances=tuple(instances.get(gateway.uid, ())),
+            job_limit=gateway.job_limit,
+            drained_at=gateway.drained_at,
             queued=queued.get(gateway.uid, 0),
+            running=running.get(gateway.uid, 0),
             created_at=gateway.created_at,
         )
         for gateway in gateways
     ]
+
+
+def _jobs(session: Session, states: tuple[JobState, ...]) -> dict[str, int]:
+    query = select(Job.gateway_uid, func.count().label("jobs")).where(Job.state.in_(states)).group_by(Job.gateway_uid)
+    return {row.gateway_uid: row.jobs for row in session.execute(query)}
 
 
 def statuses(session: Session, clock: Clock, gateway_uids: Collection[str], *, offline_seconds: int) -> dict[str, str]:

@@ -31,6 +31,7 @@ __all__ = [
     "NewGateway",
     "PreviewOut",
     "ResourceChange",
+    "ResourceLimit",
     "ResourceList",
     "ResourceOut",
     "RotationChange",
@@ -47,6 +48,11 @@ ScheduleJson = Annotated[list[dict[str, Any]], Field(max_length=100)]
 Environment = Literal["local", "aws", "azure", "gcp", "domain", "oci", "github", "hashicorp"]
 Calendars = Annotated[list[Uid], Field(max_length=20)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+JobLimit = Annotated[
+    int | None, Field(description="jobs at a time, 1 to 10000; null: no limit of its own; absent: left as it is")
+]
 
 
 class _View(BaseModel):
@@ -67,6 +73,7 @@ class GatewayChange(StrictModel):
 
     name: Name | None = None
     max_instances: int | None = Field(None, ge=1, le=100)
+    job_limit: JobLimit = None
 
 
 class InstanceOut(_View):
@@ -82,15 +89,18 @@ class InstanceOut(_View):
 
 
 class GatewayOut(_View):
-    """A gateway, its instances and how many jobs wait for it."""
+    """A gateway, its instances and how many jobs wait for it and are at work."""
 
     uid: str
     name: str
     application_uid: str
     max_instances: int
     status: Literal["ONLINE", "OFFLINE"]
+    job_limit: int | None
+    drained_at: datetime | None = Field(description="since then it begins no jobs")
     instances: list[InstanceOut]
     queued: int
+    running: int
     created_at: datetime
 
 
@@ -128,6 +138,8 @@ class ConfigurationChange(StrictModel):
     missed_grace_seconds: int | None = Field(
         None, ge=60, le=604_800, description="with `skip`: a run that is later than this is left out"
     )
+    job_limit: JobLimit = None
+    target_limit: JobLimit = None
 
 
 class LinkOut(BaseModel):
@@ -135,6 +147,7 @@ class LinkOut(BaseModel):
 
     record_uid: str
     admin_uid: str | None
+    job_limit: int | None = None
 
 
 class ConfigurationOut(BaseModel):
@@ -152,6 +165,8 @@ class ConfigurationOut(BaseModel):
     jitter_seconds: int
     missed_runs: MissedRuns
     missed_grace_seconds: int
+    job_limit: int | None
+    target_limit: int | None = Field(description="jobs at a time on each resource that has no limit of its own")
     resources: list[LinkOut]
     created_at: datetime
 
@@ -167,6 +182,12 @@ class ResourceChange(StrictModel):
 
     configuration_uid: Uid
     admin_uid: Uid | None = None
+
+
+class ResourceLimit(StrictModel):
+    """How many jobs may be at work on a resource."""
+
+    job_limit: int | None = Field(description="1 to 10000; null: the configuration's limit of each target")
 
 
 class SetAsideOut(_View):

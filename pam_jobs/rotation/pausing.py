@@ -11,7 +11,15 @@ from pam_jobs.errors import NotFound
 from pam_jobs.rotation import schedules
 from pam_jobs.rotation.configurations import require_configuration
 
-__all__ = ["configuration_of", "pause", "pause_configuration", "require_schedule", "resume", "resume_configuration"]
+__all__ = [
+    "configuration_gateway",
+    "configuration_of",
+    "pause",
+    "pause_configuration",
+    "require_schedule",
+    "resume",
+    "resume_configuration",
+]
 
 
 def require_schedule(session: Session, uid: str) -> Schedule:
@@ -86,6 +94,12 @@ def configuration_of(session: Session, row: Schedule) -> PamConfiguration | None
         return session.get(PamConfiguration, row.subject_uid)
     settings = session.get(RotationSettings, row.subject_uid)
     return session.get(PamConfiguration, settings.configuration_uid) if settings is not None else None
+
+
+def configuration_gateway(session: Session, configuration_uid: str) -> str | None:
+    """Return the gateway that serves a configuration, if there is one."""
+    configuration = session.get(PamConfiguration, configuration_uid)
+    return configuration.gateway_uid if configuration is not None else None
 
 
 def _follow(session: Session, clock: Clock, row: Schedule) -> None:

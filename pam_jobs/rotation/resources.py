@@ -18,10 +18,14 @@ from pam_jobs.db.tables import (
     TargetSetAside,
 )
 from pam_jobs.errors import InvalidInput, NotFound, StateError
-from pam_jobs.jobs import set_aside
+from pam_jobs.jobs import dispatch, set_aside
 from pam_jobs.rotation.configurations import require_configuration, require_record
+from pam_jobs.rotation.limits import checked_limit
 
-__all__ = ["check_readable", "put", "remove", "resume"]
+__all__ = ["check_readable", "limit", "put", "remove", "resume"]
+
+
+_STOP = "to let nothing run on it, disable the rotation of its users"
 
 
 def put(
@@ -113,6 +117,26 @@ def remove(session: Session, clock: Clock, actor: Actor, resource_uid: str) -> N
     session.execute(delete(TargetSetAside).where(TargetSetAside.resource_uid == resource_uid))
     session.delete(link)
     session.flush()
+
+
+def limit(session: Session, clock: Clock, actor: Actor, resource_uid: str, job_limit: int | None) -> ResourceLink:
+    """Set how many jobs may be at work on the resource at a time; None: what its configuration says of every target.
+
+    Raises:
+        NotFound: it is no resource.
+        InvalidInput: the limit is not valid.
+    """
+    link = session.get(ResourceLink, resource_uid, with_for_update=True)
+    if link is None:
+        raise NotFound(
+            f"record {resource_uid} is not a resource of any PAM configuration", remedy="see `pam config list`"
+        )
+    link.job_limit = checked_limit(job_limit, "resource", _STOP)
+    session.flush()
+    record_event(session, clock, actor, "pam_resource_updated", record_uid=resource_uid)
+    configuration = require_configuration(session, link.configuration_uid)
+    dispatch.refill(session, clock, configuration.gateway_uid)
+    return link
 
 
 def resume(session: Session, clock: Clock, actor: Actor, resource_uid: str) -> tuple[str, ...]:

@@ -146,7 +146,7 @@ class TestConfigurations:
         listed = {row["record_uid"]: row for row in api.get("/configurations")["configurations"]}
         assert listed.keys() == {api.fleet.configuration_uid, made["record_uid"]}
         assert listed[api.fleet.configuration_uid]["resources"] == [
-            {"record_uid": api.fleet.resource_uid, "admin_uid": api.fleet.admin_uid}
+            {"record_uid": api.fleet.resource_uid, "admin_uid": api.fleet.admin_uid, "job_limit": None}
         ]
         assert made["default_schedule"] == [{"type": "DAILY", "time": "02:00:00", "tz": "Europe/Paris"}]
         assert api.get(f"/records/{made['record_uid']}")["version"] == 6

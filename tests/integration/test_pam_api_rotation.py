@@ -135,7 +135,7 @@ def test_an_unlinked_resource_and_one_without_admin_are_refused(api: PamApi) -> 
 def test_resources_are_linked_and_unlinked(api: PamApi) -> None:
     machine, admin = api.fleet.add_record(), api.fleet.add_record()
     path, link = f"/resources/{machine}", {"configuration_uid": api.fleet.configuration_uid, "admin_uid": admin}
-    assert api.done("PUT", path, link) == {"record_uid": machine, "set_aside": None, **link}
+    assert api.done("PUT", path, link) == {"record_uid": machine, "set_aside": None, "job_limit": None, **link}
     assert len(api.get("/resources")["resources"]) == 2
     record = api.fleet.add_record()
     api.done("PUT", f"/rotation/{record}", body(api, resource_uid=machine))

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 import pam_jobs
 from deploy.healthcheck import CHECKS
+from pam_jobs.broker_access import BrokerKind, account
+from pam_jobs.ids import new_uid
+from pam_jobs.secret import SecretValue
 from pam_jobs.settings import ControlSettings, GatewaySettings
 from tests.support.compose import ROOT, environment_of, load
 
@@ -65,6 +69,23 @@ def test_only_the_control_plane_reaches_the_database(services: dict[str, dict[st
     assert reach == {"postgres", "redis", "bootstrap", "router", "beat", "control", "flower"}
     assert "PAM_DATABASE_URL" not in environment_of(services["gateway"])
     assert "PAM_DATABASE_URL" not in environment_of(services["flower"])
+
+
+def test_the_gateway_has_an_account_of_its_own_on_the_broker(tmp_path: Path) -> None:
+    made = account(BrokerKind.REDIS, new_uid(), SecretValue("Gateway-pass_word-1"))
+    for line in made.dotenv("redis"):
+        name, _, value = line.partition("=")
+        (tmp_path / name).write_text(value.removeprefix("'").removesuffix("'"))
+    secrets = dict.fromkeys(("POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_PASSWORD", "SANDBOX_PASSWORD"), "Control")
+    document = load(secrets | {path.name: path.read_text() for path in tmp_path.iterdir()})
+    gateway = environment_of(document["services"]["gateway"])
+    assert gateway["PAM_BROKER_URL"] == f"redis://{made.user}:Gateway-pass_word-1@redis:6379/0"
+    assert "Control" not in str(gateway)
+    assert made.lasting in document["configs"]["redis"]["content"].splitlines()
+    # without one the gateway does not start, and everything else does
+    assert environment_of(load(secrets)["services"]["gateway"])["PAM_BROKER_URL"] == ""
+    with pytest.raises(ValidationError):
+        GatewaySettings(broker_url="")
 
 
 def test_health_is_checked_by_what_exists(services: dict[str, dict[str, Any]]) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, LargeBinary, String, UniqueConstraint, text
+from sqlalchemy import ForeignKey, Index, LargeBinary, SmallInteger, String, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from pam_jobs.db.base import Base, BigIntKey
@@ -21,6 +21,7 @@ __all__ = [
     "JobStep",
     "LoginRefusal",
     "OutboxMessage",
+    "Priority",
     "StepState",
     "TargetSetAside",
 ]
@@ -34,6 +35,14 @@ class JobKind(StrEnum):
     RECONCILE = "reconcile"  # the admin sets the value again
     PLAN = "plan"  # rotate without changing anything
     DISCOVER = "discover"
+
+
+class Priority(IntEnum):
+    """What a gateway takes first of what waits for it."""
+
+    ON_DEMAND = 0  # somebody asked for it and may be waiting
+    SCHEDULED = 1
+    BACKGROUND = 2  # scheduled verifications: nobody waits for them
 
 
 class JobState(StrEnum):
@@ -62,6 +71,8 @@ class StepState(StrEnum):
 
 
 _WAITING = text("trigger = 'scheduled' AND state IN ('created', 'queued')")
+_IN_LINE = text("state IN ('created', 'queued')")
+_IN_HAND = text("state IN ('leased', 'running')")
 
 
 class Job(Base):
@@ -74,12 +85,19 @@ class Job(Base):
         Index("ix_jobs_state", "state", "queued_at"),
         Index("ix_jobs_gateway_state", "gateway_uid", "state"),
         Index("ix_jobs_record", "record_uid", "created_at"),
-    )
+        # What a claim chooses from: first those whose wait is over, then those that never had to.
+        Index(
+            "ix_jobs_line", "gateway_uid", "configuration_uid", "priority", "not_before", "created_at",
+            sqlite_where=_IN_LINE, postgresql_where=_IN_LINE,
+        ),
+        Index("ix_jobs_held", "configuration_uid", sqlite_where=_IN_HAND, postgresql_where=_IN_HAND),
+    )  # fmt: skip
 
     uid: Mapped[str] = mapped_column(String(22), primary_key=True)
     kind: Mapped[JobKind] = mapped_column(String(16))
     state: Mapped[JobState] = mapped_column(String(16))
     trigger: Mapped[str] = mapped_column(String(16))  # on_demand, scheduled
+    priority: Mapped[Priority] = mapped_column(SmallInteger, default=Priority.SCHEDULED, server_default=text("1"))
     gateway_uid: Mapped[str] = mapped_column(ForeignKey("gateways.uid"))
     configuration_uid: Mapped[str] = mapped_column(String(22), index=True)
     record_uid: Mapped[str | None] = mapped_column(String(22))  # the user record; None for discovery
@@ -98,6 +116,7 @@ class Job(Base):
     lease_instance: Mapped[str | None] = mapped_column(String(64))
     lease_until: Mapped[datetime | None]
     attempts: Mapped[int] = mapped_column(default=0)
+    crashes: Mapped[int] = mapped_column(default=0, server_default=text("0"))  # attempts that ended with a lost lease
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]

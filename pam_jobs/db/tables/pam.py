@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, LargeBinary, String, Text, false
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from pam_jobs.db.base import Base
@@ -18,6 +18,7 @@ __all__ = [
     "DriftState",
     "Gateway",
     "GatewayInstance",
+    "GatewayTurn",
     "MissedRuns",
     "PamConfiguration",
     "ResourceLink",
@@ -60,8 +61,23 @@ class Gateway(Base):
     name: Mapped[str] = mapped_column(String(128))
     application_uid: Mapped[str] = mapped_column(ForeignKey("applications.uid"), index=True)
     max_instances: Mapped[int] = mapped_column(default=1)
+    job_limit: Mapped[int | None]  # jobs at a time, over all instances; None: as many as they have threads for
+    drained_at: Mapped[datetime | None]  # since then it takes no new jobs
     created_at: Mapped[datetime]
     removed_at: Mapped[datetime | None]
+
+
+class GatewayTurn(Base):
+    """Whose turn it is at a gateway. Whoever claims a job there locks this row first, so limits hold and turns are fair."""
+
+    __tablename__ = "gateway_turns"
+
+    gateway_uid: Mapped[str] = mapped_column(ForeignKey("gateways.uid"), primary_key=True)
+    turn: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # jobs begun while others waited
+    served: Mapped[dict[str, Any]] = mapped_column(default=dict)  # configuration → its latest turn
+    passed_over: Mapped[int] = mapped_column(default=0, server_default="0")  # begun in a row while patience was over
+    is_short: Mapped[bool] = mapped_column(default=False, server_default=false())  # a limit left a job without message
+    asked_at: Mapped[datetime | None]  # when an instance last asked for a job: messages arrive
 
 
 class GatewayInstance(Base):
@@ -97,6 +113,8 @@ class PamConfiguration(Base):
         String(16), default=MissedRuns.CATCH_UP, server_default=MissedRuns.CATCH_UP
     )
     missed_grace_seconds: Mapped[int] = mapped_column(default=900, server_default="900")
+    job_limit: Mapped[int | None]  # jobs at a time; None: no limit of its own
+    target_limit: Mapped[int | None]  # jobs at a time on each of its resources that has no limit of its own
 
 
 class Calendar(Base):
@@ -122,15 +140,24 @@ class ConfigurationCalendar(Base):
     use: Mapped[CalendarUse] = mapped_column(String(16))
 
 
+_HAS_LIMIT = text("job_limit IS NOT NULL")
+
+
 class ResourceLink(Base):
     """A machine, database or directory of a configuration, and the user record that administers it."""
 
     __tablename__ = "resource_links"
+    __table_args__ = (
+        Index(
+            "ix_resource_links_limited", "configuration_uid", sqlite_where=_HAS_LIMIT, postgresql_where=_HAS_LIMIT
+        ),
+    )  # fmt: skip
 
     resource_uid: Mapped[str] = mapped_column(ForeignKey("records.uid"), primary_key=True)
     configuration_uid: Mapped[str] = mapped_column(ForeignKey("pam_configurations.record_uid"), index=True)
     admin_uid: Mapped[str | None] = mapped_column(ForeignKey("records.uid"), index=True)
     no_update_services: Mapped[bool] = mapped_column(default=False, server_default=false())  # the machine's opt-out
+    job_limit: Mapped[int | None]  # jobs at a time; None: the configuration's ``target_limit``
 
 
 class ServiceMap(Base):
@@ -168,7 +195,7 @@ class RotationSettings(Base):
     prove_since: Mapped[datetime | None]  # the database was restored then: a login has to show what is live, first
     last_verdict: Mapped[dict[str, Any] | None]  # the same, of the last login that was accepted or refused
     drift: Mapped[DriftState] = mapped_column(
-        String(16), default=DriftState.UNCHECKED, server_default=DriftState.UNCHECKED
+        String(16), default=DriftState.UNCHECKED, server_default=DriftState.UNCHECKED, index=True
     )
     drift_before: Mapped[str | None] = mapped_column(String(16))  # what ``drift`` was when it was last written
     drift_since: Mapped[datetime | None]

@@ -5,9 +5,12 @@ from datetime import timedelta
 import pytest
 
 from pam_jobs.db.tables import Gateway, GatewayInstance, Job, JobKind, JobState, ResourceLink
+from pam_jobs.ids import new_uid
 from pam_jobs.jobs.cancel import cancel
-from pam_jobs.jobs.explain import explain
+from pam_jobs.jobs.explain import explain, explain_record
+from pam_jobs.jobs.submission import SCHEDULED
 from pam_jobs.jobs.wire import PostStatus, Status
+from pam_jobs.rotation import gateways
 from tests.support.attempts import MINUTE, POLICY, ask, begin, refused
 from tests.support.fleet import OPERATOR, Fleet
 
@@ -108,3 +111,52 @@ def test_every_state_has_an_explanation(fleet: Fleet, record: str):
         with fleet.database.transaction() as session:
             session.get_one(Job, job.uid).state = state
         assert why(fleet, job.uid)
+
+
+def told_of(fleet: Fleet, record_uid: str) -> str:
+    with fleet.database.transaction(read_only=True) as session:
+        return "\n".join(explain_record(session, fleet.clock, POLICY, record_uid))
+
+
+def test_a_waiting_job_says_its_place_in_the_line_and_where_it_comes_from(fleet: Fleet, record: str):
+    others = [fleet.add_record() for _ in range(2)]
+    for uid in others:
+        fleet.put(uid)
+    first = ask(fleet, others[0], trigger=SCHEDULED, schedule_uid=new_uid(), due_at=fleet.clock.now())
+    fleet.clock.advance(timedelta(seconds=1))
+    planned = ask(fleet, record, trigger=SCHEDULED, schedule_uid=new_uid(), due_at=fleet.clock.now())
+    asked = ask(fleet, others[1])
+    assert "it is the next job that its gateway begins" in why(fleet, asked.uid)
+    assert "ada asked for it at 2026-03-02T12:00:01+00:00" in why(fleet, asked.uid)
+    told = why(fleet, planned.uid)
+    assert "2 jobs of its PAM configuration go before it (1 on demand, 1 scheduled)" in told
+    assert "its schedule made it, due at 2026-03-02T12:00:01+00:00" in told
+    assert "1 job of its PAM configuration" in why(fleet, first.uid)
+
+
+def test_a_job_that_a_limit_keeps_waiting_names_it_and_the_command(fleet: Fleet, record: str):
+    other = fleet.add_record()
+    fleet.put(other)
+    with fleet.database.transaction() as session:
+        gateways.change(session, fleet.clock, OPERATOR, fleet.gateway_uid, job_limit=1)
+    begin(fleet, ask(fleet, other).uid)
+    told = why(fleet, ask(fleet, record).uid)
+    assert "works on 1 job, and its limit is 1: raise it with `pam gateway edit --gateway office --job-limit N`" in told
+    with fleet.database.transaction() as session:
+        gateways.drain(session, fleet.clock, OPERATOR, fleet.gateway_uid)
+    assert "is drained since 2026-03-02 12:00:00 UTC and begins nothing" in told_of(fleet, record)
+
+
+def test_a_record_says_when_it_runs_next_and_what_stands_against_it(fleet: Fleet, record: str):
+    assert "no schedule rotates it: it is rotated on demand alone" in told_of(fleet, record)
+    planned = fleet.scheduled()
+    assert "its schedule (rotate, " in told_of(fleet, planned)
+    assert "runs next at 2026-03-02T13:00:00+00:00" in told_of(fleet, planned)
+    job = ask(fleet, planned)
+    assert f"job {job.uid} (rotate) is created: it is the next job that its gateway begins" in told_of(fleet, planned)
+    begin(fleet, job.uid).report(Status.FAILED, cause="unreachable")
+    assert f"the latest job that ended is {job.uid} (rotate): failed (unreachable)" in told_of(fleet, planned)
+    with fleet.database.transaction() as session:
+        session.get_one(ResourceLink, fleet.resource_uid).admin_uid = None
+    assert "has no admin: name the user record" in told_of(fleet, planned)
+    assert "rotation is not set up" in told_of(fleet, fleet.add_record())

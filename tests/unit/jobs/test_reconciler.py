@@ -3,7 +3,16 @@ from __future__ import annotations
 import threading
 from datetime import timedelta
 
-from pam_jobs.db.tables import GatewayInstance, Job, JobKind, JobState, OutboxMessage, PamConfiguration, VersionState
+from pam_jobs.db.tables import (
+    GatewayInstance,
+    GatewayTurn,
+    Job,
+    JobKind,
+    JobState,
+    OutboxMessage,
+    PamConfiguration,
+    VersionState,
+)
 from pam_jobs.ids import new_uid
 from pam_jobs.jobs.cancel import cancel
 from pam_jobs.jobs.reconciler import Counts, reconcile_once
@@ -74,6 +83,7 @@ def test_a_cancelled_job_whose_lease_ended_is_cancelled(fleet: Fleet, record: st
 def test_a_job_that_loses_its_lease_every_time_waits_for_an_operator(fleet: Fleet, record: str):
     job = ask(fleet, record)
     for _ in range(POLICY.attempts_limit):
+        fleet.clock.advance(timedelta(seconds=POLICY.backoff_cap_seconds))
         heard_of(fleet)
         begin(fleet, job.uid)
         fleet.clock.advance(MINUTE)
@@ -139,23 +149,46 @@ def test_hardly_anything_is_sent_again_while_the_gateway_is_offline(fleet: Fleet
     assert count <= 1 + 120 * 61 // POLICY.offline_republish_seconds
 
 
-def test_a_busy_gateway_is_not_sent_its_backlog_again_but_what_it_overtook_is(fleet: Fleet, record: str):
-    early, busy, late = [fleet.add_record() for _ in range(3)]
-    for uid in (early, busy, late):
-        fleet.put(uid)
-    first, held, last = (ask(fleet, uid).uid for uid in (early, busy, late))
-    sent(fleet, first)
-    fleet.clock.advance(timedelta(seconds=10))
-    sent(fleet, held)
-    fleet.clock.advance(timedelta(seconds=10))
-    sent(fleet, last)
-    attempt = begin(fleet, held)  # its message came after the first one's, which is lost, and before the last one's
-    for _ in range(4):
-        fleet.clock.advance(timedelta(seconds=10))
-        attempt.renew()
+def asked(fleet: Fleet) -> None:
+    with fleet.database.transaction() as session:
+        session.get_one(GatewayTurn, fleet.gateway_uid).asked_at = fleet.clock.now()
+
+
+def test_a_gateway_that_is_busy_or_takes_its_messages_is_not_sent_its_backlog_again(fleet: Fleet, record: str):
+    other = fleet.add_record()
+    fleet.put(other)
+    held, waits = ask(fleet, record).uid, ask(fleet, other).uid
+    sent(fleet, held, waits)
+    attempt = begin(fleet, held)
+    fleet.clock.advance(timedelta(seconds=40))
+    attempt.renew()
     heard_of(fleet)
-    assert reconcile(fleet).republished == 1
-    assert (outbox(fleet, first), outbox(fleet, last)) == (1, 0)
+    assert reconcile(fleet).republished == 0  # its one place is taken
+    attempt.report()
+    asked(fleet)
+    assert reconcile(fleet).republished == 0  # messages arrive: this one's turn comes
+    assert after(fleet, 11).republished == 1  # nobody comes for it
+    assert outbox(fleet, waits) == 1
+
+
+def test_a_job_that_takes_its_gateway_down_every_time_is_set_aside_and_told(fleet: Fleet, record: str):
+    policy = POLICY.model_copy(update={"attempts_limit": 12, "crash_limit": 4})
+    job = ask(fleet, record)
+    pauses = []
+    for _ in range(policy.crash_limit):
+        begin(fleet, job.uid, policy=policy)
+        fleet.clock.advance(MINUTE)
+        heard_of(fleet)
+        reconcile_once(fleet.database, fleet.clock, CONTROL_SETTINGS, policy=policy)
+        now = reload(fleet, job.uid)
+        pauses.append((now.not_before - fleet.clock.now()).total_seconds() if now.not_before else 0)
+        fleet.clock.advance(timedelta(seconds=pauses[-1]))
+    assert (now.state, now.cause, now.crashes) == (JobState.WAITING_HUMAN, "lost_every_lease", 4)
+    assert pauses[:2] == [0, 0]
+    assert 0 < pauses[2] <= policy.backoff_seconds
+    [event] = fleet.events("pam_job_set_aside")
+    assert (event.fields["job_uid"], event.fields["instance"], event.fields["attempt"]) == (job.uid, "i1", 4)
+    assert len(fleet.events("record_rotation_on_demand_fail")) == 1
 
 
 def test_a_job_that_waited_for_its_credential_is_sent_when_its_time_comes(fleet: Fleet, record: str):

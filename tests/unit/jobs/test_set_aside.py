@@ -96,7 +96,7 @@ def test_who_waited_too_long_for_the_target_is_told_so(fleet: Fleet, record: str
     assert (ended.state, ended.cause) == (JobState.EXPIRED, set_aside.CAUSE)
     [event] = [event.fields for event in fleet.events("pam_job_expired") if event.fields["job_uid"] == job.uid]
     assert event["cause"] == set_aside.CAUSE
-    why, what = reasons(fleet, ended)
+    why, what, _ = reasons(fleet, ended)
     assert "pam action resume-target" in why
     assert "submit it again" in what
     with fleet.database.transaction() as session:

@@ -12,9 +12,11 @@ from pam_jobs.audit import siem
 from pam_jobs.audit.sealing import seal_once
 from pam_jobs.crypto.keystore import KeyStore
 from pam_jobs.db.engine import Database
+from pam_jobs.db.tables import DriftState, GatewayTurn, RotationSettings
 from pam_jobs.jobs.wire import Status
 from pam_jobs.metrics.catalogue import METRICS
 from pam_jobs.metrics.readings import STATEMENTS, read
+from pam_jobs.rotation import gateways
 from tests.support.attempts import ask, begin
 from tests.support.database import new_database_url
 from tests.support.fleet import OPERATOR, Fleet, new_fleet
@@ -71,6 +73,23 @@ def test_a_lease_that_nobody_takes_back_is_overdue(fleet: Fleet, record: str) ->
     assert values(fleet)["pam_lease_overdue_seconds"] == {(): 15}
 
 
+def test_limits_drains_and_drift_are_told(fleet: Fleet, record: str) -> None:
+    me = (fleet.gateway_uid, "office")
+    found = values(fleet)
+    assert [found[f"pam_gateway_{name}"][me] for name in ("job_limit", "drained", "limited")] == [0, 0, 0]
+    assert found["pam_credentials_drift"][("unchecked",)] == 1
+    with fleet.database.transaction() as session:
+        gateways.change(session, fleet.clock, OPERATOR, fleet.gateway_uid, job_limit=3)
+        gateways.drain(session, fleet.clock, OPERATOR, fleet.gateway_uid)
+        session.get_one(GatewayTurn, fleet.gateway_uid).is_short = True
+        session.get_one(RotationSettings, record).drift = DriftState.OUT_OF_SYNC
+    found = values(fleet)
+    assert [found[f"pam_gateway_{name}"][me] for name in ("job_limit", "drained", "limited")] == [3, 1, 1]
+    assert found["pam_credentials_drift"] == {
+        ("healthy",): 0, ("out_of_sync",): 1, ("unreachable",): 0, ("locked",): 0, ("unchecked",): 0
+    }  # fmt: skip
+
+
 def test_schedules_that_no_beat_takes_lag(fleet: Fleet) -> None:
     row = fleet.row(fleet.scheduled())
     assert row is not None
@@ -107,9 +126,15 @@ def test_no_reading_goes_through_a_table_that_grows(sqlite_database: Database, n
     with sqlite_database.engine.connect() as connection:
         rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", (now,) * count).all()
     scanned = {row[3] for row in rows if row[3].startswith("SCAN")}
-    # gateways and targets set aside are as many as there are; the outbox is read from its end, one row; the index of
+    # gateways, rotated credentials and targets set aside are as many as there are; the outbox is read from its end, one row; the index of
     # undecided values holds no others
-    bounded = {"SCAN gateways", "SCAN targets_set_aside", "SCAN outbox", "SCAN anon_1"}
+    bounded = {
+        "SCAN rotation_settings USING COVERING INDEX ix_rotation_settings_drift",
+        "SCAN gateways",
+        "SCAN targets_set_aside",
+        "SCAN outbox",
+        "SCAN anon_1",
+    }
     assert scanned <= {*bounded, "SCAN credential_versions USING INDEX uq_versions_unresolved"}, rows
     assert "TEMP B-TREE" not in " ".join(row[3] for row in rows) or name == "open"
 

@@ -5,7 +5,8 @@ import pytest
 from pam_jobs.errors import EffectUnknown, EpochConflict, LeaseLost, NotFound, PamJobsError, Unreachable
 from tests.support.gateway import GatewayWorld
 from workers.breaker import BreakerOpen, Breakers, TargetBusy
-from workers.lease import Cancelled, Lease
+from workers.engine import Running
+from workers.lease import Cancelled, GatewayStopping, Lease
 from workers.router import JobLink, MaybeDone, RouterUnavailable
 
 pytestmark = pytest.mark.unit
@@ -77,6 +78,27 @@ def test_a_cancellation_counts_until_the_change_begins(lease: Lease) -> None:
         lease.check()
     lease.begin()
     lease.check()
+
+
+def test_a_gateway_that_stops_gives_back_what_has_not_begun(lease: Lease) -> None:
+    running = Running()
+    running.add("job", lease)
+    running.give_back()
+    with pytest.raises(GatewayStopping):
+        lease.check()
+    lease.begin()
+    lease.check()
+
+
+@pytest.mark.parametrize(
+    ("boundary", "ends"), [("after:claim", False), ("before:change", False), ("after:change", True)]
+)
+def test_what_a_stop_finds_begun_is_ended_and_the_rest_is_given_back(boundary: str, ends: bool) -> None:
+    world = GatewayWorld()
+    world.at[boundary] = lambda *_: world.engine.running.give_back()
+    job = world.run()
+    assert job.released == ([] if ends else ["gateway_stopping"])
+    assert (world.password() == "Old-Secret-1") is not ends
 
 
 def test_a_lease_is_renewed_in_the_background(clock: Clock) -> None:

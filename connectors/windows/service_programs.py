@@ -162,8 +162,8 @@ static S Of(string t){var s=new S();s.b=Marshal.StringToHGlobalUni(t);s.n=(ushor
 public static int Put(string k,string v){var a=new A();IntPtr h;uint e=LsaOpenPolicy(IntPtr.Zero,ref a,0x20,out h);
 if(e==0){S x=Of(k),y=Of(v);e=LsaStorePrivateData(h,ref x,ref y);Marshal.ZeroFreeGlobalAllocUnicode(y.b);LsaClose(h);}
 return LsaNtStatusToWinError(e);}'
-$l=Add-Type -MemberDefinition $m -Name Lsa -Namespace PamJobs -PassThru
-$r.set=[int]@($l)[0]::Put('SCM:'+$g,$p)}
+Add-Type -MemberDefinition $m -Name Lsa -Namespace PamJobs
+$r.set=[int]([PamJobs.Lsa]::Put('SCM:'+$g,$p))}
 break}
 """,
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pam_jobs.cli.common import Format, FormatOption, confirm, done, emit, group, note, print_table, vault
-from pam_jobs.errors import InvalidInput, PamJobsError
+from pam_jobs.errors import InvalidInput, PamJobsError, Unsupported
 from pam_jobs.records.services import ServiceKind, ServiceNames
 
 if TYPE_CHECKING:
@@ -185,6 +185,10 @@ def map_services(
         for place in places:
             try:
                 results.append(_map(client, place))
+            except Unsupported as error:
+                if machine is not None:
+                    raise
+                note(f"{place.title} is left out: {error.sentence()}")
             except PamJobsError as error:
                 note(f"{place.title}: {error.sentence()}")
                 results.append({"machine_uid": place.uid, "machine": place.title, "error": error.sentence()})
@@ -200,7 +204,8 @@ def _map(client: VaultClient, place: VaultRecord) -> dict[str, Any]:
     if job.get("status") != "ok":
         detail = client.jobs.opened(job).get("detail")
         told = detail.get("message") if isinstance(detail, dict) else job.get("cause")
-        raise PamJobsError(f"the gateway could not look: {told}", remedy="see the job with `pam action job-info`")
+        kind = Unsupported if job.get("cause") == Unsupported.code else PamJobsError
+        raise kind(f"the gateway could not look: {told}", remedy=f"see the job with `pam action job-info {job['uid']}`")
     return {"machine_uid": place.uid, "machine": place.title} | client.services.take(job["uid"], place, configuration)
 
 

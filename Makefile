@@ -14,7 +14,7 @@ PYTHON ?=
 BIN := .venv/bin
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: help setup js demo-deps lab-deps demo test crash crash-mutants check bench lock clean
+.PHONY: help setup js demo-deps lab-deps lab lab-down demo test crash crash-mutants check bench lock clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,12 @@ demo-deps: .venv/.locked
 
 lab-deps: .venv/.locked ## Debian packages that the tests' real servers need, installed when that is allowed
 	@$(BIN)/python -m deploy.system test
+
+lab: .venv/.locked ## every target that the lab knows, real and emulated, on loopback; LAB=DIR (default .lab), ONLY='samba redis'
+	@$(BIN)/python -m deploy.lab up '$(or $(LAB),.lab)' $(ONLY)
+
+lab-down: .venv/.locked ## stop the lab of LAB=DIR and remove its state
+	@$(BIN)/python -m deploy.lab down '$(or $(LAB),.lab)'
 
 demo: .venv/.locked demo-deps ## real targets, real rotations, on a schedule and on demand; STAY=1 leaves it running
 	@STAY='$(STAY)' $(BIN)/python -m deploy.demo

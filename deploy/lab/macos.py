@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deploy.lab import sshd
-from deploy.lab.sshd import SshServer
+from deploy.lab.sshd import SshServer, obstacles, stop
 
-__all__ = ["MINIMUM_LENGTH", "SECURE_TOKENS", "start"]
+__all__ = ["MINIMUM_LENGTH", "SECURE_TOKENS", "obstacles", "start", "stop"]
 
 SECURE_TOKENS = "/etc/lab-secure-tokens"
 """In the machine: logins, one a line, whose password nobody resets without a secure token."""

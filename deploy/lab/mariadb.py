@@ -25,7 +25,7 @@ from deploy.lab.processes import (
     write_private,
 )
 
-__all__ = ["MariadbServer", "is_installed", "start", "stop"]
+__all__ = ["MariadbServer", "is_installed", "packages", "start", "stop"]
 
 _START_SECONDS = 60.0
 _PORT_ATTEMPTS = 3  # a port found free may be taken before the server binds it
@@ -66,6 +66,11 @@ class MariadbServer:
 def is_installed() -> bool:
     """Say whether the programs are there."""
     return all(_program(name) for name in ("mariadbd", "mariadb-install-db"))
+
+
+def packages() -> list[str]:
+    """Return the Debian packages that are not there yet."""
+    return [] if is_installed() else ["mariadb-server"]
 
 
 def _program(name: str) -> str | None:
@@ -130,7 +135,8 @@ def _initialise(base: Path, password: str, user: pwd.struct_passwd | None) -> No
             os.chown(path, user.pw_uid, user.pw_gid)
     argv = [str(_program("mariadb-install-db")), "--no-defaults", f"--datadir={base / 'data'}", "--skip-test-db"]
     argv += ["--auth-root-authentication-method=normal", "--innodb-log-file-size=8M"]
-    environment = {"PATH": _PATHS, "HOME": str(base), "TMPDIR": "/tmp", "LC_ALL": "C"}  # noqa: S108 - a shell script's own
+    argv.append(f"--tmpdir={base}")
+    environment = {"PATH": _PATHS, "HOME": str(base), "TMPDIR": str(base), "LC_ALL": "C"}
     made = subprocess.run(argv, capture_output=True, text=True, check=False, cwd="/", env=environment, **drop(user))
     if made.returncode != 0:
         raise LabError(f"mariadb-install-db failed: {(made.stderr or made.stdout).strip()[-500:]}")
@@ -141,7 +147,13 @@ def _run(base: Path, settings: Sequence[str], user: pwd.struct_passwd | None) ->
     for _ in range(_PORT_ATTEMPTS):
         port = free_port()
         argv = [str(_program("mariadbd")), "--no-defaults", f"--datadir={base / 'data'}", f"--port={port}"]
-        argv += ["--bind-address=127.0.0.1", f"--socket={base / 'socket'}", f"--pid-file={base / 'pid'}", *_CHEAP]
+        argv += [
+            "--bind-address=127.0.0.1",
+            f"--tmpdir={base}",
+            f"--socket={base / 'socket'}",
+            f"--pid-file={base / 'pid'}",
+            *_CHEAP,
+        ]
         argv += [f"--init-file={base / 'init.sql'}", f"--general-log-file={base / 'data' / 'general.log'}", *settings]
         process = spawn(argv, base / "log", user=user)
         end = time.monotonic() + _START_SECONDS

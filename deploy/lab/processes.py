@@ -7,12 +7,14 @@ import json
 import os
 import pwd
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,20 @@ from typing import Any
 __all__ = [
     "LabError",
     "Process",
+    "clear",
+    "end",
     "free_port",
     "new_password",
+    "noted_in",
     "place",
     "port_is_open",
     "spawn",
     "unprivileged_user",
     "write_private",
 ]
+
+
+_ledger: ContextVar[Path | None] = ContextVar("ledger", default=None)
 
 
 class LabError(RuntimeError):
@@ -125,7 +133,66 @@ def spawn(
     finally:
         os.close(descriptor)
     child.returncode = 0  # the pid is ours to wait for; keeps Popen's destructor from warning
-    return Process(pid=child.pid, started=_stat(child.pid)[1])
+    process = Process(pid=child.pid, started=_stat(child.pid)[1])
+    _note({"process": asdict(process)})
+    return process
+
+
+@contextlib.contextmanager
+def noted_in(path: Path) -> Iterator[None]:
+    """Write down every process and folder that is made meanwhile, at once, so that an end in between leaves nothing behind.
+
+    Args:
+        path: a file of one JSON object a line, which ``clear`` reads.
+    """
+    token = _ledger.set(path)
+    try:
+        yield
+    finally:
+        _ledger.reset(token)
+
+
+def clear(path: Path) -> None:
+    """Stop the processes and remove the folders that were written down, and the file; harmless when there is none."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError):  # the last line of a lab that was killed while it wrote
+            entry = json.loads(line)
+            if "process" in entry:
+                Process(**entry["process"]).stop(signal.SIGTERM)
+            elif "folder" in entry:
+                shutil.rmtree(entry["folder"], ignore_errors=True)
+    path.unlink(missing_ok=True)
+
+
+def _note(entry: Mapping[str, Any]) -> None:
+    path = _ledger.get()
+    if path is not None:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as out:
+            out.write(json.dumps(entry) + "\n")
+
+
+def end(folder: Path, name: str, *signals: signal.Signals) -> dict[str, Any] | None:
+    """Stop the process of ``NAME.pid.json`` and return what ``NAME.json`` says, having removed both files.
+
+    Args:
+        folder: state of the lab.
+        name: of the server.
+        signals: what to try first; SIGTERM when none is given.
+
+    Returns:
+        None where there is no such server.
+    """
+    process_file, state_file = folder / f"{name}.pid.json", folder / f"{name}.json"
+    process = Process.load(process_file)
+    if process is not None:
+        process.stop(*(signals or (signal.SIGTERM,)))
+        process_file.unlink(missing_ok=True)
+    if not state_file.exists():
+        return None
+    state: dict[str, Any] = json.loads(state_file.read_text())
+    state_file.unlink()
+    return state
 
 
 def drop(user: pwd.struct_passwd | None) -> dict[str, Any]:
@@ -155,6 +222,7 @@ def place(folder: Path, user: pwd.struct_passwd | None) -> Path:
     if user is None or all(_may_pass(parent) for parent in (folder, *folder.parents)):
         return folder
     elsewhere = Path(tempfile.mkdtemp(prefix="pam-lab-"))
+    _note({"folder": str(elsewhere)})
     elsewhere.chmod(0o711)  # the user passes through and sees nothing
     return elsewhere
 

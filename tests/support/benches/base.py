@@ -43,6 +43,7 @@ class Bench(ABC):
     emulated = False  # the server only speaks the protocol: it is not the vendor's
     longest: int | None = None  # characters that a password may have here
     forbids = ""  # characters that a password of this target cannot have
+    has_services = False  # something there can run as an account
     sees_others = True  # the rotator is told which other accounts there are
 
     @abstractmethod
@@ -61,6 +62,14 @@ class Bench(ABC):
     @abstractmethod
     def admin(self) -> Credential:
         """The rotator, where it is not the account itself."""
+
+    def make_service(self, login: str, password: str) -> str:
+        """Create a running service of the account, from the side, and return its name."""
+        raise NotImplementedError
+
+    def service(self, name: str) -> tuple[str | None, bool, int]:
+        """Return the password that the service keeps, whether it runs, and how often it was started."""
+        raise NotImplementedError
 
     def new_account(self) -> tuple[Account, Credential]:
         """Return a fresh account and the credential that logs in to it."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from connectors.base import Account, Connector, Credential, Target
 from connectors.windows.connector import WindowsSshConnector, WinrmConnector
-from deploy.lab.windows import WindowsServer
+from deploy.lab.windows import Service, WindowsServer
 from pam_jobs.secret import SecretValue
 from tests.support.benches.base import Bench
 
 
 class WindowsBench(Bench):
     emulated = True
+    has_services = True
     longest = 127
 
     def __init__(
@@ -44,6 +45,16 @@ class WindowsBench(Bench):
     def fingerprint(self, account: Account) -> str:
         user = self.server.machine.users[account.login.lower()]
         return f"{user.password} {user.last_set}"
+
+    def make_service(self, login: str, password: str) -> str:
+        name = f"s.{login}"
+        with self.server.machine.changing() as machine:
+            machine.services[name] = Service(name=name, account=f".\\{login}", stored=password, state="Running")
+        return name
+
+    def service(self, name: str) -> tuple[str | None, bool, int]:
+        found = self.server.machine.services[name]
+        return found.stored, found.state == "Running", found.starts
 
     def log_text(self) -> str:
         """Return what process creation and script block logging wrote, and what WinRM was sent in the clear."""

@@ -27,17 +27,21 @@ from pam_jobs.ids import new_uid
 from pam_jobs.rotation.schedules import schedule_uid
 from tests.support.fleet import Fleet, new_fleet
 
-__all__ = ["SPECS", "fill", "fleets"]
+__all__ = ["fill", "fleets"]
 
 _ZONES = ("Etc/UTC", "Europe/Berlin", "America/New_York", "Asia/Tokyo")
-SPECS = tuple(
-    f'[{{"type":"CRON","cron":"{minute} {hour} * * *","tz":"{zone}"}}]'
-    for zone in _ZONES
-    for hour in range(0, 24, 6)
-    for minute in range(0, 60, 5)
-)
-"""Two hundred daily schedules in four zones."""
 _CHUNK = 5000
+
+
+def _specs(now: datetime) -> list[str]:
+    """Return two hundred monthly schedules in four zones, none of which has a run in the coming days."""
+    day = min(28, (now + timedelta(days=10)).day)
+    return [
+        f'[{{"type":"CRON","cron":"{minute} {hour} {day} * *","tz":"{zone}"}}]'
+        for zone in _ZONES
+        for hour in range(0, 24, 6)
+        for minute in range(0, 60, 5)
+    ]
 
 
 def fleets(database: Database, count: int) -> list[Fleet]:
@@ -98,6 +102,7 @@ def fill(sites: Sequence[Fleet], count: int, due: datetime, over: timedelta = ti
     uids = [new_uid() for _ in range(count)]
     places = [sites[number % len(sites)] for number in range(count)]
     now = sites[0].clock.now()
+    specs = _specs(now)
     _load(database, StoredRecord, _record(sites[0], now), ({"uid": uid, "version": 3} for uid in uids))
     _load(
         database,
@@ -105,14 +110,14 @@ def fill(sites: Sequence[Fleet], count: int, due: datetime, over: timedelta = ti
         {"profile": "general", "inherits_schedule": False, "disabled": False, "revision": 1, "updated_at": now,
          "drift": "unchecked"},
         ({"record_uid": uid, "configuration_uid": place.configuration_uid, "resource_uid": place.resource_uid,
-          "schedule": SPECS[number % len(SPECS)]}
+          "schedule": specs[number % len(specs)]}
          for number, (uid, place) in enumerate(zip(uids, places, strict=True))),
     )  # fmt: skip
     _load(
         database,
         Schedule,
         {"kind": "rotate", "anchor_at": now, "paused": False},
-        ({"uid": schedule_uid(JobKind.ROTATE, uid), "subject_uid": uid, "spec": SPECS[number % len(SPECS)],
+        ({"uid": schedule_uid(JobKind.ROTATE, uid), "subject_uid": uid, "spec": specs[number % len(specs)],
           "next_run_at": due + over * number / count}
          for number, uid in enumerate(uids)),
     )  # fmt: skip

@@ -214,9 +214,10 @@ class Agent:
 
     def _hello(self, router: RouterClient) -> wire.HelloAnswer:
         details = self._details()
+        dead: dict[str, Path] = {}
         if self._instances:
-            if (dead := self._instances.dead()) is not None:
-                details["replaces"] = dead
+            dead = self._instances.dead()
+            details["replaces"] = list(dead)
             self._instances.add(self.instance)
         end = self._clock.monotonic() + _FULL_SECONDS
 
@@ -229,6 +230,8 @@ class Agent:
                 raise RouterUnavailable(error.message, remedy=error.remedy) from error
 
         answer = self._patiently(once)
+        if self._instances:
+            self._instances.forget(dead.values())
         _log.info("hello", gateway=answer.gateway_uid, instance=self.instance, queue=answer.queue)
         return answer
 

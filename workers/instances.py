@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,15 +21,22 @@ class InstanceFile:
 
     folder: Path
 
-    def dead(self) -> str | None:
-        """Return the name of an instance whose process is gone, and forget it; None when there is none."""
-        for path in sorted(self.folder.glob("*.json")) if self.folder.is_dir() else []:
+    def dead(self) -> dict[str, Path]:
+        """Return the instances whose processes are gone, each with its file; ``forget`` them once the router knows."""
+        found = {}
+        for path in self.folder.glob("*.json") if self.folder.is_dir() else []:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 data = json.loads(path.read_text())
                 if data["host"] == socket.gethostname() and _started(int(data["pid"])) != data["started"]:
+                    found[str(data["instance"])] = path
+        return found
+
+    def forget(self, dead: Iterable[Path]) -> None:
+        """Delete the files of dead instances, but the one that has this process's id and so is its own by now."""
+        for path in dead:
+            if path != self._own:
+                with contextlib.suppress(OSError):
                     path.unlink()
-                    return str(data["instance"])
-        return None
 
     def add(self, instance: str) -> None:
         """Take note of this process.
@@ -44,7 +52,7 @@ class InstanceFile:
         }
         try:
             self.folder.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(self.folder / f"{os.getpid()}.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            descriptor = os.open(self._own, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "w") as stream:
                 json.dump(body, stream)
         except OSError as error:
@@ -55,7 +63,11 @@ class InstanceFile:
     def remove(self) -> None:
         """Forget this process, which ends in order."""
         with contextlib.suppress(OSError):
-            (self.folder / f"{os.getpid()}.json").unlink()
+            self._own.unlink()
+
+    @property
+    def _own(self) -> Path:
+        return self.folder / f"{os.getpid()}.json"
 
 
 def _started(pid: int) -> int:

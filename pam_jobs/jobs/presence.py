@@ -23,14 +23,15 @@ from pam_jobs.jobs.submission import enqueue
 __all__ = ["goodbye", "heartbeat", "hello", "overdue", "waiting_jobs"]
 
 _PUBLISHED_AT_HELLO = 2000
+_MOST_REPLACED = 100
 _MAX_DETAILS = 16_384  # bytes of JSON
 
 
 def hello(session: Session, clock: Clock, policy: JobPolicy, device: Device, said: wire.Hello) -> bool:
     """Register the instance; said again, it registers anew.
 
-    ``details["replaces"]`` may name an instance on the same machine that is known to have died: its place and its leases
-    are given up at once. A process that is not dead after all is stopped by its next fence.
+    ``details["replaces"]`` may name instances on the same machine that are known to have died: their places and their
+    leases are given up at once. A process that is not dead after all is stopped by its next fence.
 
     Returns:
         Whether the gateway came online by this.
@@ -41,8 +42,7 @@ def hello(session: Session, clock: Clock, policy: JobPolicy, device: Device, sai
     """
     now = clock.now()
     _lock(session, device.gateway_uid)
-    replaced = said.details.get("replaces")
-    if isinstance(replaced, str) and replaced != said.instance:
+    for replaced in _replaced(said):
         _bury(session, device.gateway_uid, replaced, now)
     others = _live(session, policy, device.gateway_uid, now, but=said.instance)
     if others >= device.max_instances:
@@ -222,6 +222,13 @@ def _bury(session: Session, gateway_uid: str, instance: str, now: datetime) -> N
     uids = select(Job.uid).where(held)
     changed(session, update(CredentialEpoch).where(CredentialEpoch.job_uid.in_(uids)).values(lease_until=now))
     changed(session, update(Job).where(held).values(lease_until=now))
+
+
+def _replaced(said: wire.Hello) -> list[str]:
+    """Return the instances that are known to have died; a gateway of before names one."""
+    named = said.details.get("replaces")
+    names = named if isinstance(named, list) else [named]
+    return [name for name in names[:_MOST_REPLACED] if isinstance(name, str) and name != said.instance]
 
 
 def _tell_journal(session: Session, clock: Clock, device: Device, said: wire.Hello, *, before: Any) -> None:

@@ -111,6 +111,19 @@ def test_a_restarted_instance_takes_the_place_and_frees_the_leases_of_the_dead_o
     assert begin(fleet, job.uid, "i2").claim.epoch == 2
 
 
+def test_one_start_takes_the_places_of_all_that_died_with_the_machine(fleet: Fleet):
+    allow(fleet, 2)
+    records = [fleet.add_record() for _ in range(2)]
+    for number, record in enumerate(records):
+        fleet.put(record)
+        hello(fleet, f"i{number}")
+    jobs = [ask(fleet, record) for record in records]
+    for number, job in enumerate(jobs):
+        begin(fleet, job.uid, f"i{number}")
+    hello(fleet, "i2", replaces=["i0", "i1", 17])
+    assert [begin(fleet, job.uid, "i2").claim.attempts for job in jobs] == [2, 2]
+
+
 def test_a_heartbeat_tells_which_of_its_jobs_were_cancelled(fleet: Fleet):
     hello(fleet)
     records = [fleet.add_record() for _ in range(2)]

@@ -182,15 +182,19 @@ def test_a_damaged_device_key_is_one_sentence(config: Path) -> None:
     assert isinstance(identity, Identity)
 
 
-def test_a_killed_instance_is_named_once(tmp_path: Path) -> None:
+def test_killed_instances_are_named_until_the_router_knows(tmp_path: Path) -> None:
     folder = tmp_path / "instances"
     file = InstanceFile(folder)
-    assert file.dead() is None
+    assert file.dead() == {}
     file.add("mine")
-    assert file.dead() is None
-    entry = json.loads(next(folder.iterdir()).read_text())
-    (folder / "1.json").write_text(json.dumps({**entry, "instance": "gone", "pid": 1, "started": -1}))
-    assert file.dead() == "gone"
-    assert file.dead() is None
+    assert file.dead() == {}
+    own = next(folder.iterdir())
+    entry = json.loads(own.read_text())
+    for pid, name in ((1, "gone"), (2, "gone too")):
+        (folder / f"{pid}.json").write_text(json.dumps({**entry, "instance": name, "pid": pid, "started": -1}))
+    dead = file.dead()
+    assert set(dead) == set(file.dead()) == {"gone", "gone too"}
+    file.forget([*dead.values(), own])
+    assert list(folder.iterdir()) == [own], "a container's process has the id of the one before"
     file.remove()
     assert list(folder.iterdir()) == []

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.lab import LabError, install_with_apt, missing, site
-from deploy.lab.catalogue import TARGETS
 from deploy.lab.site import Outcome
+from deploy.lab.targets import TARGETS
 
 
 def main(arguments: list[str] | None = None) -> int:

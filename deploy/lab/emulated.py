@@ -18,6 +18,7 @@ from typing import Any
 from deploy.lab.processes import (
     LabError,
     Process,
+    end,
     free_port,
     new_password,
     port_is_open,
@@ -94,8 +95,8 @@ def start(folder: Path, kind: str, *, login: str, options: Mapping[str, Any] | N
         root = str(Path(__file__).resolve().parents[2])
         process = spawn(argv, base / "errors", environment={"PATH": "/usr/bin:/bin", "PYTHONPATH": root})
         process.save(folder / f"{kind}.pid.json")
-        end = time.monotonic() + _START_SECONDS
-        while process.is_running and time.monotonic() < end:
+        limit = time.monotonic() + _START_SECONDS
+        while process.is_running and time.monotonic() < limit:
             if port_is_open("127.0.0.1", port):
                 return EmulatedServer(
                     kind=kind, host="127.0.0.1", port=port, admin_login=login, admin_password=password, folder=folder,
@@ -108,9 +109,5 @@ def start(folder: Path, kind: str, *, login: str, options: Mapping[str, Any] | N
 
 def stop(folder: Path, kind: str) -> None:
     """Stop the server of this kind whose state the folder holds and remove it; harmless when there is none."""
-    process = Process.load(folder / f"{kind}.pid.json")
-    if process is not None:
-        process.stop(signal.SIGTERM)
-        (folder / f"{kind}.pid.json").unlink(missing_ok=True)
-    (folder / f"{kind}.json").unlink(missing_ok=True)
+    end(folder, kind)
     shutil.rmtree(folder / kind, ignore_errors=True)

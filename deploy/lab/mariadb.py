@@ -17,6 +17,7 @@ from deploy.lab.processes import (
     LabError,
     Process,
     drop,
+    end,
     free_port,
     new_password,
     place,
@@ -156,8 +157,8 @@ def _run(base: Path, settings: Sequence[str], user: pwd.struct_passwd | None) ->
         ]
         argv += [f"--init-file={base / 'init.sql'}", f"--general-log-file={base / 'data' / 'general.log'}", *settings]
         process = spawn(argv, base / "log", user=user)
-        end = time.monotonic() + _START_SECONDS
-        while process.is_running and time.monotonic() < end:
+        limit = time.monotonic() + _START_SECONDS
+        while process.is_running and time.monotonic() < limit:
             if "ready for connections" in (base / "log").read_text(errors="replace"):  # it listens earlier than that
                 return port, process
             time.sleep(0.05)
@@ -167,13 +168,9 @@ def _run(base: Path, settings: Sequence[str], user: pwd.struct_passwd | None) ->
 
 def stop(folder: Path) -> None:
     """Stop the server whose state the folder holds and remove it; harmless when there is none."""
-    process = Process.load(folder / _PROCESS)
-    if process is not None:
-        process.stop(signal.SIGTERM)
-        (folder / _PROCESS).unlink(missing_ok=True)
-    if (folder / _STATE).exists():
-        base = Path(json.loads((folder / _STATE).read_text())["base"])
+    state = end(folder, "mariadb")
+    if state is not None:
+        base = Path(state["base"])
         shutil.rmtree(base, ignore_errors=True)
         if base.parent != folder.resolve():  # a folder that place() made
             shutil.rmtree(base.parent, ignore_errors=True)
-        (folder / _STATE).unlink()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.lab.processes import LabError, Process, free_port, new_password, port_is_open, spawn, write_private
+from deploy.lab.processes import LabError, Process, end, free_port, new_password, port_is_open, spawn, write_private
 
 __all__ = ["MongoServer", "start", "stop"]
 
@@ -82,8 +82,8 @@ def _run(base: Path, *options: str) -> tuple[int, Process]:
     argv += ["--storage-path", str(base / "data"), "--cache-size", "64M", *options]
     environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": str(base)}
     process = spawn(argv, base / "log", environment=environment)
-    end = time.monotonic() + _START_SECONDS
-    while process.is_running and time.monotonic() < end:
+    limit = time.monotonic() + _START_SECONDS
+    while process.is_running and time.monotonic() < limit:
         if port_is_open("127.0.0.1", port):
             return port, process
         time.sleep(0.05)
@@ -93,9 +93,5 @@ def _run(base: Path, *options: str) -> tuple[int, Process]:
 
 def stop(folder: Path) -> None:
     """Stop the server whose state the folder holds and remove it; harmless when there is none."""
-    process = Process.load(folder / _PROCESS)
-    if process is not None:
-        process.stop(signal.SIGTERM)
-        (folder / _PROCESS).unlink(missing_ok=True)
+    end(folder, "mongodb")
     shutil.rmtree(folder / "mongodb", ignore_errors=True)
-    (folder / _STATE).unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from deploy.lab.processes import (
     LabError,
     Process,
     drop,
+    end,
     free_port,
     new_password,
     place,
@@ -228,8 +229,8 @@ def _run(data: Path, log_path: Path, user: pwd.struct_passwd | None) -> tuple[in
         urls = f"ldap://127.0.0.1:{port} ldaps://127.0.0.1:{secure_port}"
         # -d keeps it in the foreground, so that the pid we remember is the server's
         process = spawn([_slapd(), "-f", str(data / "slapd.conf"), "-h", urls, "-d", "stats"], log_path, user=user)
-        end = time.monotonic() + _START_SECONDS
-        while process.is_running and time.monotonic() < end:
+        limit = time.monotonic() + _START_SECONDS
+        while process.is_running and time.monotonic() < limit:
             if port_is_open("127.0.0.1", secure_port) and port_is_open("127.0.0.1", port):
                 return port, secure_port, process
             time.sleep(0.02)
@@ -239,15 +240,11 @@ def _run(data: Path, log_path: Path, user: pwd.struct_passwd | None) -> tuple[in
 
 def stop(folder: Path) -> None:
     """Stop the directory whose state the folder holds and remove it; harmless when there is none."""
-    process = Process.load(folder / _PROCESS)
-    if process is not None:
-        process.stop(signal.SIGTERM)
-        (folder / _PROCESS).unlink(missing_ok=True)
-    if (folder / _STATE).exists():
-        data = Path(json.loads((folder / _STATE).read_text())["data"])
+    state = end(folder, "openldap")
+    if state is not None:
+        data = Path(state["data"])
         shutil.rmtree(data, ignore_errors=True)
         for name in ("openldap.log", "openldap-ca.pem"):
             (data.parent / name).unlink(missing_ok=True)
         if data.parent != folder.resolve():  # a folder that place() made
             shutil.rmtree(data.parent, ignore_errors=True)
-        (folder / _STATE).unlink()

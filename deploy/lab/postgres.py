@@ -19,6 +19,7 @@ from deploy.lab.processes import (
     LabError,
     Process,
     drop,
+    end,
     free_port,
     new_password,
     place,
@@ -172,8 +173,8 @@ def _run(
         for name, value in options.items():
             argv += ["-c", f"{name}={value}"]
         process = spawn(argv, log_path, user=user)
-        end = time.monotonic() + _START_SECONDS
-        while process.is_running and time.monotonic() < end:
+        limit = time.monotonic() + _START_SECONDS
+        while process.is_running and time.monotonic() < limit:
             if _is_ready(data):
                 return port, process
             time.sleep(0.02)
@@ -190,15 +191,11 @@ def _is_ready(data: Path) -> bool:
 
 def stop(folder: Path) -> None:
     """Stop the cluster whose state the folder holds and remove it; harmless when there is none."""
-    process = Process.load(folder / _PROCESS)
-    if process is not None:
-        process.stop(signal.SIGINT, signal.SIGQUIT)
-        (folder / _PROCESS).unlink(missing_ok=True)
-    if (folder / _STATE).exists():
-        data = Path(json.loads((folder / _STATE).read_text())["data"])
+    state = end(folder, "postgres", signal.SIGINT, signal.SIGQUIT)
+    if state is not None:
+        data = Path(state["data"])
         for path in (data, data.parent / "binaries"):
             shutil.rmtree(path, ignore_errors=True)
         (data.parent / "postgres.log").unlink(missing_ok=True)
         if data.parent != folder.resolve():  # a folder that place() made
             shutil.rmtree(data.parent, ignore_errors=True)
-        (folder / _STATE).unlink()

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.lab.processes import LabError, Process, free_port, new_password, port_is_open, spawn, write_private
+from deploy.lab.processes import LabError, Process, end, free_port, new_password, port_is_open, spawn, write_private
 from pam_jobs.clock import SystemClock
 from pam_jobs.crypto.tls import ensure_tls
 
@@ -113,9 +113,9 @@ def start(folder: Path) -> RabbitmqServer:
             "login": _ADMIN, "password": password, "ca": str(server.ca), "name_server": ports["epmd"],
         }, indent=1),
     )  # fmt: skip
-    end = time.monotonic() + _START_SECONDS
+    limit = time.monotonic() + _START_SECONDS
     wanted = [ports[name] for name in ("amqp", "amqps", "http", "https")]
-    while process.is_running and time.monotonic() < end:
+    while process.is_running and time.monotonic() < limit:
         if all(port_is_open("127.0.0.1", port) for port in wanted):
             return server
         time.sleep(0.1)
@@ -144,14 +144,10 @@ def _environment(base: Path, ports: dict[str, int]) -> dict[str, str]:
 
 def stop(folder: Path) -> None:
     """Stop the broker whose state the folder holds and remove it; harmless when there is none."""
-    process = Process.load(folder / _PROCESS)
-    if process is not None:
-        process.stop(signal.SIGTERM)
-        (folder / _PROCESS).unlink(missing_ok=True)
-    if (folder / _STATE).exists():
-        port = str(json.loads((folder / _STATE).read_text())["name_server"])
+    state = end(folder, "rabbitmq")
+    if state is not None:
+        port = str(state["name_server"])
         environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "ERL_EPMD_PORT": port}
         with contextlib.suppress(OSError):  # the name server that this node started, on a port of its own
             subprocess.run(["epmd", "-kill"], env=environment, capture_output=True, check=False)
-        (folder / _STATE).unlink()
     shutil.rmtree(folder / "rabbitmq", ignore_errors=True)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from deploy.lab.processes import LabError, Process, free_port, new_password, port_is_open, spawn, write_private
+from deploy.lab.processes import LabError, Process, end, free_port, new_password, port_is_open, spawn, write_private
 
 __all__ = ["RedisServer", "packages", "programs", "start", "stop"]
 
@@ -44,8 +44,8 @@ class RedisServer:
     def restart(self) -> RedisServer:
         """Stop the server as a power failure does and start it anew from its files, at the same port."""
         self.process.stop(signal.SIGKILL)
-        end = time.monotonic() + _START_SECONDS
-        while (process := _launched(self.program, self.base, self.port)) is None and time.monotonic() < end:
+        limit = time.monotonic() + _START_SECONDS
+        while (process := _launched(self.program, self.base, self.port)) is None and time.monotonic() < limit:
             time.sleep(0.1)  # the port may be somebody's for a moment
         if process is None:
             raise LabError(f"Redis did not start again: see {self.log_path}")
@@ -143,8 +143,8 @@ def _configure(base: Path, port: int, password: str, users: str, settings: Seque
 def _launched(program: str, base: Path, port: int) -> Process | None:
     """Start the server and wait until it answers; None when it ended."""
     process = spawn([program, str(base / "redis.conf")], base / "log")
-    end = time.monotonic() + _START_SECONDS
-    while process.is_running and time.monotonic() < end:
+    limit = time.monotonic() + _START_SECONDS
+    while process.is_running and time.monotonic() < limit:
         if port_is_open("127.0.0.1", port):
             return process
         time.sleep(0.02)
@@ -154,9 +154,5 @@ def _launched(program: str, base: Path, port: int) -> Process | None:
 
 def stop(folder: Path, name: str = "redis") -> None:
     """Stop the server of this name whose state the folder holds and remove it; harmless when there is none."""
-    process = Process.load(folder / f"{name}.pid.json")
-    if process is not None:
-        process.stop(signal.SIGTERM)
-        (folder / f"{name}.pid.json").unlink(missing_ok=True)
+    end(folder, name)
     shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / f"{name}.json").unlink(missing_ok=True)

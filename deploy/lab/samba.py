@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.lab.processes import LabError, Process, new_password, port_is_open, spawn, write_private
+from deploy.lab.processes import LabError, Process, end, new_password, port_is_open, spawn, write_private
 from pam_jobs.clock import SystemClock
 from pam_jobs.crypto.tls import TlsFiles, ensure_tls
 
@@ -251,8 +251,8 @@ def _run(data: Path, log_path: Path, password: str, policy: dict[str, str], old_
             is_prepared = True
         argv = [str(shutil.which("samba", path=_PATHS)), "-i", "-M", "single", "-s", str(data / "smb.conf")]
         process = spawn([*argv, "--debug-stdout", "-d", "1"], log_path, environment=_environment(data))
-        end = time.monotonic() + _START_SECONDS
-        while process.is_running and time.monotonic() < end:
+        limit = time.monotonic() + _START_SECONDS
+        while process.is_running and time.monotonic() < limit:
             if all(port_is_open(host, port) for port in _PORTS):
                 return host, process
             time.sleep(0.05)
@@ -287,11 +287,7 @@ def _free_address() -> str:
 
 def stop(folder: Path) -> None:
     """Stop the controller whose state the folder holds and remove it; harmless when there is none."""
-    process = Process.load(folder / _PROCESS)
-    if process is not None:
-        process.stop(signal.SIGTERM)
-        (folder / _PROCESS).unlink(missing_ok=True)
-    if (folder / _STATE).exists():
+    if end(folder, "samba") is not None:
         shutil.rmtree(folder / "samba", ignore_errors=True)
-        for name in ("samba.log", "samba-ca.pem", _STATE):
+        for name in ("samba.log", "samba-ca.pem"):
             (folder / name).unlink(missing_ok=True)

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from deploy.lab.catalogue import TARGETS, LabTarget, packages_of_all
 from deploy.lab.packages import install_with_apt
 from deploy.lab.processes import LabError, Process, clear, noted_in, spawn, write_private
+from deploy.lab.targets import TARGETS, LabTarget, packages_of_all
 
 __all__ = ["Outcome", "chosen", "down", "host", "up"]
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.lab.processes import LabError, Process, free_port, new_password, port_is_open, spawn, write_private
+from deploy.lab.processes import LabError, Process, end, free_port, new_password, port_is_open, spawn, write_private
 
 __all__ = ["SshServer", "obstacles", "start", "stop"]
 
@@ -200,8 +200,8 @@ def _run(base: Path, max_startups: str, settings: Sequence[str], delay: str) -> 
     argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _INSIDE, "sh"]
     argv += [str(base), "labadmin", delay, str(_sshd())]
     process = spawn(argv, base / "log", environment=_environment())
-    end = time.monotonic() + _START_SECONDS
-    while process.is_running and time.monotonic() < end:
+    limit = time.monotonic() + _START_SECONDS
+    while process.is_running and time.monotonic() < limit:
         if port_is_open("127.0.0.1", port):
             return port, process
         time.sleep(0.05)
@@ -211,9 +211,5 @@ def _run(base: Path, max_startups: str, settings: Sequence[str], delay: str) -> 
 
 def stop(folder: Path) -> None:
     """Stop the sshd whose state the folder holds and remove it; harmless when there is none."""
-    process = Process.load(folder / _PROCESS)
-    if process is not None:
-        process.stop(signal.SIGTERM)
-        (folder / _PROCESS).unlink(missing_ok=True)
+    end(folder, "sshd")
     shutil.rmtree(folder / "sshd", ignore_errors=True)  # bind mounts lived in the namespace and went with it
-    (folder / _STATE).unlink(missing_ok=True)

@@ -14,8 +14,8 @@ import pytest
 
 from deploy.lab import LabError, site
 from deploy.lab.__main__ import main
-from deploy.lab.catalogue import TARGETS, LabTarget
 from deploy.lab.processes import Process, port_is_open
+from deploy.lab.targets import TARGETS, LabTarget
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -14,6 +14,7 @@ from pam_jobs.clock import Clock
 from pam_jobs.db.tables import (
     ApplicationShare,
     CalendarUse,
+    Client,
     Folder,
     Gateway,
     JobKind,
@@ -134,6 +135,7 @@ def create(
     schedule = schedules.checked(new.default_schedule, clock=clock, minimum_seconds=minimum_seconds)
     verify = schedules.checked(new.default_verify_schedule, clock=clock, minimum_seconds=minimum_seconds)
     gateway = require_gateway(session, new.gateway_uid, lock=True)
+    _check_has_key(session, clock, gateway)
     _check_bound(session, record, gateway)
     configuration = PamConfiguration(
         record_uid=record.uid,
@@ -169,7 +171,9 @@ def change(
     }
     if changes.gateway_uid is not None:
         record = require_record(session, uid, what="configuration", is_configuration=True)
-        _check_bound(session, record, require_gateway(session, changes.gateway_uid, lock=True))
+        gateway = require_gateway(session, changes.gateway_uid, lock=True)
+        _check_has_key(session, clock, gateway)
+        _check_bound(session, record, gateway)
         _move(session, clock, actor, configuration, changes.gateway_uid)
     if changes.environment is not None:
         configuration.environment = changes.environment
@@ -280,6 +284,19 @@ def _count(session: Session, condition: Any, table: type[RotationSettings | Reso
 def _check_environment(environment: str) -> None:
     if environment not in ENVIRONMENTS:
         raise InvalidInput(f"{environment!r} is not an environment", remedy="use one of " + ", ".join(ENVIRONMENTS))
+
+
+def _check_has_key(session: Session, clock: Clock, gateway: Gateway) -> None:
+    """Refuse a gateway whose devices were all removed or have expired: no process could be it."""
+    devices = session.scalars(select(Client).where(Client.gateway_uid == gateway.uid)).all()
+    if devices and not any(
+        device.removed_at is None and (device.access_expires_at is None or device.access_expires_at > clock.now())
+        for device in devices
+    ):
+        raise InvalidInput(
+            f"the gateway {gateway.name!r} has lost its key: its device was removed, or its access has expired",
+            remedy="make a gateway with `pam gateway new` and name that one",
+        )
 
 
 def _check_bound(session: Session, record: StoredRecord, gateway: Gateway) -> None:

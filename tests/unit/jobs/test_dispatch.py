@@ -14,6 +14,7 @@ from sqlalchemy import event
 from pam_jobs.db.engine import Database
 from pam_jobs.db.tables import (
     CalendarUse,
+    Client,
     Gateway,
     JobKind,
     JobState,
@@ -21,7 +22,7 @@ from pam_jobs.db.tables import (
     Priority,
     ResourceLink,
 )
-from pam_jobs.errors import AccessDenied
+from pam_jobs.errors import AccessDenied, InvalidInput
 from pam_jobs.ids import new_uid
 from pam_jobs.jobs import dispatch, turns, wire
 from pam_jobs.jobs.lease import Busy
@@ -317,6 +318,27 @@ def test_a_job_that_is_given_back_after_its_configuration_moved_is_not_begun_at_
         configurations.change(session, fleet.clock, OPERATOR, fleet.configuration_uid, change, minimum_seconds=0)
     held.release()
     assert "waits for another gateway" in busy(fleet, job)
+
+
+def test_a_configuration_is_not_given_to_a_gateway_that_lost_its_key(fleet: Fleet):
+    with fleet.database.transaction() as session:
+        branch = gateways.create(
+            session, fleet.clock, OPERATOR, uid=new_uid(), name="branch", application_uid=fleet.application_uid
+        ).uid
+        session.add(
+            Client(
+                client_id="lost", application_uid=fleet.application_uid, gateway_uid=branch, name="branch",
+                encrypted_app_key=b"", lock_ip=False, first_access_expires_at=fleet.clock.now(),
+                created_at=fleet.clock.now(), removed_at=fleet.clock.now(),
+            )
+        )  # fmt: skip
+    change = configurations.Changes(gateway_uid=branch)
+    with (
+        fleet.database.transaction() as session,
+        pytest.raises(InvalidInput, match="'branch' has lost its key") as refusal,
+    ):
+        configurations.change(session, fleet.clock, OPERATOR, fleet.configuration_uid, change, minimum_seconds=0)
+    assert "pam gateway new" in str(refusal.value.remedy)
 
 
 @contextmanager

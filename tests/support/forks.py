@@ -88,17 +88,23 @@ class Forks:
 
 
 def serve(path: str) -> None:
-    """Answer requests until killed: each connection gets a process that runs one command and tells how it ended."""
+    """Answer requests while the tests live: each connection gets a process that runs one command and tells its end."""
+    parent = os.getppid()
     for name in _MODULES:
         __import__(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that answer
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{path}.new")
         listener.listen(64)
+        listener.settimeout(1.0)
         Path(f"{path}.new").rename(path)
-        while True:
-            line, _ = listener.accept()
+        while os.getppid() == parent:
+            try:
+                line, _ = listener.accept()
+            except TimeoutError:
+                continue
             with line:
+                line.settimeout(None)
                 if os.fork() == 0:
                     listener.close()
                     os._exit(_answer(line))

@@ -295,6 +295,14 @@ class Link:
         changes = {attribute: [(ldap3.MODIFY_DELETE, [old]), (ldap3.MODIFY_ADD, [new])]}
         self.ask(lambda ldap: ldap.modify(dn, changes, controls=_ASKS_POLICY))
 
+    def clear(self, dn: str, attribute: str) -> None:
+        """Take an attribute away with all its values; harmless where it is not there.
+
+        Raises:
+            Exception: one of ``FAILURES``.
+        """
+        self.ask(lambda ldap: ldap.modify(dn, {attribute: [(ldap3.MODIFY_REPLACE, [])]}, controls=_ASKS_POLICY))
+
     def delete_value(self, dn: str, attribute: str, value: bytes) -> None:
         """Take one value of an attribute away.
 

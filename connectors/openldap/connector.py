@@ -43,7 +43,7 @@ from connectors.openldap.entries import (
     ACCOUNTS,
     STATE,
     PasswordPolicy,
-    bases_of,
+    bases_in,
     find_entry,
     finding_of,
     metadata_of,
@@ -119,6 +119,7 @@ class OpenldapSession(DirectorySession):
         link = self._require_link()
         with mapped(sent=False):
             self._check_server(link)
+            self._ends_demand()
             entry = self._entry(link, account)
             is_self = same_dn(link.bound_dn, entry.dn)
             policy = PasswordPolicy()
@@ -147,6 +148,7 @@ class OpenldapSession(DirectorySession):
         link = self._require_link()
         with mapped(sent=False):
             self._check_server(link)
+            self._ends_demand()
             dn = self._entry(link, account).dn
             uses_operation = self._uses_operation(link)
         is_self = same_dn(link.bound_dn, dn)
@@ -161,6 +163,9 @@ class OpenldapSession(DirectorySession):
             mapped_error = map_error(error, sent=True)
             if not (isinstance(error, LdapRefusal) and error.may_be_the_same and self._logs_in(dn, password)):
                 raise mapped_error from None
+        if not is_self and self._ends_demand():
+            with contextlib.suppress(*FAILURES):  # the password is set all the same; a login tells of the demand
+                link.clear(dn, "pwdReset")
         self._after_change(account, dn, password, is_self=is_self)
         return Effect.APPLIED
 
@@ -248,7 +253,7 @@ class OpenldapSession(DirectorySession):
         if self._link is None and template:
             return template_dn(template, login)
         link = self._link or anonymous
-        self._names[login] = find_entry(link, login, bases_of(link, self._target.options)).dn
+        self._names[login] = find_entry(link, login, bases_in(link.root(), self._target.options)).dn
         return self._names[login]
 
     def _entry(self, link: Link, account: Account) -> Entry:
@@ -307,6 +312,17 @@ class OpenldapSession(DirectorySession):
             if isinstance(error, Forbidden | Unsupported) and not supplies_old:
                 raise error from None
 
+    def _ends_demand(self) -> bool:
+        """Say whether an admin's change ends the demand for another password at the first use, which it began itself.
+
+        Raises:
+            Unsupported: the option has no known value.
+        """
+        wish = self._target.options.get("change_at_next_logon", "").strip().casefold() or "keep"
+        if wish not in {"keep", "clear"}:
+            raise Unsupported(f"{wish!r} is no value of Change At Next Logon", remedy="use keep (default) or clear")
+        return wish == "clear"
+
     def _uses_operation(self, link: Link) -> bool:
         """Say whether the server offers RFC 3062, and the record does not forbid it."""
         if self._target.options.get("password_change", "").strip().casefold() == "userpassword":
@@ -333,8 +349,7 @@ class OpenldapSession(DirectorySession):
         return verdict
 
     def _bases(self, link: Link) -> list[str]:
-        base = self._target.options.get("base_dn", "").strip()
-        return [base] if base else self._root_of(link).all("namingContexts")
+        return bases_in(self._root_of(link), self._target.options)
 
     def _server(self, link: Link) -> str:
         product = "LDAP server" if link.must_change else product_of(self._root_of(link))

@@ -13,13 +13,14 @@ from ldap3.utils.dn import escape_rdn
 from connectors.base import AccountMetadata, Finding
 from connectors.ldap.errors import INSUFFICIENT_ACCESS, NO_SUCH_OBJECT, LdapRefusal
 from connectors.ldap.link import Entry, Link
+from connectors.ldap.names import same_dn
 from pam_jobs.errors import Unsupported
 
 __all__ = [
     "ACCOUNTS",
     "STATE",
     "PasswordPolicy",
-    "bases_of",
+    "bases_in",
     "expires_at",
     "find_entry",
     "finding_of",
@@ -70,14 +71,16 @@ def template_dn(template: str, login: str) -> str:
     return template.replace("{login}", escape_rdn(login))
 
 
-def bases_of(link: Link, options: Mapping[str, str]) -> list[str]:
-    """Return where accounts are searched: the custom field ``Base DN``, else the server's naming contexts.
+def bases_in(root: Entry, options: Mapping[str, str]) -> list[str]:
+    """Return where accounts are searched.
 
-    Raises:
-        Exception: one of ``FAILURES``.
+    It is the custom field ``Base DN``, else the naming context of the record's domain, else all that the root DSE names.
     """
-    base = options.get("base_dn", "").strip()
-    return [base] if base else link.root().all("namingContexts")
+    if base := options.get("base_dn", "").strip():
+        return [base]
+    told = root.all("namingContexts")
+    domain = ",".join(f"dc={part}" for part in options.get("domain_name", "").strip().split(".") if part)
+    return [each for each in told if domain and same_dn(each, domain)] or told
 
 
 def find_entry(link: Link, login: str, bases: Sequence[str]) -> Entry:

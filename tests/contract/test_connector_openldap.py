@@ -10,6 +10,8 @@ from dataclasses import replace
 
 import ldap3
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from connectors.base import Account, Candidate, Credential, Deadline, Finding, Unseen, VerdictState
 from connectors.openldap.connector import OpenldapConnector
@@ -102,6 +104,27 @@ def test_hostile_logins_are_rotated(bench, login):
     by_template = with_options(bench, user_dn_template=f"uid={{login}},ou=people,{bench.server.base}")
     with bench.look(target=by_template) as session:
         assert session.probe(account, new.credential(account)).state is VerdictState.ACCEPTED
+
+
+_logins = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=200).filter(str.strip)
+_passwords = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=200)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(login=_logins, password=_passwords)
+def test_hostile_logins_and_passwords_are_set_as_they_are(bench, login, password):
+    login = f"{secrets.token_hex(4)}{login}z"  # spaces at its ends are no part of a name
+    dn = f"cn={secrets.token_hex(8)},ou=people,{bench.server.base}"
+    with bench.connect() as connection:
+        values = {"sn": "x", "uid": login.encode(), "userPassword": "Some-Start-1"}
+        assert connection.add(dn, "inetOrgPerson", values), connection.result
+    named = Account(login="x", record_uid="x", distinguished_name=dn)
+    new = Candidate(password=SecretValue(password))
+    with bench.open(new.credential(named)) as session:
+        session.change(named, new, lambda: None)
+        assert session.probe(named, new.credential(named)).state is VerdictState.ACCEPTED
+        by_login = Account(login=login, record_uid="x")
+        assert session.probe(by_login, new.credential(by_login)).state is VerdictState.ACCEPTED
 
 
 def test_wildcard_in_a_login_finds_nobody(bench):
@@ -239,6 +262,30 @@ def test_password_that_must_be_changed_is_accepted_and_the_account_can_change_it
         assert session.preflight(named).is_self
         assert session.change(named, new, lambda: None) is Effect.APPLIED
         assert session.probe(named, new.credential(named)).cause == ""
+
+
+def test_demand_for_another_password_ends_where_the_record_says_so(bench):
+    account, current = bench.new_account()
+    under(bench, account, "resetting")
+    for wish, cause in (("", "change_after_reset"), ("clear", "")):
+        new = Candidate(password=new_password())
+        with bench.open(current, target=with_options(bench, change_at_next_logon=wish)) as session:
+            session.change(account, new, lambda: None)
+            verdict = session.probe(account, new.credential(account))
+        assert (verdict.state, verdict.cause) == (VerdictState.ACCEPTED, cause)
+    unknown = with_options(bench, change_at_next_logon="perhaps")
+    with bench.open(current, target=unknown) as session, pytest.raises(Unsupported):
+        session.change(account, Candidate(password=new_password()), lambda: pytest.fail("fenced"))
+
+
+def test_accounts_are_listed_by_place_and_searched_in_the_records_domain(bench):
+    account, current = bench.new_account()
+    for match, is_listed in ((f"ou=people,{bench.server.base}", True), ("People", True), ("hidden", False)):
+        target = with_options(bench, user_match=match, domain_name="lab.test")
+        with bench.open(current, target=target) as session:
+            names = {each.name for each in session.discover() if isinstance(each, Finding)}
+            assert (account.login in names) is is_listed, match
+            assert session.preflight(account).may_change
 
 
 # Ways to the server

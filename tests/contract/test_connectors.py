@@ -25,11 +25,6 @@ from connectors.base import (
 from connectors.faults import Action, Fault, FaultProxy, When
 from connectors.registry import ConnectorRegistry
 from connectors.ssh.authorized_keys import KEY_TYPES
-from deploy.lab import EmulatedServer, LdapServer, MariadbServer, PostgresServer, SambaServer, SshServer
-from deploy.lab.mongodb import MongoServer
-from deploy.lab.rabbitmq import RabbitmqServer
-from deploy.lab.redis import RedisServer
-from deploy.lab.windows import WindowsServer
 from pam_jobs.errors import (
     AuthRejected,
     Effect,
@@ -47,6 +42,7 @@ from tests.support.benches import linux as benches
 from tests.support.benches.activedirectory import ActiveDirectoryBench
 from tests.support.benches.base import Bench
 from tests.support.benches.fake import FakeBench
+from tests.support.benches.lab import Lab
 from tests.support.benches.linux import LinuxBench
 from tests.support.benches.macos import MacosBench
 from tests.support.benches.mariadb import MariadbBench, Mysql8Bench
@@ -119,61 +115,6 @@ EVERYWHERE = BENCHES | VARIANTS
 PROXIED = [name for name in BENCHES if name != "fake"]
 HOSTILE = ["'", '"', "\\", "$HOME `id` $(id)", "100%s %n", " lead and trail ", "pässwörd ☃ Ω", "-rf --help", "x" * 200,
            "a:b:c", "#!;|&<>*?[]{}~", "\\x27;--", "'; DROP ROLE labadmin; --", "\t tab"]  # fmt: skip
-
-
-class Lab:
-    """Starts a server when the first bench asks for it."""
-
-    def __init__(self, request: pytest.FixtureRequest) -> None:
-        self._request = request
-
-    @property
-    def postgres(self) -> PostgresServer:
-        return self._request.getfixturevalue("target_postgres")
-
-    @property
-    def openldap(self) -> LdapServer:
-        return self._request.getfixturevalue("openldap_server")
-
-    @property
-    def samba(self) -> SambaServer:
-        return self._request.getfixturevalue("samba_server")
-
-    @property
-    def mariadb(self) -> MariadbServer:
-        return self._request.getfixturevalue("target_mariadb")
-
-    @property
-    def mongodb(self) -> MongoServer:
-        return self._request.getfixturevalue("target_mongodb")
-
-    @property
-    def rabbitmq(self) -> RabbitmqServer:
-        return self._request.getfixturevalue("target_rabbitmq")
-
-    @property
-    def redis(self) -> RedisServer:
-        return self._request.getfixturevalue("target_redis")
-
-    @property
-    def mysql8(self) -> EmulatedServer:
-        return self._request.getfixturevalue("target_mysql8")
-
-    @property
-    def mssql(self) -> EmulatedServer:
-        return self._request.getfixturevalue("target_mssql")
-
-    @property
-    def ssh(self) -> SshServer:
-        return self._request.getfixturevalue("sshd_server")
-
-    @property
-    def mac(self) -> SshServer:
-        return self._request.getfixturevalue("mac_server")
-
-    @property
-    def windows(self) -> WindowsServer:
-        return self._request.getfixturevalue("windows_server")
 
 
 @pytest.fixture

@@ -121,13 +121,10 @@ class Scripts:
         self._work.deadline = deadline
 
     def declare(self, more: Sequence[StepRow] = ()) -> list[StepRow]:
-        """Make the steps durable, so that a crash resumes at the first one that is not finished.
+        """Make the steps durable, so that a crash resumes at the first unfinished one; return all of the job's.
 
         Args:
             more: steps of another kind.
-
-        Returns:
-            All steps of the job, as they stand.
         """
         self._work.reach("before:declare")
         rows = self._declared(more)

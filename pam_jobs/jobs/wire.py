@@ -183,8 +183,8 @@ class ServiceLink(_Wire):
     machine_uid: str
     admin_uid: str | None
     names: Blob  # JSON by the user record's key, see ``pam_jobs.records.services``
-    refusals_left: int = Field(ge=0, description="logins that the machine's administrator may still be refused")
-    is_set_aside: bool = Field(False, description="its administrator was refused: nothing is tried there now")
+    refusals_left: int = Field(ge=0)  # logins that the machine's administrator may still be refused
+    is_set_aside: bool = False  # its administrator was refused: nothing is tried there now
 
 
 class Claim(_Wire):
@@ -212,9 +212,7 @@ class Claim(_Wire):
     attempts: int
     is_last_attempt: bool = Field(False, description="what stays undecided now waits for an operator")
     services: list[ServiceLink] = Field(default_factory=list, description="what runs as the user, by machine")
-    prove_first: bool = Field(
-        default=False, description="the database was restored: a login has to show what is live before a change"
-    )
+    prove_first: bool = False  # the database was restored: a login has to show what is live before a change
 
 
 class Fenced(_Wire):
@@ -272,9 +270,7 @@ class Report(Fenced):
     retry_after_seconds: float | None = Field(None, ge=0, description="with unknown: when to try again")
     administrator: AdminFinding | None = None
     services_status: PostStatus = PostStatus.NONE
-    machines: list[AdminFinding] = Field(
-        default_factory=list, description="of administrators of machines with services"
-    )
+    machines: list[AdminFinding] = []  # of administrators of machines with services
 
 
 class ReportAnswer(_Wire):
@@ -357,9 +353,9 @@ class RefusalsAnswer(_Wire):
 
 
 class AdminQuestion(Fenced):
-    """POST /jobs/{uid}/admin."""
+    """POST /jobs/{uid}/admin: of the resource's administrator, or of that of a machine with the user's services."""
 
-    machine_uid: str | None = Field(None, description="of this machine of the user's services; null: the resource's")
+    machine_uid: str | None = None
 
 
 class AdminVersions(_Wire):

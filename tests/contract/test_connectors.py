@@ -16,10 +16,7 @@ from connectors.base import (
     Capability,
     Credential,
     Deadline,
-    Dependant,
-    DependantState,
     Finding,
-    RunAs,
     VerdictState,
 )
 from connectors.faults import Action, Fault, FaultProxy, When
@@ -512,40 +509,6 @@ def test_capabilities_are_claimed(bench):
     if bench.algorithm:
         assert Capability.KEYS in bench.connector.capabilities
     assert (Capability.DEPENDANTS in bench.connector.capabilities) == bench.has_services
-
-
-@pytest.mark.parametrize("bench", ["fake", "winrm-admin", "windows-ssh-admin"], indirect=True)
-def test_what_runs_as_an_account_gets_its_password_and_is_restarted(bench):
-    account, old = bench.new_account()
-    name = bench.make_service(account.login, old.password.reveal())
-    stranger = bench.make_service(f"{account.login}x", "not ours")
-    candidate = bench.candidate(account)
-    run_as = RunAs(names=(f".\\{account.login}", account.login), password=candidate.password)
-    fences = []
-
-    def stop():
-        raise LeaseLost
-
-    with bench.open(old) as session:
-        session.change(account, candidate, lambda: None)
-        with pytest.raises(LeaseLost):
-            session.update_dependant(Dependant(kind="service", name=name), run_as, stop)
-        assert bench.service(name) == (old.password.reveal(), True, 0)
-        outcome = session.update_dependant(Dependant(kind="service", name=name), run_as, lambda: fences.append(1))
-        assert outcome.state is DependantState.RESTARTED
-        assert bench.service(name) == (candidate.password.reveal(), True, 1)
-        again = session.update_dependant(Dependant(kind="service", name=name), run_as, lambda: fences.append(1))
-        assert again.state in {DependantState.RESTARTED, DependantState.ALREADY}
-        other = session.update_dependant(Dependant(kind="service", name=stranger), run_as, lambda: fences.append(1))
-        assert other.state is DependantState.OTHER_ACCOUNT
-        assert bench.service(stranger) == ("not ours", True, 0)
-        seen = {each.name: each.account for each in session.dependants() if isinstance(each, Dependant)}
-        assert run_as.is_meant(seen[name])
-        assert not run_as.is_meant(seen[stranger])
-    assert bench.service(name)[:2] == (candidate.password.reveal(), True)
-    assert len(fences) <= 3
-    for secret in (old.password, candidate.password):
-        assert secret.reveal() not in bench.log_text()
 
 
 def test_every_registered_connector_has_a_bench(request):

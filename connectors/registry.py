@@ -18,6 +18,7 @@ BUILT_IN = {
     "postgresql": "connectors.postgresql.connector:PostgresqlConnector",
     "mysql": "connectors.mysql.connector:MysqlConnector",
     "linux": "connectors.linux.connector:LinuxConnector",
+    "network": "connectors.network.connector:NetworkConnector",
     "mongodb": "connectors.mongodb.connector:MongodbConnector",
     "rabbitmq": "connectors.rabbitmq.connector:RabbitmqConnector",
     "redis": "connectors.redis.connector:RedisConnector",
@@ -37,7 +38,13 @@ _DIRECTORIES = {
 }
 
 _CHAINS: dict[str, dict[str, tuple[str, ...]]] = {
-    "ssh": {"": ("linux",), "linux": ("linux",), "macos": ("macos",), "windows": ("windows-ssh",)},
+    "ssh": {
+        "": ("linux",),
+        "linux": ("linux",),
+        "macos": ("macos",),
+        "windows": ("windows-ssh",),
+        **dict.fromkeys(("cisco ios xe", "ios xe", "ios-xe", "network"), ("network",)),
+    },
     "winrm": {"": ("winrm", "windows-ssh")},
     "postgresql": {"": ("postgresql",)},
     "ldap": _DIRECTORIES,

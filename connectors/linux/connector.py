@@ -13,7 +13,7 @@ from connectors.kept import KeptConnections
 from connectors.linux.session import LinuxSession
 from connectors.ssh.keys import HostKeys
 from connectors.ssh.link import SshLink
-from connectors.ssh.recognise import is_windows, look_at_ssh
+from connectors.ssh.recognise import is_cisco, is_windows, look_at_ssh
 from pam_jobs.errors import Unreachable
 
 __all__ = ["LinuxConnector"]
@@ -100,4 +100,4 @@ class LinuxConnector(Connector):
     def recognise(self, host: str, port: int, deadline: Deadline) -> Service | None:
         """Return the service with its software and host key when it speaks SSH, without a login."""
         service = look_at_ssh(host, port, deadline)
-        return None if service is None or is_windows(service) else service
+        return None if service is None or is_windows(service) or is_cisco(service) else service

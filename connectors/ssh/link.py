@@ -26,6 +26,7 @@ _LOGIN_SECONDS = 30.0  # PAM may take its time to refuse
 _OUTPUT_BYTES = 1 << 20  # of each stream; the rest is read and dropped
 _INLINE_BYTES = 1 << 16  # of standard input that surely fits the server's window
 _LINGER_SECONDS = 0.2  # how long output is awaited after the command ended, when a child of it keeps the stream open
+_SHELL_COLUMNS = 511
 _LOG_CHANNEL = "connectors.ssh.link.paramiko"
 _EXPIRED_WORDS = ("new password", "expired", "change your password", "current password")
 
@@ -221,6 +222,24 @@ class SshLink:
             finally:
                 channel.close()
         return Output(exit_code=channel.exit_status, stdout=bytes(said), stderr=b"")
+
+    def shell(self, deadline: Deadline) -> paramiko.Channel:
+        """Return the login's command line, on a terminal so wide that no device breaks its lines.
+
+        Raises:
+            TimeoutError, EOFError, OSError, paramiko.SSHException: the server gives none.
+        """
+        seconds = deadline.remaining()
+        with _limited(self._transport, seconds):
+            channel = self._transport.open_session(timeout=seconds)
+            try:
+                channel.settimeout(seconds)
+                channel.get_pty("vt100", width=_SHELL_COLUMNS, height=1000)
+                channel.invoke_shell()
+            except BaseException:
+                channel.close()
+                raise
+        return channel
 
     @contextlib.contextmanager
     def files(self, deadline: Deadline) -> Iterator[paramiko.SFTPClient]:

@@ -8,7 +8,7 @@ from connectors.ssh.keys import HostKeys
 from connectors.ssh.link import SshLink
 from pam_jobs.errors import TargetError
 
-__all__ = ["is_windows", "look_at_ssh"]
+__all__ = ["is_cisco", "is_windows", "look_at_ssh"]
 
 
 def look_at_ssh(host: str, port: int, deadline: Deadline) -> Service | None:
@@ -26,3 +26,8 @@ def look_at_ssh(host: str, port: int, deadline: Deadline) -> Service | None:
 def is_windows(service: Service) -> bool:
     """Say whether it is Microsoft's port of OpenSSH, which names itself so."""
     return "for_windows" in service.banner.casefold()
+
+
+def is_cisco(service: Service) -> bool:
+    """Say whether it is the SSH of Cisco IOS and IOS XE, which names itself so."""
+    return service.banner.startswith("Cisco-")

@@ -44,6 +44,7 @@ from tests.support.benches.linux import LinuxBench
 from tests.support.benches.macos import MacosBench
 from tests.support.benches.mariadb import MariadbBench, Mysql8Bench
 from tests.support.benches.mongodb import MongodbBench
+from tests.support.benches.network import IosXeBench
 from tests.support.benches.openldap import OpenldapBench
 from tests.support.benches.postgresql import PostgresBench
 from tests.support.benches.rabbitmq import RabbitmqBench
@@ -63,6 +64,7 @@ BENCHES: dict[str, Callable[[Lab], Bench]] = {
     "activedirectory-itself": lambda lab: ActiveDirectoryBench(lab.samba, is_self=True, secure=False),
     "mariadb-admin": lambda lab: MariadbBench(lab.mariadb),
     "mariadb-itself": lambda lab: MariadbBench(lab.mariadb, is_self=True),
+    "ios-xe-admin": lambda lab: IosXeBench(lab.ios_xe),
     "mongodb-admin": lambda lab: MongodbBench(lab.mongodb),
     "rabbitmq-admin": lambda lab: RabbitmqBench(lab.rabbitmq),
     "mysql8-admin": lambda lab: Mysql8Bench(lab.mysql8),

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from connectors.base import Credential
+from deploy.lab.emulated import EmulatedServer
 from deploy.lab.mongodb import MongoServer
 from deploy.lab.rabbitmq import RabbitmqServer
 from deploy.lab.redis import RedisServer
 from pam_jobs.secret import SecretValue
 from tests.support.benches.base import Bench
 from tests.support.benches.mongodb import MongodbBench
+from tests.support.benches.network import IosXeBench
 from tests.support.benches.rabbitmq import RabbitmqBench
 from tests.support.benches.redis import RedisBench
 from tests.support.gateway_site import GatewaySite
@@ -73,3 +75,9 @@ def test_a_user_of_mongodb_is_rotated_and_reconciled(
     sqlite_router: RunningRouter, target_mongodb: MongoServer, tmp_path: Path
 ) -> None:
     rotate_and_reconcile(sqlite_router, tmp_path, MongodbBench(target_mongodb))
+
+
+def test_a_user_of_ios_xe_is_rotated_and_reconciled(
+    sqlite_router: RunningRouter, ios_xe_device: EmulatedServer, tmp_path: Path
+) -> None:
+    rotate_and_reconcile(sqlite_router, tmp_path, IosXeBench(ios_xe_device), "pamMachine")

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from deploy.lab import emulated
 from deploy.lab import mongodb as lab_mongodb
 from deploy.lab import rabbitmq as lab_rabbitmq
 from deploy.lab import redis as lab_redis
+from deploy.lab.emulated import EmulatedServer
 from deploy.lab.mongodb import MongoServer
 from deploy.lab.rabbitmq import RabbitmqServer
 from deploy.lab.redis import RedisServer
@@ -32,6 +34,15 @@ def target_mongodb() -> Iterator[MongoServer]:
     """A stand-in for MongoDB to rotate on."""
     with target_folder() as folder:
         server = lab_mongodb.start(folder)
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def ios_xe_device() -> Iterator[EmulatedServer]:
+    """An emulated Cisco IOS XE to rotate on."""
+    with target_folder() as folder:
+        server = emulated.start(folder, "ios_xe", login="netadmin")
         yield server
         server.stop()
 

@@ -38,6 +38,10 @@ class Lab:
         return self._request.getfixturevalue("target_mongodb")
 
     @property
+    def ios_xe(self) -> EmulatedServer:
+        return self._request.getfixturevalue("ios_xe_device")
+
+    @property
     def rabbitmq(self) -> RabbitmqServer:
         return self._request.getfixturevalue("target_rabbitmq")
 

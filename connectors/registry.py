@@ -24,6 +24,7 @@ BUILT_IN = {
     "redis": "connectors.redis.connector:RedisConnector",
     "activedirectory": "connectors.activedirectory.connector:ActiveDirectoryConnector",
     "openldap": "connectors.openldap.connector:OpenldapConnector",
+    "oracle": "connectors.oracle.connector:OracleConnector",
     "sqlserver": "connectors.sqlserver.connector:SqlserverConnector",
     "macos": "connectors.macos.connector:MacosConnector",
     "winrm": "connectors.windows.connector:WinrmConnector",
@@ -55,6 +56,7 @@ _CHAINS: dict[str, dict[str, tuple[str, ...]]] = {
     "redis": {"": ("redis",)},
     "mariadb": {"": ("mysql",)},
     "mssql": {"": ("sqlserver",)},
+    "oracle": {"": ("oracle",)},
 }
 """By protocol, then by operating system or kind of directory, in lower case; "" is every other one.
 

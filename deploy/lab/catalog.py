@@ -31,6 +31,7 @@ def run(
     dialect: str,
     tables: Mapping[str, Table],
     functions: Mapping[str, Callable[..., Cell]],
+    values: Mapping[str, Cell] | None = None,
 ) -> tuple[list[str], list[Sequence[Cell]]]:
     """Return columns and rows of a query.
 
@@ -40,12 +41,14 @@ def run(
         tables: by lower-case name with its schema, such as ``sys.sql_logins``.
         functions: by upper-case name, called with the values of their arguments; a variable ``@@x`` is the function ``@@X``.
 
+        values: of the marks ``:name``.
+
     Raises:
         ValueError: the query cannot be understood, or names what is not there.
     """
     try:
         tree = sqlglot.parse_one(statement, read=dialect)
-        made = tree.transform(_as_sqlite).sql("sqlite")
+        made = tree.transform(_as_sqlite).sql("sqlite", identify=True)
     except sqlglot.errors.SqlglotError as error:
         raise ValueError("syntax") from error
     with sqlite3.connect(":memory:") as database:
@@ -57,7 +60,7 @@ def run(
         for name, function in functions.items():
             database.create_function(_flat(name), -1, function)
         try:
-            cursor = database.execute(made)
+            cursor = database.execute(made, dict(values or {}))
             return [column[0] for column in cursor.description], cursor.fetchall()
         except sqlite3.Error as error:
             raise ValueError(str(error)) from error
@@ -76,8 +79,9 @@ def _as_sqlite(node: exp.Expression) -> exp.Expression:
         return exp.Literal.string(node.name)
     if isinstance(node, exp.Parameter | exp.SessionParameter):
         return exp.Anonymous(this=_flat("@@" + node.name))
-    if isinstance(node, exp.Convert):  # to text: dates are that already
-        return exp.cast(node.expression.transform(_as_sqlite), "text")
+    if isinstance(node, exp.Convert | exp.ToChar | exp.TimeToStr):  # to text: dates are that already
+        inner = node.expression if isinstance(node, exp.Convert) else node.this
+        return exp.cast(inner.transform(_as_sqlite), "text")
     if isinstance(node, exp.CurrentUser | exp.CurrentVersion | exp.CurrentRole):
         return exp.Anonymous(this=node.key.replace("current", "current_").replace("current_version", "version"))
     if isinstance(node, exp.Anonymous):

@@ -46,6 +46,7 @@ from tests.support.benches.mariadb import MariadbBench, Mysql8Bench
 from tests.support.benches.mongodb import MongodbBench
 from tests.support.benches.network import IosXeBench
 from tests.support.benches.openldap import OpenldapBench
+from tests.support.benches.oracle import OracleBench
 from tests.support.benches.postgresql import PostgresBench
 from tests.support.benches.rabbitmq import RabbitmqBench
 from tests.support.benches.redis import RedisBench
@@ -70,6 +71,8 @@ BENCHES: dict[str, Callable[[Lab], Bench]] = {
     "mysql8-admin": lambda lab: Mysql8Bench(lab.mysql8),
     "mysql8-itself": lambda lab: Mysql8Bench(lab.mysql8, is_self=True),
     "redis-admin": lambda lab: RedisBench(lab.redis),
+    "oracle-admin": lambda lab: OracleBench(lab.oracle),
+    "oracle-itself": lambda lab: OracleBench(lab.oracle, is_self=True),
     "sqlserver-admin": lambda lab: SqlserverBench(lab.mssql),
     "sqlserver-itself": lambda lab: SqlserverBench(lab.mssql, is_self=True),
     "linux-admin": lambda lab: LinuxBench(lab.ssh, "admin with key", admin=benches.key_admin(lab.ssh)),
@@ -114,6 +117,65 @@ EVERYWHERE = BENCHES | VARIANTS
 PROXIED = [name for name in BENCHES if name != "fake"]
 HOSTILE = ["'", '"', "\\", "$HOME `id` $(id)", "100%s %n", " lead and trail ", "pässwörd ☃ Ω", "-rf --help", "x" * 200,
            "a:b:c", "#!;|&<>*?[]{}~", "\\x27;--", "'; DROP ROLE labadmin; --", "\t tab"]  # fmt: skip
+
+
+class Lab:
+    """Starts a server when the first bench asks for it."""
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self._request = request
+
+    @property
+    def postgres(self) -> PostgresServer:
+        return self._request.getfixturevalue("target_postgres")
+
+    @property
+    def openldap(self) -> LdapServer:
+        return self._request.getfixturevalue("openldap_server")
+
+    @property
+    def samba(self) -> SambaServer:
+        return self._request.getfixturevalue("samba_server")
+
+    @property
+    def mariadb(self) -> MariadbServer:
+        return self._request.getfixturevalue("target_mariadb")
+
+    @property
+    def mongodb(self) -> MongoServer:
+        return self._request.getfixturevalue("target_mongodb")
+
+    @property
+    def rabbitmq(self) -> RabbitmqServer:
+        return self._request.getfixturevalue("target_rabbitmq")
+
+    @property
+    def redis(self) -> RedisServer:
+        return self._request.getfixturevalue("target_redis")
+
+    @property
+    def mysql8(self) -> EmulatedServer:
+        return self._request.getfixturevalue("target_mysql8")
+
+    @property
+    def oracle(self) -> EmulatedServer:
+        return self._request.getfixturevalue("target_oracle")
+
+    @property
+    def mssql(self) -> EmulatedServer:
+        return self._request.getfixturevalue("target_mssql")
+
+    @property
+    def ssh(self) -> SshServer:
+        return self._request.getfixturevalue("sshd_server")
+
+    @property
+    def mac(self) -> SshServer:
+        return self._request.getfixturevalue("mac_server")
+
+    @property
+    def windows(self) -> WindowsServer:
+        return self._request.getfixturevalue("windows_server")
 
 
 @pytest.fixture
@@ -231,7 +293,9 @@ def test_hostile_values_are_set_as_they_are(bench):
     for text in HOSTILE:
         # passwd as the account itself refuses what is short or simple; a random start keeps its rules out of the way
         candidate = bench.candidate(account, SecretValue(f"{secrets.token_hex(4)}{text}" if bench.is_self else text))
-        if bench.longest is not None and len(text) > bench.longest:
+        value = candidate.password.reveal()
+        is_long = bench.longest is not None and len(value.encode()) > bench.longest
+        if is_long or set(bench.forbidden) & set(value):
             _assert_refused_before_the_fence(bench, account, current, candidate)
             continue
         with bench.open(current) as session:

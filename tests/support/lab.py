@@ -22,6 +22,7 @@ from deploy.lab import (
     mssql,
     mysql8,
     openldap,
+    oracle,
     postgres,
     samba,
     sshd,
@@ -83,6 +84,19 @@ def saas_services() -> Iterator[SaasServices]:
     """Emulated online services, to rotate on."""
     with SaasServices() as services:
         yield services
+
+
+@pytest.fixture(scope="session")
+def target_oracle() -> Iterator[EmulatedServer]:
+    """An emulated Oracle Database with profiles that refuse."""
+    profiles = {
+        "STRICT": {"min_length": 12, "reuse_max": 3, "failed_attempts": 3},
+        "GRACEFUL": {"grace_days": 7},
+    }
+    with _folder() as folder:
+        server = oracle.start(folder, profiles=profiles, common=["C##COMMON"])
+        yield server
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,8 @@ class Bench(ABC):
     algorithm: str | None = None  # rotates keys of this kind in place of passwords
     can_be_proxied = True
     emulated = False  # the server only speaks the protocol: it is not the vendor's
-    longest: int | None = None  # characters that a password may have here
+    longest: int | None = None  # bytes that a password may have here
+    forbidden = ""  # characters that no password here may have
     forbids = ""  # characters that a password of this target cannot have
     has_services = False  # something there can run as an account
     sees_others = True  # the rotator is told which other accounts there are

@@ -1,0 +1,1 @@
+"""Oracle Database, by the thin driver."""

@@ -119,65 +119,6 @@ HOSTILE = ["'", '"', "\\", "$HOME `id` $(id)", "100%s %n", " lead and trail ", "
            "a:b:c", "#!;|&<>*?[]{}~", "\\x27;--", "'; DROP ROLE labadmin; --", "\t tab"]  # fmt: skip
 
 
-class Lab:
-    """Starts a server when the first bench asks for it."""
-
-    def __init__(self, request: pytest.FixtureRequest) -> None:
-        self._request = request
-
-    @property
-    def postgres(self) -> PostgresServer:
-        return self._request.getfixturevalue("target_postgres")
-
-    @property
-    def openldap(self) -> LdapServer:
-        return self._request.getfixturevalue("openldap_server")
-
-    @property
-    def samba(self) -> SambaServer:
-        return self._request.getfixturevalue("samba_server")
-
-    @property
-    def mariadb(self) -> MariadbServer:
-        return self._request.getfixturevalue("target_mariadb")
-
-    @property
-    def mongodb(self) -> MongoServer:
-        return self._request.getfixturevalue("target_mongodb")
-
-    @property
-    def rabbitmq(self) -> RabbitmqServer:
-        return self._request.getfixturevalue("target_rabbitmq")
-
-    @property
-    def redis(self) -> RedisServer:
-        return self._request.getfixturevalue("target_redis")
-
-    @property
-    def mysql8(self) -> EmulatedServer:
-        return self._request.getfixturevalue("target_mysql8")
-
-    @property
-    def oracle(self) -> EmulatedServer:
-        return self._request.getfixturevalue("target_oracle")
-
-    @property
-    def mssql(self) -> EmulatedServer:
-        return self._request.getfixturevalue("target_mssql")
-
-    @property
-    def ssh(self) -> SshServer:
-        return self._request.getfixturevalue("sshd_server")
-
-    @property
-    def mac(self) -> SshServer:
-        return self._request.getfixturevalue("mac_server")
-
-    @property
-    def windows(self) -> WindowsServer:
-        return self._request.getfixturevalue("windows_server")
-
-
 @pytest.fixture
 def bench(request: pytest.FixtureRequest, record_property) -> Bench:
     made = EVERYWHERE[request.param](Lab(request))

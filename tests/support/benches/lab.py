@@ -54,6 +54,10 @@ class Lab:
         return self._request.getfixturevalue("target_mysql8")
 
     @property
+    def oracle(self) -> EmulatedServer:
+        return self._request.getfixturevalue("target_oracle")
+
+    @property
     def mssql(self) -> EmulatedServer:
         return self._request.getfixturevalue("target_mssql")
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import asyncssh
 
 from connectors.network.secrets import type9
-from deploy.lab.emulated import Settings
+from deploy.lab import emulated
+from deploy.lab.emulated import EmulatedServer, Settings
 from pam_jobs.secret import SecretValue
 
-__all__ = ["Device", "main"]
+__all__ = ["Device", "main", "start"]
 
 _INVALID = "                ^\n% Invalid input detected at '^' marker.\n"
 _EXEC_TIMEOUT_SECONDS = 600.0
@@ -241,6 +242,23 @@ class Shell:
                 self._level = 15
                 return ""
         return "% Bad secrets\n"
+
+
+def start(folder: Path) -> EmulatedServer:
+    """Start a new emulated device with the administrator ``netadmin``.
+
+    Args:
+        folder: an existing or new folder.
+
+    Raises:
+        LabError: it did not start.
+    """
+    return emulated.start(folder, "ios_xe", login="netadmin")
+
+
+def stop(folder: Path) -> None:
+    """Stop the device whose state the folder holds; harmless when there is none."""
+    emulated.stop(folder, "ios_xe")
 
 
 async def _serve(settings: Settings) -> None:

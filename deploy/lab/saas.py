@@ -14,10 +14,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
-__all__ = ["SaasServices", "SaasUser"]
+from deploy.lab.processes import new_password
+
+__all__ = ["SaasServer", "SaasServices", "SaasUser", "start"]
 
 _Answer = tuple[int, Any]
 _ROUTES: list[tuple[str, re.Pattern[str], str]] = []
@@ -74,9 +77,14 @@ class SaasServices:
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     @property
+    def port(self) -> int:
+        """On loopback."""
+        return int(self._server.server_address[1])
+
+    @property
     def url(self) -> str:
         """Where the services are."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://127.0.0.1:{self.port}"
 
     def add(self, name: str, password: str) -> SaasUser:
         """Make an account, for every service alike."""
@@ -259,6 +267,38 @@ class SaasServices:
                 """Keep quiet."""
 
         return Handler
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaasServer:
+    """The services as a target of the lab; they are threads of the process that started them."""
+
+    host: str
+    port: int
+    url: str
+    admin_login: str
+    token: str = field(repr=False)  # API token, key and password of the administrator
+    user: str
+    user_password: str = field(repr=False)
+    services: SaasServices = field(repr=False)
+
+    def stop(self) -> None:
+        """Stop the services."""
+        self.services.__exit__()
+
+
+def start(folder: Path) -> SaasServer:  # noqa: ARG001 - every target of the lab is started so
+    """Start the services with one user.
+
+    Args:
+        folder: nothing is written there.
+    """
+    services = SaasServices().__enter__()
+    user = services.add("ann@example.com", new_password())
+    return SaasServer(
+        host="127.0.0.1", port=services.port, url=services.url, admin_login=services.admin, token=services.token,
+        user=user.name, user_password=user.password, services=services,
+    )  # fmt: skip
 
 
 def _route(method: str, path: str, name: str) -> None:

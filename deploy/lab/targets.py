@@ -71,6 +71,11 @@ TARGETS: Final = (
     LabTarget(name="mongodb", module="mongodb", product="MongoDB (SecantusDB)", emulated=True),
     LabTarget(name="mssql", module="mssql", product="SQL Server", emulated=True),
     LabTarget(name="mysql8", module="mysql8", product="MySQL 8", emulated=True),
+    LabTarget(name="oracle", module="oracle", product="Oracle Database", emulated=True),
+    LabTarget(name="ios_xe", module="ios_xe", product="Cisco IOS XE", emulated=True),
+    LabTarget(
+        name="saas", module="saas", product="Okta, Snowflake and other online services", emulated=True, hosted=True
+    ),
     LabTarget(name="windows", module="windows", product="Windows over WinRM and SSH", emulated=True, hosted=True),
 )
 """In the order of the table."""

@@ -168,7 +168,7 @@ def _switch(
 @app.command("map")
 def map_services(
     machine: Annotated[
-        str | None, typer.Option("--machine-uid", "-m", help="UID or title; None: every machine there is.")
+        str | None, typer.Option("--machine-uid", "-m", help="UID or title; without it, every machine.")
     ] = None,
     gateway: GatewayOption = None,
     configuration: ConfigurationOption = None,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.lab import emulated
+from deploy.lab import ios_xe
 from deploy.lab import mongodb as lab_mongodb
 from deploy.lab import rabbitmq as lab_rabbitmq
 from deploy.lab import redis as lab_redis
@@ -42,7 +42,7 @@ def target_mongodb() -> Iterator[MongoServer]:
 def ios_xe_device() -> Iterator[EmulatedServer]:
     """An emulated Cisco IOS XE to rotate on."""
     with target_folder() as folder:
-        server = emulated.start(folder, "ios_xe", login="netadmin")
+        server = ios_xe.start(folder)
         yield server
         server.stop()
 

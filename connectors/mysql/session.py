@@ -58,6 +58,7 @@ _MYSQL_ACCOUNTS = (
     " UNIX_TIMESTAMP(password_last_changed), password_lifetime, {} FROM mysql.user"
 )
 _CANNOT_USER = 1396
+_IDLE_SECONDS = 60  # after which the server ends a rotator's connection; the fence is all that happens meanwhile
 _WITHIN = "SET STATEMENT max_statement_time = %s FOR "  # so that nothing happens after we have given up
 _OF_USER = " WHERE user IN (%s, '')"
 _PROTOCOL_PLUGINS = {
@@ -319,7 +320,8 @@ class MysqlSession(Session):
         seconds = max(1, int(self._deadline.remaining() - 0.5))
         try:
             with mapped(sent=False):
-                link.query("SET lock_wait_timeout = %s", (seconds,), self._deadline)
+                # The lock ends with its connection, and that of a gateway which died would live for hours.
+                link.query("SET lock_wait_timeout = %s, wait_timeout = %s", (seconds, _IDLE_SECONDS), self._deadline)
                 held = link.query("SELECT GET_LOCK(%s, %s)", (name, seconds), self._deadline)[0][0]
             if held != 1:
                 raise NotApplied("another change of this account is under way", remedy="try again when it has ended")

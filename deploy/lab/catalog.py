@@ -9,9 +9,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import sqlglot
 from sqlglot import exp
+from sqlglot.dialects.sqlite import SQLite
 
 __all__ = ["Cell", "Table", "run"]
 
@@ -48,7 +50,7 @@ def run(
     """
     try:
         tree = sqlglot.parse_one(statement, read=dialect)
-        made = tree.transform(_as_sqlite).sql("sqlite", identify=True)
+        made = tree.transform(_as_sqlite).sql(_Sqlite, identify=True)
     except sqlglot.errors.SqlglotError as error:
         raise ValueError("syntax") from error
     with sqlite3.connect(":memory:") as database:
@@ -64,6 +66,13 @@ def run(
             return [column[0] for column in cursor.description], cursor.fetchall()
         except sqlite3.Error as error:
             raise ValueError(str(error)) from error
+
+
+class _Sqlite(SQLite):
+    """SQLite that quotes names with ` alone: a name in " that it does not know, it takes for a text."""
+
+    class Tokenizer(SQLite.Tokenizer):
+        IDENTIFIERS: ClassVar[list[str | tuple[str, str]]] = ["`"]
 
 
 def _flat(name: str) -> str:

@@ -6,13 +6,14 @@ import hashlib
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from deploy.lab.processes import LabError, Process, end, free_port, new_password, port_is_open, spawn, write_private
+from deploy.lab.processes import LabError, Process, end, free_port, new_password, spawn, write_private
 
 __all__ = ["RedisServer", "packages", "programs", "start", "stop"]
 
@@ -145,11 +146,22 @@ def _launched(program: str, base: Path, port: int) -> Process | None:
     process = spawn([program, str(base / "redis.conf")], base / "log")
     limit = time.monotonic() + _START_SECONDS
     while process.is_running and time.monotonic() < limit:
-        if port_is_open("127.0.0.1", port):
+        if _answers(port):
             return process
         time.sleep(0.02)
     process.stop(signal.SIGTERM)
     return None
+
+
+def _answers(port: int) -> bool:
+    """Say whether a server has read its files and answers; an open port alone may be our own socket meeting itself."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 0.5) as connection:
+            connection.sendall(b"PING\r\n")
+            answer = connection.recv(64)
+    except OSError:
+        return False
+    return answer.startswith((b"+PONG", b"-NOAUTH"))
 
 
 def stop(folder: Path, name: str = "redis") -> None:

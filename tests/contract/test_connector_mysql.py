@@ -18,12 +18,14 @@ import pymysql
 import pytest
 
 from connectors.base import Account, Candidate, Credential, Deadline, Finding, Target, Unseen, VerdictState
+from connectors.faults import Action, Fault, FaultProxy, When
 from connectors.mysql.connector import MysqlConnector
 from deploy.lab import MariadbServer, mariadb
 from pam_jobs.errors import (
     Effect,
     EffectUnknown,
     Forbidden,
+    LeaseLost,
     Locked,
     NotApplied,
     PolicyRefused,
@@ -492,3 +494,22 @@ def test_what_is_no_mysql_is_not_recognised():
     assert (found.protocol, found.banner, found.facts["tls"]) == ("mysql", "MySQL 8.4.0", "no")
     with talking(refusal(1129, "blocked")) as (port, _):
         assert MysqlConnector().recognise("127.0.0.1", port, Deadline(5)).protocol == "mysql"
+
+
+def test_lock_of_a_gateway_that_died_does_not_last(bench, monkeypatch):
+    """Its line hangs: the server never hears that the connection is gone."""
+    monkeypatch.setattr("connectors.mysql.session._IDLE_SECONDS", 1)
+    account, current = bench.new_account()
+    candidate = bench.candidate(account)
+    with FaultProxy(bench.target.host, bench.target.port) as proxy:
+
+        def die() -> None:
+            proxy.arm(Fault(action=Action.HANG, when=When.REQUEST_SENT, times=None))
+            raise LeaseLost("somebody else has it")
+
+        with bench.open(current, seconds=20, target=bench.at(proxy.port)) as session, pytest.raises(LeaseLost):
+            session.change(account, candidate, die)
+        began = time.monotonic()
+        with bench.open(current, seconds=20) as session:
+            assert session.change(account, candidate, lambda: None) is Effect.APPLIED
+        assert time.monotonic() - began < 10

@@ -167,7 +167,7 @@ def test_the_new_password_outlives_a_restart(folder, program, users):
     new = rotate(bench, login, SecretValue('with "quotes" \\ and spaces'))
     server = server.restart()
     try:
-        assert logs_in(bench, new)[0] is VerdictState.ACCEPTED
+        assert logs_in(bench, new)[0] is VerdictState.ACCEPTED, logs_in(bench, new)
         assert logs_in(bench, dataclasses.replace(new, password=bench.admin.password))[0] is VerdictState.REFUSED
         if users == "common":
             with bench.connector.open(bench.target, new, Deadline(5)) as session:
@@ -248,7 +248,7 @@ def test_replicas_get_the_password_too(pair):
     replica.make_account(account.login, current)
     new = rotate(primary, account.login)
     for bench in pair:
-        assert logs_in(bench, new)[0] is VerdictState.ACCEPTED
+        assert logs_in(bench, new)[0] is VerdictState.ACCEPTED, logs_in(bench, new)
         assert logs_in(bench, current)[0] is VerdictState.REFUSED
         assert bench.fingerprint(account).count("#") == 1
     replica.execute("ACL", "SETUSER", account.login, "resetpass", ">by hand")

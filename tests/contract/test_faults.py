@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -132,19 +131,19 @@ def lab(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_lab_goes_up_in_a_private_folder_and_down_without_a_trace():
     folder = Path(tempfile.mkdtemp(prefix="pam-targets-"))  # 0700: the server's own user cannot pass through it
     try:
-        told = lab("up", str(folder)).stdout
-        state = json.loads((folder / "postgres.json").read_text())
-        assert (folder / "postgres.json").stat().st_mode & 0o777 == 0o600
+        told = lab("up", str(folder), "postgresql").stdout
+        path = folder / "postgresql" / "postgres.json"
+        state = json.loads(path.read_text())
+        assert path.stat().st_mode & 0o777 == 0o600
         assert port_is_open(state["host"], state["port"])
-        assert "ssh" in told
+        assert "PostgreSQL" in told
         assert state["password"] not in told
     finally:
         lab("down", str(folder))
     assert not port_is_open(state["host"], state["port"])
     assert not Path(state["data"]).exists()
-    assert list(folder.iterdir()) == []
+    assert not folder.exists()
     lab("down", str(folder))
-    shutil.rmtree(folder)
 
 
 def test_process_that_is_not_ours_any_more_is_not_stopped():

@@ -215,9 +215,10 @@ def test_a_job_is_watched_to_its_end(site: Site) -> None:
 def test_a_user_of_an_online_service_is_tied_to_its_plugin_and_rotated(site: Site, saas_services: SaasServices) -> None:
     system = site.system
     saas_services.add("ann@example.com", "First-Secret-1")
-    plugins = {each["name"] for each in system.json("action", "saas", "config", "--list")["plugins"]}
+    plugins = {each["name"] for each in system.json("action", "saas", "config", "--list", "-g", "embedded")["plugins"]}
     assert {"Okta", "REST", "Snowflake", "Cisco Meraki", "Elasticsearch User"} <= plugins
-    create = ("action", "saas", "config", "--plugin", "okta", "--create", "-s", "Office", "-t", "Acme at Okta")
+    create = ("action", "saas", "config", "--plugin", "okta", "--create", "-g", "embedded", "-s", "Office",
+              "-t", "Acme at Okta")  # fmt: skip
     assert "needs Okta URL, Okta Token" in system.refused(*create)
     assert "no field 'Okta Tokem'" in system.refused(*create, "--set", "Okta Tokem=x")
     made = system.json(
@@ -245,7 +246,9 @@ def test_services_are_mapped_listed_updated_and_left_alone_as_an_operator_says(
     with machine.changing():
         machine.services.clear()
         machine.services["web"] = Service(name="Web", account=".\\svcweb", stored="First-Secret-1", state="Running")
-    system.pam("config", "new", "-t", "Windows", "-sf", "Office", "-pm", f"{windows_server.port}=winrm")
+    system.pam(
+        "config", "new", "-t", "Windows", "-sf", "Office", "-g", "embedded", "-pm", f"{windows_server.port}=winrm"
+    )
     place = system.add_record("pamMachine", "Web server", f"host={windows_server.host}", f"port={windows_server.port}")
     admin = system.add_record(
         "pamUser", "Web admin", f"login={windows_server.admin_login}", secret=windows_server.admin_password

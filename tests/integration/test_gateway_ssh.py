@@ -198,7 +198,7 @@ def test_only_scripts_run_where_the_record_says_noop(machine: Machine, tmp_path:
 def test_discovery_finds_machine_database_and_accounts(
     sqlite_router: RunningRouter, sshd_server: SshServer, target_postgres: PostgresServer, tmp_path: Path
 ) -> None:
-    mapping = f"{sshd_server.port}=ssh\n{target_postgres.port}=postgresql\n27018=mongodb"
+    mapping = f"{sshd_server.port}=ssh\n{target_postgres.port}=postgresql\n27018=kubernetes"
     site = GatewaySite(sqlite_router, tmp_path, port_mapping=mapping, cidr="127.0.0.0/31")
     ssh_admin = site.add_user(sshd_server.admin_login, sshd_server.admin_password, sshd_server.admin_private_key)
     sshd_server.run(["sh", "-c", "id -u finn >/dev/null 2>&1 || useradd -m -s /bin/bash finn"])
@@ -217,7 +217,7 @@ def test_discovery_finds_machine_database_and_accounts(
     assert objects["users", "finn"]["parent_uid"] == machine["uid"]
     assert ("databases", f"127.0.0.1:{target_postgres.port}") in objects
     causes = {entry["what"]: entry["cause"] for entry in content["coverage"]}
-    assert causes["port 27018=mongodb"] == "not_supported"
+    assert causes["port 27018=kubernetes"] == "not_supported"
     assert causes[f"127.0.0.1:{target_postgres.port}"] == "refused"
     assert causes["credential " + "A" * 22] == "not_permitted"
     assert content["scope"]["cidr"] == "127.0.0.0/31"

@@ -351,3 +351,18 @@ def test_md5_is_stored_where_the_record_asks_for_it(bench):
     assert "'md5" in bench.fingerprint(account)
     with bench.look() as session:  # it does not log in where pg_hba.conf demands SCRAM, and the probe says so
         assert session.probe(account, candidate.credential(account)).state is VerdictState.REFUSED
+
+
+def test_password_is_hashed_as_often_as_the_record_says(bench):
+    account, current = bench.new_account()
+    often = replace(bench.target, options={"scram_iterations": "20000"})
+    with bench.open(current, target=often) as session:
+        session.preflight(account)
+        new = Candidate(password=new_password())
+        assert session.change(account, new, lambda: None) is Effect.APPLIED
+        assert session.probe(account, new.credential(account)).state is VerdictState.ACCEPTED
+    assert "SCRAM-SHA-256$20000:" in bench.fingerprint(account)
+    for wrong in ("4095", "many", "1000001"):
+        target = replace(bench.target, options={"scram_iterations": wrong})
+        with bench.open(current, target=target) as session, pytest.raises(Unsupported, match="SCRAM Iterations"):
+            session.preflight(account)

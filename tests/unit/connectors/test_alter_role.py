@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from connectors.postgresql.connector import alter_role
 from connectors.postgresql.scram import scram_verifier
+from connectors.postgresql.session import alter_role
 
 pytestmark = pytest.mark.unit
 

@@ -1,0 +1,367 @@
+"""One session on a PostgreSQL server: what is asked of it, the change of a role's password, and the logins that prove it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from psycopg import pq, sql
+
+from connectors.base import (
+    Account,
+    AccountMetadata,
+    Candidate,
+    Credential,
+    Deadline,
+    Fence,
+    Finding,
+    Preflight,
+    Session,
+    Target,
+    Unseen,
+    Verdict,
+    VerdictState,
+)
+from connectors.kept import KeptKey, kept_key
+from connectors.postgresql.errors import FAILURES, mapped, verdict_of
+from connectors.postgresql.link import Link, Row
+from connectors.postgresql.scram import DEFAULT_ITERATIONS, ScramKeys, md5_verifier, scram_verifier
+from connectors.postgresql.wire import CONNECT_SECONDS
+from pam_jobs.errors import (
+    AmbiguousReply,
+    Effect,
+    Forbidden,
+    Locked,
+    PolicyRefused,
+    TargetError,
+    Unsupported,
+)
+from pam_jobs.secret import SecretValue
+
+if TYPE_CHECKING:
+    from connectors.postgresql.connector import PostgresqlConnector
+
+__all__ = ["PostgresqlSession", "alter_role"]
+
+_LOGIN_BYTES = 63  # the server silently cuts longer names, and might then change another role
+_FIRST_SCRAM_VERSION = 100000
+_FIRST_ADMIN_OPTION_VERSION = 160000
+_LIBPQ_TELLS_METHODS = 160000
+_DEFAULT_DATABASE = "postgres"
+_MOST_ITERATIONS: Final = 1_000_000  # each login costs the server's client so many: 0.3 s and more beyond
+_LIBPQ_TAKES_KEYS = 180000
+
+_PREFLIGHT = """
+SELECT r.oid IS NOT NULL, r.rolcanlogin, r.rolvaliduntil < now(), r.rolsuper, r.rolreplication,
+       r.rolname = session_user, me.rolsuper, me.rolcreaterole, pg_is_in_recovery(),
+       current_setting('server_version'), current_setting('password_encryption'),
+       coalesce(current_setting('scram_iterations', true), ''),
+       r.oid IS NOT NULL AND pg_has_role(session_user, r.oid, 'MEMBER WITH ADMIN OPTION'),
+       (SELECT count(*) FROM pg_database WHERE datname = $2),
+       r.oid IS NOT NULL AND (SELECT bool_and(has_database_privilege(r.oid, oid, 'CONNECT'))
+                              FROM pg_database WHERE datname = $2)
+FROM pg_roles me LEFT JOIN pg_roles r ON r.rolname = $1 WHERE me.rolname = session_user
+"""
+_ROLE_STATE = """
+SELECT rolcanlogin, rolvaliduntil < now(),
+       CASE WHEN isfinite(rolvaliduntil) THEN extract(epoch FROM rolvaliduntil)::text END
+FROM pg_roles WHERE rolname = $1
+"""
+_ROLES = """
+SELECT rolname, rolsuper, rolcreaterole, rolreplication,
+       CASE WHEN isfinite(rolvaliduntil) THEN to_char(rolvaliduntil AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') END
+FROM pg_roles WHERE rolcanlogin ORDER BY rolname
+"""
+_VERIFIERS = """
+SELECT rolname, CASE WHEN rolpassword IS NULL THEN 'none' WHEN rolpassword LIKE 'SCRAM-SHA-256$%' THEN 'scram-sha-256'
+                     ELSE 'md5' END FROM pg_authid WHERE rolcanlogin
+"""
+
+
+def alter_role(login: str, verifier: str) -> bytes:
+    """Return the statement that stores a verifier; ``ALTER ROLE`` takes no bound values, so this is the one quoting.
+
+    Args:
+        login: any name, quoted as an identifier.
+        verifier: the stored form of the password, quoted as a literal.
+    """
+    statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(login), sql.Literal(verifier))
+    return statement.as_bytes(None)
+
+
+class PostgresqlSession(Session):
+    """A session on one server; the rotator's connection stays the one it began with until it closes."""
+
+    def __init__(
+        self, connector: PostgresqlConnector, target: Target, rotator: Credential | None, deadline: Deadline
+    ) -> None:
+        self._connector = connector
+        self._target = target
+        self._rotator = rotator
+        self._deadline = deadline
+        self._link: Link | None = None
+        self._key: KeptKey | None = None
+        self._iterations = DEFAULT_ITERATIONS
+        self._made: dict[str, tuple[SecretValue, ScramKeys]] = {}  # by login: what this session set, ready to log in
+
+    def connect(self) -> None:
+        """Log in as the rotator, unless there is none.
+
+        Raises:
+            NotApplied: with the cause.
+        """
+        if self._rotator is None:
+            return
+        if self._rotator.password is None:
+            raise Unsupported("the rotator has no password", remedy="add one to the admin's record")
+        parameters = self._parameters(self._rotator, is_probe=False)
+        identity = [parameters["dbname"], str(self._target.use_ssl), *map(str, sorted(self._target.options.items()))]
+        self._key = kept_key(self._target, self._rotator, *identity)
+        self._link = self._connector.kept.take(self._key)
+        if self._link is not None:
+            return
+        self._deadline.check("the connection was made")
+        with mapped(sent=False):
+            self._link = self._connector.login(self._target, parameters, self._deadline)
+
+    def preflight(self, account: Account) -> Preflight:
+        """Learn whether the change would be allowed, and whether the account could log in afterwards.
+
+        Raises:
+            Forbidden: the rotator may not change the role.
+            Unsupported: there is no such role, it may not log in, or the server takes no change.
+            Locked: the role's password has expired, so no new one would log in.
+            TargetError: anything else the server said.
+        """
+        if len(account.login.encode()) > _LOGIN_BYTES or "\0" in account.login:
+            raise Unsupported("the login is no name of a role", remedy=f"a role's name has 1 to {_LOGIN_BYTES} bytes")
+        row = self._query(_PREFLIGHT, [account.login, self._database_of(account)])[0]
+        exists, can_login, expired, is_super, replicates, is_self, i_super, i_create, standby = (
+            x == "t" for x in row[:9]
+        )
+        version, encryption, iterations = (str(text) for text in row[9:12])
+        self._iterations = _iterations(self._target) or max(DEFAULT_ITERATIONS, int(iterations or 0))
+        if standby:
+            raise Unsupported("the server is a read-only standby", remedy="point the resource record at the primary")
+        if not exists:
+            raise Unsupported(f"there is no role {account.login!r}", remedy="check the login in the user record")
+        if not can_login:
+            raise Unsupported(
+                f"role {account.login!r} may not log in", remedy="ALTER ROLE … LOGIN, or remove the rotation"
+            )
+        if expired:
+            raise Locked(f"the password of role {account.login!r} has expired", remedy="ALTER ROLE … VALID UNTIL")
+        if row[13] == "0" or row[14] != "t":
+            what = f"role {account.login!r} cannot connect to database {self._database_of(account)!r}"
+            raise Unsupported(what, remedy="set connectDatabase to one that the role can connect to")
+        modern = self._require_link().server_version >= _FIRST_ADMIN_OPTION_VERSION
+        may_manage = i_create and not is_super and (row[12] == "t" if modern else not replicates)
+        if not (i_super or is_self or may_manage):
+            remedy = "make the rotator a superuser, or give it CREATEROLE and ADMIN OPTION on the role"
+            raise Forbidden(f"the rotator may not change role {account.login!r}", remedy=remedy)
+        server = f"PostgreSQL {version}, password_encryption={encryption}"
+        return Preflight(server=server, is_self=is_self, account_exists=True, forbidden_characters="\0")
+
+    def change(self, account: Account, candidate: Candidate, fence: Fence) -> Effect:
+        """Set the password.
+
+        Effect on target: one ``ALTER ROLE`` in a transaction of its own, under an advisory lock on the role.
+
+        Raises:
+            NotApplied: the role is certainly as it was.
+            EffectUnknown: the connection ended after the statement was sent.
+        """
+        verifier = self._verifier(account, candidate)
+        link = self._require_link()
+        self._deadline.check("the change was sent")
+        milliseconds = int(self._deadline.remaining() * 1000)
+        try:
+            with mapped(sent=False):
+                link.script(
+                    f"BEGIN; SET LOCAL lock_timeout = {milliseconds}; SET LOCAL statement_timeout = {milliseconds};"
+                    f"SELECT pg_advisory_xact_lock({_lock_number(account.login)})",
+                    self._deadline,
+                )
+            fence()
+            with mapped(sent=True):
+                tags = link.script(alter_role(account.login, verifier) + b"; COMMIT", self._deadline)
+        except BaseException:
+            self._roll_back(link)
+            raise
+        if tags != ["ALTER ROLE", "COMMIT"]:
+            raise AmbiguousReply(f"the server answered {', '.join(tags)} to the change")
+        self._connector.kept.forget(self._target.host, self._target.port, account.login)
+        if self._rotator is not None and account.login == self._rotator.login:
+            self._key = None  # this connection logged in with what is now the old password: not for anybody else
+        return Effect.APPLIED
+
+    def probe(self, account: Account, credential: Credential) -> Verdict:
+        """Log in once, afresh; twice only when keys made here are refused, since another attempt may have salted anew."""
+        if not credential.password:
+            return Verdict(state=VerdictState.UNKNOWN, cause="no_password", detail="the credential has no password")
+        verdict = None
+        keys = self._keys_of(account, credential.password)
+        if keys is not None:
+            verdict = self._try(account, credential, keys)
+        if verdict is None or verdict.cause in {"wrong_password", "cut_during_login"}:
+            verdict = self._try(account, credential, None)
+        if verdict.state is VerdictState.REFUSED and self._link is not None:
+            return self._why_refused(account, verdict)
+        return verdict
+
+    def metadata(self, account: Account) -> AccountMetadata:
+        """Return whether the role may log in, and until when its password is valid."""
+        rows = self._query(_ROLE_STATE, [account.login])
+        if not rows:
+            return AccountMetadata()
+        expires = datetime.fromtimestamp(float(rows[0][2]), UTC) if rows[0][2] else None
+        return AccountMetadata(disabled=rows[0][0] != "t", expires=expires)
+
+    def discover(self) -> Iterator[Finding | Unseen]:
+        """Yield the roles that may log in."""
+        verifiers: dict[str | None, str | None] = {}
+        try:
+            verifiers = {row[0]: row[1] for row in self._query(_VERIFIERS, [])}
+        except Forbidden:
+            yield Unseen(what="kinds of stored passwords", cause="not_permitted", detail="only superusers read them")
+        for name, is_super, creates, replicates, until in self._query(_ROLES, []):
+            facts: dict[str, str | bool | int] = {
+                "superuser": is_super == "t", "create_role": creates == "t", "replication": replicates == "t",
+            }  # fmt: skip
+            if until:
+                facts["valid_until"] = until
+            if name in verifiers:
+                facts["password"] = verifiers[name] or "none"
+            yield Finding(kind="users", name=name or "", facts=facts)
+
+    def close(self) -> None:
+        """Give the connection back to be kept, or close it; never raises."""
+        link, self._link = self._link, None
+        self._made.clear()
+        if link is None:
+            return
+        with contextlib.suppress(Exception):
+            if self._key is not None and link.is_idle():
+                self._connector.kept.give(self._key, link)
+            else:
+                self._connector.kept.discard(link)
+
+    def _database_of(self, account: Account) -> str:
+        return account.database or self._target.database or _DEFAULT_DATABASE
+
+    def _verifier(self, account: Account, candidate: Candidate) -> str:
+        """Return what to store.
+
+        Raises:
+            Unsupported: the candidate has no password.
+            PolicyRefused: the password cannot be one here.
+        """
+        if candidate.password is None:
+            raise Unsupported("a PostgreSQL role has a password, no key", remedy="give the user record a password")
+        password = candidate.password.reveal()
+        if not password or "\0" in password:
+            raise PolicyRefused("a password here is not empty and has no NUL", remedy="change the record's complexity")
+        is_old = self._require_link().server_version < _FIRST_SCRAM_VERSION
+        if is_old or self._target.options.get("password_encryption") == "md5":
+            return md5_verifier(password, account.login)
+        verifier, keys = scram_verifier(password, iterations=self._iterations)
+        self._made[account.login] = (candidate.password, keys)
+        return verifier
+
+    def _keys_of(self, account: Account, password: SecretValue) -> ScramKeys | None:
+        """Return the keys this session made of the password, which save a second hashing.
+
+        Only of an ASCII one: beyond it a login with the password also proves that libpq prepares it as we did.
+        """
+        made_password, keys = self._made.get(account.login, (None, None))
+        fits = made_password == password and password.reveal().isascii() and pq.version() >= _LIBPQ_TAKES_KEYS
+        return keys if fits else None
+
+    def _try(self, account: Account, credential: Credential, keys: ScramKeys | None) -> Verdict:
+        """Log in once and out again."""
+        wanted = Credential(
+            login=credential.login, password=credential.password, database=credential.database or account.database
+        )
+        parameters = self._parameters(wanted, is_probe=True)
+        if keys is not None:
+            del parameters["password"]
+            parameters["scram_client_key"] = keys.client_key_text()
+            parameters["scram_server_key"] = keys.server_key_text()
+        try:
+            self._connector.login(self._target, parameters, self._deadline).close()
+        except FAILURES as error:
+            return verdict_of(error)
+        return Verdict(state=VerdictState.ACCEPTED)
+
+    def _why_refused(self, account: Account, verdict: Verdict) -> Verdict:
+        """Look whether the role is expired: the server then refuses the right password too, with the same code."""
+        with contextlib.suppress(TargetError):
+            rows = self._query(_ROLE_STATE, [account.login])
+            if rows and rows[0][1] == "t":
+                detail = "the role's VALID UNTIL has passed, so every password is refused"
+                return Verdict(state=VerdictState.LOCKED, cause="expired", detail=detail)
+        return verdict
+
+    def _parameters(self, credential: Credential, *, is_probe: bool) -> dict[str, str]:
+        """Return libpq's parameters; nothing is left for it to take from the environment or files of the user."""
+        seconds = self._deadline.remaining(CONNECT_SECONDS)
+        parameters = {
+            "host": self._target.host, "port": str(self._target.port), "user": credential.login,
+            "password": credential.password.reveal() if credential.password else "",
+            "dbname": credential.database or self._target.database or _DEFAULT_DATABASE,
+            "application_name": "pam-jobs", "client_encoding": "UTF8", "options": "", "gssencmode": "disable",
+            "passfile": os.path.join(os.sep, "nonexistent", "pgpass"), "target_session_attrs": "any",  # noqa: PTH118
+            "keepalives_idle": "15", "tcp_user_timeout": str(int(seconds * 1000)),
+        }  # fmt: skip
+        if self._target.use_ssl:
+            parameters["sslrootcert"] = self._target.options.get("ssl_ca", "system")
+        # A probe that was never asked for the password proves nothing; and no secret goes in the clear without TLS.
+        of_probe, of_rotator = ("!none", None) if self._target.use_ssl else ("scram-sha-256,md5", "!password")
+        methods = of_probe if is_probe else of_rotator
+        if methods is not None and pq.version() >= _LIBPQ_TELLS_METHODS:
+            parameters["require_auth"] = methods
+        return parameters
+
+    def _query(self, statement: str, parameters: list[str | None]) -> list[Row]:
+        link = self._require_link()
+        with mapped(sent=False):
+            return link.query(statement, parameters, self._deadline)
+
+    def _require_link(self) -> Link:
+        if self._link is None:
+            raise Unsupported("this session has no rotator, so it can only probe", remedy="give the resource an admin")
+        return self._link
+
+    def _roll_back(self, link: Link) -> None:
+        """Leave the transaction, or the connection when that fails: its end undoes the transaction too."""
+        try:
+            link.script("ROLLBACK", Deadline(min(2.0, self._deadline.remaining())))
+        except FAILURES:
+            link.close()
+
+
+def _iterations(target: Target) -> int | None:
+    """Return how often the record wants a password hashed; None: as the server does (``scram_iterations``).
+
+    Raises:
+        Unsupported: it is no number that a server and its clients can live with.
+    """
+    text = target.options.get("scram_iterations", "").strip()
+    if not text:
+        return None
+    if not text.isdecimal() or not DEFAULT_ITERATIONS <= int(text) <= _MOST_ITERATIONS:
+        raise Unsupported(
+            f"the field 'SCRAM Iterations' is not a number from {DEFAULT_ITERATIONS} to {_MOST_ITERATIONS}",
+            remedy="correct it, or leave it out",
+        )
+    return int(text)
+
+
+def _lock_number(login: str) -> int:
+    """Return the advisory lock of a role: 64 bits that no other role is likely to share."""
+    digest = hashlib.sha256(b"pam-jobs role\0" + login.encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)

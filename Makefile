@@ -12,7 +12,7 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?=
 BIN := .venv/bin
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 3 --dist loadfile
 
 .PHONY: help setup js demo-deps lab-deps lab lab-down demo test crash crash-mutants check bench lock clean
 

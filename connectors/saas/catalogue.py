@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from importlib import import_module
+from importlib import import_module, invalidate_caches
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -117,6 +117,8 @@ class Catalogue:
         if folder is None:
             return
         _check_private(folder)
+        if self._may_install and self._packages is not None and self._packages.is_dir():
+            _use(self._packages)
         for path in sorted(folder.glob("*.py")):
             if path.name.startswith("_"):
                 continue
@@ -202,5 +204,16 @@ def _install(packages: Path, missing: list[str]) -> None:
         subprocess.run(command, check=True, capture_output=True, timeout=_PIP_SECONDS, env=environment)
     except (subprocess.SubprocessError, OSError) as error:
         _log.error("saas_pip_failed", error=type(error).__name__)
+    _use(packages)
+
+
+def _use(packages: Path) -> None:
+    """Import from there what is installed nowhere else.
+
+    Raises:
+        ConfigurationError: others could change it.
+    """
+    _check_private(packages)
     if str(packages) not in sys.path:
         sys.path.append(str(packages))
+    invalidate_caches()

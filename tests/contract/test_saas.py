@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
+import sys
 import traceback
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -345,6 +348,27 @@ def test_plugin_whose_packages_are_missing_is_refused_without_the_switch(tmp_pat
     with pytest.raises(Unsupported, match="no-such-package-at-all"):
         Catalogue(_folder(tmp_path, "no-such-package-at-all>=1")).get("House")
     assert not (tmp_path / ".packages").exists()
+
+
+def test_missing_package_is_installed_once_where_the_switch_allows_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    name = f"pamhouse{secrets.token_hex(4)}"
+    wheel = tmp_path / f"{name}-1.0-py3-none-any.whl"
+    told = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(f"{name}.py", "DOOR = 'front'\n")
+        archive.writestr(f"{told}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        archive.writestr(
+            f"{told}/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{told}/RECORD", "")
+    folder = _folder(tmp_path, f"{name} @ {wheel.as_uri()}")
+    with pytest.raises(Unsupported, match=f"needs {name}"):
+        Catalogue(folder).get("House")
+    assert Catalogue(folder, may_install=True).get("House").name == "House"
+    assert (folder / ".packages").stat().st_mode & 0o777 == 0o700
+    wheel.unlink()  # a gateway that starts anew finds it there
+    assert Catalogue(folder, may_install=True).get("House").name == "House"
 
 
 def test_record_cannot_name_another_folder_of_plugins(tmp_path):

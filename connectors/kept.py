@@ -6,6 +6,7 @@ runs in the background: what is too old is closed when somebody takes, gives, or
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import secrets
 import threading
@@ -115,6 +116,19 @@ class KeptConnections(Generic[C]):
             if sum(len(each) for each in self._kept.values()) > self._max_total:
                 gone.append(self._pop_oldest())
         self._end(gone)
+
+    def put_back(self, key: KeptKey | None, connection: C) -> None:
+        """Keep a connection while it lives and may be another session's, or close it; never raises.
+
+        Args:
+            key: whose it is; None where nobody may have it any more, since it changed its own login's credential.
+            connection: that a session ends with.
+        """
+        with contextlib.suppress(Exception):
+            if key is not None and self._is_usable(connection):
+                self.give(key, connection)
+            else:
+                self.discard(connection)
 
     def discard(self, connection: C) -> None:
         """Close a connection that was taken and must not be used again."""

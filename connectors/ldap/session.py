@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import abstractmethod
 
 from connectors.base import Account, Candidate, Credential, Deadline, Session, Target
@@ -57,11 +56,7 @@ class DirectorySession(Session):
         self._own = None
         if link is None:
             return
-        with contextlib.suppress(Exception):
-            if self._key is not None and link.is_idle():
-                self._kept.give(self._key, link)
-            else:
-                self._kept.discard(link)
+        self._kept.put_back(self._key, link)
 
     @abstractmethod
     def _login_rotator(self, rotator: Credential) -> Link:

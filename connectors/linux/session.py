@@ -260,11 +260,7 @@ class LinuxSession(Session):
         link, self._link = self._link, None
         if link is None:
             return
-        with contextlib.suppress(Exception):
-            if self._key is not None and link.is_alive():
-                self._kept.give(self._key, link)
-            else:
-                self._kept.discard(link)
+        self._kept.put_back(self._key, link)
 
     def _changed(self, account: Account, password: SecretValue | None) -> None:
         """Take note that connections of the account logged in with what is now the old credential."""

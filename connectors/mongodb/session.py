@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -177,11 +176,7 @@ class MongodbSession(Session):
         link, self._link = self._link, None
         if link is None:
             return
-        with contextlib.suppress(Exception):
-            if self._key is not None and link.is_idle():
-                self._connector.kept.give(self._key, link)
-            else:
-                self._connector.kept.discard(link)
+        self._connector.kept.put_back(self._key, link)
 
     def _user(self, account: Account) -> User:
         return user_of(account.login, account.database, self._target)

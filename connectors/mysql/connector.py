@@ -34,9 +34,7 @@ class MysqlConnector(Connector):
         Args:
             kept: where rotators' connections wait for their next session; one with the usual bounds when absent.
         """
-        self.kept: KeptConnections[Link] = kept or KeptConnections(
-            is_usable=Link.is_idle, close=Link.close, idle_seconds=50.0
-        )
+        self.kept: KeptConnections[Link] = kept or KeptConnections(is_usable=Link.is_idle, close=Link.close)
         self._contexts: dict[tuple[str, str | None, int], ssl.SSLContext] = {}
 
     def open(self, target: Target, rotator: Credential | None, deadline: Deadline) -> MysqlSession:

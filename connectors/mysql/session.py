@@ -58,7 +58,9 @@ _MYSQL_ACCOUNTS = (
     " UNIX_TIMESTAMP(password_last_changed), password_lifetime, {} FROM mysql.user"
 )
 _CANNOT_USER = 1396
-_IDLE_SECONDS = 60  # after which the server ends a rotator's connection; the fence is all that happens meanwhile
+_IDLE_SECONDS = (
+    60  # after which the server ends a connection that holds the lock; the fence is all that happens meanwhile
+)
 _WITHIN = "SET STATEMENT max_statement_time = %s FOR "  # so that nothing happens after we have given up
 _OF_USER = " WHERE user IN (%s, '')"
 _PROTOCOL_PLUGINS = {
@@ -222,11 +224,7 @@ class MysqlSession(Session):
         link, self._link = self._link, None
         if link is None:
             return
-        with contextlib.suppress(Exception):
-            if self._key is not None and link.is_idle():
-                self._connector.kept.give(self._key, link)
-            else:
-                self._connector.kept.discard(link)
+        self._connector.kept.put_back(self._key, link)
 
     def _find(self, account: Account) -> Found:
         """Return the accounts that the login names and that the rotator may change.
@@ -329,7 +327,10 @@ class MysqlSession(Session):
         finally:
             with contextlib.suppress(*FAILURES):
                 if link.is_idle():
-                    link.query("DO RELEASE_LOCK(%s)", (name,), Deadline(min(2.0, self._deadline.remaining())))
+                    soon = Deadline(min(2.0, self._deadline.remaining()))
+                    link.query("DO RELEASE_LOCK(%s)", (name,), soon)
+                    # An administrator that changed itself keeps this connection until its new password is durable.
+                    link.query("SET wait_timeout = DEFAULT", (), soon)
 
     def _reason(self, refusal: ServerRefusal) -> ServerRefusal:
         """Return why the server refused: MariaDB keeps the reason of a failed ``ALTER USER`` among its warnings."""

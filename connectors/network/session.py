@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -77,11 +76,7 @@ class NetworkSession(Session):
         terminal, self._terminal = self._terminal, None
         if terminal is None:
             return
-        with contextlib.suppress(Exception):
-            if self._key is not None and terminal.is_idle():
-                self._connector.kept.give(self._key, terminal)
-            else:
-                self._connector.kept.discard(terminal)
+        self._connector.kept.put_back(self._key, terminal)
 
     def _begin(self, terminal: Terminal) -> None:
         """Bring a new command line to where it takes commands, without pages.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -195,11 +194,7 @@ class OracleSession(Session):
         link, self._link = self._link, None
         if link is None:
             return
-        with contextlib.suppress(Exception):
-            if self._key is not None and link.is_open:
-                self._connector.kept.give(self._key, link)
-            else:
-                self._connector.kept.discard(link)
+        self._connector.kept.put_back(self._key, link)
 
     def _find(self, account: Account) -> tuple[User, Database]:
         """Return the user, which the rotator may change, and the database.

@@ -244,11 +244,7 @@ class PostgresqlSession(Session):
         self._made.clear()
         if link is None:
             return
-        with contextlib.suppress(Exception):
-            if self._key is not None and link.is_idle():
-                self._connector.kept.give(self._key, link)
-            else:
-                self._connector.kept.discard(link)
+        self._connector.kept.put_back(self._key, link)
 
     def _database_of(self, account: Account) -> str:
         return account.database or self._target.database or _DEFAULT_DATABASE

@@ -174,11 +174,7 @@ class RabbitmqSession(Session):
         api, self._api = self._api, None
         if api is None:
             return
-        with contextlib.suppress(Exception):
-            if self._key is not None and api.is_idle():
-                self._connector.kept.give(self._key, api)
-            else:
-                self._connector.kept.discard(api)
+        self._connector.kept.put_back(self._key, api)
 
     def _user(self, login: str) -> dict[str, Any]:
         """Return a user of the broker's own.

@@ -167,11 +167,7 @@ class RedisSession(Session):
         self._nodes_known = None
         if link is None:
             return
-        with contextlib.suppress(Exception):
-            if self._key is not None and link.is_idle():
-                self._connector.kept.give(self._key, link)
-            else:
-                self._connector.kept.discard(link)
+        self._connector.kept.put_back(self._key, link)
 
     def _nodes(self) -> list[Node]:
         """Return this server and the others that belong to it, with the rotator logged in to each.

@@ -188,11 +188,7 @@ class SqlserverSession(Session):
         """Give the connections back to be kept, or close them; never raises."""
         links, self._links = self._links, {}
         for database, (link, key) in links.items():
-            with contextlib.suppress(Exception):
-                if database not in self._outdated and link.is_open:
-                    self._connector.kept.give(key, link)
-                else:
-                    self._connector.kept.discard(link)
+            self._connector.kept.put_back(None if database in self._outdated else key, link)
 
     @property
     def _home(self) -> str:

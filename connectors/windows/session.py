@@ -243,11 +243,7 @@ class WindowsSession(Session):
         link, self._link = self._link, None
         if link is None:
             return
-        with contextlib.suppress(Exception):
-            if self._key is not None and link.is_alive():
-                self._kept.give(self._key, link)
-            else:
-                self._kept.discard(link)
+        self._kept.put_back(self._key, link)
 
     def _require(self, account: Account) -> Look:
         """Return what is known of the account once it is sure that the rotator may change it.

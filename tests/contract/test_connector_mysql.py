@@ -513,3 +513,13 @@ def test_lock_of_a_gateway_that_died_does_not_last(bench, monkeypatch):
         with bench.open(current, seconds=20) as session:
             assert session.change(account, candidate, lambda: None) is Effect.APPLIED
         assert time.monotonic() - began < 10
+
+
+def test_session_that_changed_is_not_ended_by_the_locks_limit(bench, monkeypatch):
+    """An administrator that changed itself keeps it until the new password is durable, however long that takes."""
+    monkeypatch.setattr("connectors.mysql.session._IDLE_SECONDS", 1)
+    account, current = bench.new_account()
+    with bench.open(current, seconds=20) as session:
+        session.change(account, bench.candidate(account), lambda: None)
+        time.sleep(2.5)
+        assert session.change(account, bench.candidate(account), lambda: None) is Effect.APPLIED

@@ -232,10 +232,21 @@ def _may_pass(folder: Path) -> bool:
 
 
 def free_port() -> int:
-    """Return a loopback TCP port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a loopback TCP port that nobody listens on at this moment.
+
+    It lies below the range that outgoing connections get (32768 up, ip(7)): a server that is down for a moment would
+    otherwise find its port taken by somebody's connection when it starts again.
+
+    Raises:
+        LabError: none was found in 200 attempts.
+    """
+    for _ in range(200):
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise LabError("no free port between 10000 and 29999 was found: stop other servers of this machine")
 
 
 def port_is_open(host: str, port: int) -> bool:

@@ -32,7 +32,7 @@ class Store:
         if self.kind == "sqlite":
             return
         if self._cluster is not None:
-            eventually(self._starts, "the database starts again")
+            eventually(self._starts, lambda: f"the database starts again; its log ends: {self._last_lines()}")
             return
         # a crash of the process loses nothing that was handed to the kernel; a lazy commit is handed over later
         self._cluster = postgres.start(self._folder, settings={"synchronous_commit": "on"})
@@ -73,6 +73,10 @@ class Store:
                 return True
             time.sleep(0.05)
         return False
+
+    def _last_lines(self) -> str:
+        assert self._cluster is not None
+        return self._cluster.log_path.read_text(errors="replace")[-500:]
 
     def _answers(self) -> bool:
         try:

@@ -16,9 +16,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from deploy.lab.processes import free_port
 from pam_jobs.db import migrate
 from pam_jobs.db.engine import Database
-from tests.support.router import free_socket
 
 pytestmark = pytest.mark.integration
 
@@ -33,13 +33,6 @@ def environment(folder: Path, url: str, port: int) -> dict[str, str]:
         "PAM_PUBLIC_HOST": f"localhost:{port}",
         "PAM_EVENTS": "false",
     }
-
-
-def free_port() -> int:
-    bound = free_socket()
-    port = int(bound.getsockname()[1])
-    bound.close()
-    return port
 
 
 @contextmanager

@@ -91,12 +91,13 @@ class ControlProcess:
     def _make_loops(self) -> Sequence[Loop]:
         database, keys, clock, settings = self._database, self._keys, self._clock, self._settings
 
-        def reconcile() -> None:
+        def reconcile() -> bool:
             counts = reconcile_once(
                 database, clock, settings, publisher=self._publisher, policy=self._policy, notify=self._notify
             )
             if counts:
                 _log.info("jobs reconciled", **{name: value for name, value in vars(counts).items() if value})
+            return counts.has_more
 
         return (
             Loop("reconciler", reconcile, settings.reconcile_seconds),

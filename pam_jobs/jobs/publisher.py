@@ -38,6 +38,7 @@ _log = structlog.get_logger(__name__)
 _BATCH = 500
 _BACKLOG = 250_000  # uids that wait for the background thread, some 18 MB; beyond it the reconciler finds them
 _STOP_SECONDS = 5.0
+_DECLARED_AT_ONCE = 50  # queues; RabbitMQ writes each to its disk
 _JOBS: Final = table_of(Job)
 _OUTBOX: Final = table_of(OutboxMessage)
 _OLDEST: Final = (  # these are made once: they run with every message
@@ -102,6 +103,11 @@ class Publisher:
         self._backlog: queue.Queue[str | None] = queue.Queue(_BACKLOG)
         self._thread: threading.Thread | None = None
 
+    @property
+    def is_down(self) -> bool:
+        """Say whether the broker took nothing when something was last sent."""
+        return self._is_down
+
     def publish(self, database: Database, job_uids: Sequence[str] | None = None) -> int:
         """Send what the outbox holds for the jobs, and record it.
 
@@ -141,13 +147,16 @@ class Publisher:
 
     def declare_queues(self, gateway_uids: Sequence[str]) -> None:
         """Make the gateways' queues exist on RabbitMQ, where gateways have no right to; Redis needs nothing."""
-        if not self._is_amqp or self._declared.issuperset(map(queue_name, gateway_uids)):
+        if not self._is_amqp:
             return
-        with self._lock:
-            try:
-                self._declare(self._connected(), [queue_name(uid) for uid in gateway_uids])
-            except self._errors as error:
-                self._lost(error)
+        missing = [name for name in map(queue_name, gateway_uids) if name not in self._declared]
+        for start in range(0, len(missing), _DECLARED_AT_ONCE):  # in between, messages are sent
+            with self._lock:
+                try:
+                    self._declare(self._connected(), missing[start : start + _DECLARED_AT_ONCE])
+                except self._errors as error:
+                    self._lost(error)
+                    return
 
     def close(self) -> None:
         """Send what waits, bounded to some seconds, and disconnect."""

@@ -6,6 +6,7 @@ second changes nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
@@ -41,6 +42,7 @@ from pam_jobs.settings import ControlSettings
 __all__ = ["Counts", "reconcile_once"]
 
 _BATCH = 500
+_MOST_SENT = 2000  # messages between two looks at the outbox
 _AT_ONCE = 2  # lost leases that a job may come back from without a pause
 _QUIET = timedelta(seconds=10)  # a gateway that has not asked for a job for so long has no message left
 _GRACE = timedelta(seconds=2)  # a message younger than this is its submitter's to send
@@ -58,6 +60,7 @@ class Counts:
     rerouted: int = 0  # waiting jobs whose configuration has another gateway now
     sent_for: int = 0  # jobs that a limit left without a message, and there is a place now
     instances_offline: int = 0
+    has_more: bool = False  # messages are left that can be sent at once
 
     def __bool__(self) -> bool:
         return any(getattr(self, field.name) for field in fields(self))
@@ -100,7 +103,7 @@ def reconcile_once(
         counts.sent_for = dispatch.wake_all(session, clock, numbers)
         counts.republished = _republish(session, clock, numbers)
     if publisher is not None:
-        counts.published = _publish(database, clock, publisher)
+        _publish(database, clock, publisher, counts, settings.reconcile_seconds)
     return counts
 
 
@@ -303,16 +306,30 @@ def _interval(policy: JobPolicy, created_at: datetime, sent_at: datetime, *, is_
     return timedelta(seconds=min(doubled, max(policy.republish_cap_seconds, policy.republish_seconds)))
 
 
-def _publish(database: Database, clock: Clock, publisher: Publisher) -> int:
-    """Send what the outbox holds: this pass's own messages, and what submitters could not send."""
+def _publish(database: Database, clock: Clock, publisher: Publisher, counts: Counts, seconds: float) -> None:
+    """Send what the outbox holds: this pass's own messages, and what submitters could not send.
+
+    After an outage that may be all jobs there are. It goes on until nothing is left, the broker takes no more, or leases
+    have to be looked at again; the next pass then follows at once.
+    """
+    until, last = time.monotonic() + seconds, 0
+    while not counts.has_more:
+        with database.transaction(read_only=True) as session:
+            left = session.execute(
+                select(OutboxMessage.id, OutboxMessage.job_uid)
+                .join(Job, Job.uid == OutboxMessage.job_uid)
+                .where(
+                    OutboxMessage.id > last,
+                    (OutboxMessage.created_at <= clock.now() - _GRACE) | (Job.state == JobState.QUEUED),
+                )
+                .order_by(OutboxMessage.id)
+                .limit(_MOST_SENT)
+            ).all()
+        counts.published += publisher.publish(database, list(dict.fromkeys(row.job_uid for row in left)))
+        if len(left) < _MOST_SENT or publisher.is_down:
+            break
+        last = left[-1].id  # not from the start again: PostgreSQL would read over all that was deleted since
+        counts.has_more = time.monotonic() >= until
     with database.transaction(read_only=True) as session:
         gateways = session.scalars(select(Gateway.uid).where(Gateway.removed_at.is_(None))).all()
-        left = session.scalars(
-            select(OutboxMessage.job_uid)
-            .join(Job, Job.uid == OutboxMessage.job_uid)
-            .where((OutboxMessage.created_at <= clock.now() - _GRACE) | (Job.state == JobState.QUEUED))
-            .order_by(OutboxMessage.id)
-            .limit(_BATCH * 4)
-        ).all()
     publisher.declare_queues(gateways)
-    return publisher.publish(database, list(dict.fromkeys(left)))

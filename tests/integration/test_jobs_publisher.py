@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
 from pam_jobs.app import queue_name
 from pam_jobs.crypto.keystore import KeyStore
 from pam_jobs.db.engine import Database
-from pam_jobs.db.tables import GatewayInstance, JobState
+from pam_jobs.db.tables import GatewayInstance, Job, JobKind, JobState, OutboxMessage
+from pam_jobs.ids import new_uid
 from pam_jobs.jobs.publisher import Publisher
 from pam_jobs.jobs.reconciler import reconcile_once
 from pam_jobs.jobs.signing import MessageRefused, verify
@@ -67,6 +69,22 @@ def taken(broker: RedisBroker, fleet: Fleet) -> dict[str, Any]:
     assert raw is not None
     message: dict[str, Any] = json.loads(raw)
     return message
+
+
+def waiting(fleet: Fleet, count: int) -> list[str]:
+    """Add jobs with a message each, as if nobody had published them."""
+    now = fleet.clock.now()
+    uids = [new_uid() for _ in range(count)]
+    common = {
+        "kind": JobKind.ROTATE, "state": JobState.CREATED, "trigger": "on_demand", "requested_by": "ada",
+        "gateway_uid": fleet.gateway_uid, "configuration_uid": fleet.configuration_uid, "parameters": {},
+        "created_at": now,
+    }  # fmt: skip
+    message = {"queue": queue_name(fleet.gateway_uid), "created_at": now}
+    with fleet.database.transaction() as session:
+        session.execute(insert(Job), [{"uid": uid, **common} for uid in uids])
+        session.execute(insert(OutboxMessage), [{"job_uid": uid, **message} for uid in uids])
+    return uids
 
 
 def wait(is_done: Callable[[], bool], seconds: float = 10) -> None:
@@ -187,3 +205,25 @@ def test_a_message_that_was_lost_with_the_brokers_data_is_sent_again(
     assert (counts.republished, counts.published) == (1, 1)
     assert json.loads(base64.b64decode(taken(broker, fleet)["body"]))[0] == [job.uid]
     assert not reconcile_once(fleet.database, fleet.clock, settings, publisher=publisher)
+
+
+def test_after_an_outage_one_pass_follows_another_until_the_outbox_is_empty(
+    broker: RedisBroker, fleet: Fleet, publisher: Publisher, settings: ControlSettings
+):
+    # Given more jobs than the reconciler reads at once, made while the broker is away
+    uids = waiting(fleet, 4100)
+    broker.stop(kill=True)
+    fleet.clock.advance(timedelta(seconds=3))
+    gone = reconcile_once(fleet.database, fleet.clock, settings, publisher=publisher)
+    assert (gone.published, gone.has_more) == (0, False)
+    # When it is back, and leases must be looked at again at once
+    broker.start()
+    hurried = settings.model_copy(update={"reconcile_seconds": 1e-6})
+    first = reconcile_once(fleet.database, fleet.clock, hurried, publisher=publisher)
+    # Then one batch goes, and the next pass, which has time, sends all that is left
+    assert (first.published, first.has_more) == (2000, True)
+    patient = settings.model_copy(update={"reconcile_seconds": 600})
+    second = reconcile_once(fleet.database, fleet.clock, patient, publisher=publisher)
+    assert (second.published, second.has_more) == (2100, False)
+    assert broker.length(queue_name(fleet.gateway_uid)) == len(uids)
+    assert not reconcile_once(fleet.database, fleet.clock, patient, publisher=publisher)

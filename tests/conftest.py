@@ -7,4 +7,5 @@ pytest_plugins = [
     "tests.support.lab",
     "tests.support.services",
     "tests.support.beat",
+    "tests.support.lanes",
 ]

@@ -16,6 +16,7 @@ _PROGRAMS = {  # program → Debian package, for the tests only
     "mariadbd": "mariadb-server",
     "redis-server": "redis-server",
     "rabbitmq-server": "rabbitmq-server",
+    "pgbouncer": "pgbouncer",
     "rsyslogd": "rsyslog",
     "node": "nodejs",
     "npm": "npm",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
-from pathlib import Path
 from typing import ClassVar
 
 from connectors.base import Capability, Connector, Credential, Deadline, Service, Target
@@ -12,11 +10,10 @@ from connectors.mysql.accounts import parse_login
 from connectors.mysql.link import CONNECT_SECONDS, Link, Login
 from connectors.mysql.session import MysqlSession
 from connectors.mysql.wire import read_greeting
+from connectors.tls import TlsContexts, tls_mode
 from pam_jobs.errors import Unsupported
 
 __all__ = ["MysqlConnector"]
-
-_MODES = frozenset({"disable", "require", "verify-ca", "verify-full"})
 
 
 class MysqlConnector(Connector):
@@ -35,7 +32,7 @@ class MysqlConnector(Connector):
             kept: where rotators' connections wait for their next session; one with the usual bounds when absent.
         """
         self.kept: KeptConnections[Link] = kept or KeptConnections(is_usable=Link.is_idle, close=Link.close)
-        self._contexts: dict[tuple[str, str | None, int], ssl.SSLContext] = {}
+        self._contexts = TlsContexts()
 
     def open(self, target: Target, rotator: Credential | None, deadline: Deadline) -> MysqlSession:
         """Connect as the rotator, over a kept connection where there is one.
@@ -62,13 +59,11 @@ class MysqlConnector(Connector):
         """
         if not credential.password:
             raise Unsupported("the credential has no password", remedy="add one to its record")
-        mode = target.options.get("sslmode") or ("verify-full" if target.use_ssl else "")
-        if mode and mode not in _MODES:
-            raise Unsupported(f"sslmode {mode!r} is not known", remedy=f"use one of {', '.join(sorted(_MODES))}")
+        mode = tls_mode(target)
         login = Login(
             host=target.host, port=target.port, user=parse_login(credential.login).user,
             password=credential.password.reveal().encode(),
-            context=None if mode == "disable" else self._context(mode, target.options.get("ssl_ca")),
+            context=None if mode == "disable" else self._contexts.of(mode or "require", target.options),
             needs_tls=bool(mode),
         )  # fmt: skip
         return Link.connect(login, Deadline(deadline.remaining(CONNECT_SECONDS)))
@@ -85,34 +80,3 @@ class MysqlConnector(Connector):
         return Service(
             protocol=name.casefold(), banner=f"{name} {greeting.version.removeprefix('5.5.5-')}".strip(), facts=facts
         )
-
-    def _context(self, mode: str, ca: str | None) -> ssl.SSLContext:
-        """Return how TLS is checked; loading the certificates takes longer than a login, so it is remembered.
-
-        Raises:
-            Unsupported: the file of the CA cannot be used.
-        """
-        verifies = mode in {"verify-ca", "verify-full"}
-        try:
-            changed = Path(ca).stat().st_mtime_ns if ca and verifies else 0
-            key = (mode, ca, changed)
-            if key not in self._contexts:
-                self._contexts[key] = _made(ca, verifies=verifies, checks_name=mode == "verify-full")
-            return self._contexts[key]
-        except OSError as error:
-            raise Unsupported(
-                f"the CA's file {ca!r} cannot be used: {error.strerror or error}",
-                remedy="correct ssl_ca in the resource record",
-            ) from None
-
-
-def _made(ca: str | None, *, verifies: bool, checks_name: bool) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = checks_name
-    if not verifies:
-        context.verify_mode = ssl.CERT_NONE
-    elif ca:
-        context.load_verify_locations(ca)
-    else:
-        context.load_default_certs()
-    return context

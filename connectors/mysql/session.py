@@ -291,10 +291,11 @@ class MysqlSession(Session):
                 f"a login from the gateway reaches the account '{reached.name}', not {account.login!r}",
                 remedy=f"set the login to {found.accounts[0].user!r} for all of its hosts, or drop the other account",
             )
-        if reached.ssl == "certificate" or (reached.ssl and not self._require_link().is_encrypted):
+        shows = bool(self._target.options.get("ssl_cert"))
+        if (reached.ssl == "certificate" and not shows) or (reached.ssl and not self._require_link().is_encrypted):
             raise Unsupported(
                 f"the account {reached.name!r} demands {'a client certificate' if reached.ssl != 'any' else 'TLS'}",
-                remedy="turn TLS on, or change what the account REQUIREs",
+                remedy="turn TLS on, name a certificate in ssl_cert, or change what the account REQUIREs",
             )
 
     def _plan(self, found: Found, password: bytes) -> Change:

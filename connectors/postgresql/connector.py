@@ -16,7 +16,8 @@ from connectors.kept import KeptConnections
 from connectors.postgresql.errors import ServerRefusal
 from connectors.postgresql.link import Link
 from connectors.postgresql.session import PostgresqlSession
-from connectors.postgresql.wire import CONNECT_SECONDS, asks_for_tls, is_postgresql
+from connectors.postgresql.wire import CONNECT_SECONDS, asks_for_tls, is_postgresql, proof_asked
+from connectors.tls import TlsContexts
 
 __all__ = ["PostgresqlConnector"]
 
@@ -38,6 +39,7 @@ class PostgresqlConnector(Connector):
         """
         self.kept: KeptConnections[Link] = kept or KeptConnections(is_usable=Link.is_idle, close=Link.close)
         self._speaks_tls: dict[tuple[str, int], bool] = {}
+        self._tls = TlsContexts()
 
     def open(self, target: Target, rotator: Credential | None, deadline: Deadline) -> PostgresqlSession:
         """Connect as the rotator, over a kept connection where there is one.
@@ -63,20 +65,35 @@ class PostgresqlConnector(Connector):
             ServerRefusal: the login failed.
             TimeoutError: no answer in time.
         """
-        asked = target.options.get("sslmode") or ("verify-full" if target.use_ssl else "")
         deadline = Deadline(deadline.remaining(CONNECT_SECONDS))
+        try:
+            return Link.connect({**parameters, "sslmode": self._mode(target, deadline)}, deadline)
+        except ServerRefusal as refusal:
+            if not refusal.used_password:  # the server may have changed its mind on TLS
+                self._speaks_tls.pop((target.host, target.port), None)
+            raise
+
+    def proof_asked(self, target: Target, login: str, database: str, deadline: Deadline) -> int:
+        """Return which proof the server would want of this login from here; see ``wire.proof_asked``.
+
+        Raises:
+            ServerRefusal: the server does not go on with such a login.
+            TimeoutError: no answer in time.
+            Unsupported: a file for TLS cannot be used.
+        """
+        with_tls = self._mode(target, deadline) != "disable"
+        # The certificate is the login's affair: nothing secret is sent here, and the answer can only stop a change.
+        tls = self._tls.of("require", {}) if with_tls else None
+        return proof_asked((target.host, target.port), login, database, tls, deadline)
+
+    def _mode(self, target: Target, deadline: Deadline) -> str:
+        asked = target.options.get("sslmode") or ("verify-full" if target.use_ssl else "")
         if asked:
-            return Link.connect({**parameters, "sslmode": asked}, deadline)
+            return asked
         place = (target.host, target.port)
         if place not in self._speaks_tls:
             self._speaks_tls[place] = asks_for_tls(target.host, target.port, deadline)
-        mode = "require" if self._speaks_tls[place] else "disable"
-        try:
-            return Link.connect({**parameters, "sslmode": mode}, deadline)
-        except ServerRefusal as refusal:
-            if not refusal.used_password:  # the server may have changed its mind on TLS
-                self._speaks_tls.pop(place, None)
-            raise
+        return "require" if self._speaks_tls[place] else "disable"
 
     def recognise(self, host: str, port: int, deadline: Deadline) -> Service | None:
         """Return the service when it answers as PostgreSQL does, without a login."""

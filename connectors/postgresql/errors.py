@@ -29,6 +29,7 @@ __all__ = [
     "BY_SQLSTATE",
     "FAILURES",
     "ServerRefusal",
+    "last_words",
     "map_error",
     "mapped",
     "read_login_failure",
@@ -134,6 +135,11 @@ def _map_refusal(error: ServerRefusal, *, sent: bool) -> NotApplied | EffectUnkn
         return Unreachable(f"no connection to the server: {error}", remedy="check host, port and TLS settings")
     if error.sqlstate == "28000" and not error.used_password:
         return Forbidden(f"the server does not let this login in from here: {error}", remedy="add it to pg_hba.conf")
+    if error.sqlstate == "0A000" and _WANTS_PLAIN.search(error.text):
+        return Unsupported(
+            f"the server's rules want to see the password itself: {error}",
+            remedy="let it take verifiers (credcheck.encrypted_password_allowed), since the password itself is not sent",
+        )
     kind, remedy = BY_SQLSTATE.get(error.sqlstate, (BY_CLASS.get(error.sqlstate[:2], NotApplied), None))
     return kind(f"the server refused: {error}", remedy=remedy)
 
@@ -147,8 +153,17 @@ _UNKNOWN_CAUSES = {
 }
 
 
-def verdict_of(error: Exception) -> Verdict:
-    """Return what a failed login proves of the credential: only a refusal after the password was looked at does."""
+def verdict_of(error: Exception, login: str = "") -> Verdict:
+    """Return what a failed login proves of the credential: only a refusal after the password was looked at does.
+
+    Args:
+        error: of the link.
+        login: that was tried; a pooler passes on that its own login to the server was refused, of whatever name.
+    """
+    if isinstance(error, ServerRefusal) and login and not error.routine:
+        of = _OF_ROLE.match(error.text)
+        if of is not None and of["name"] != login:
+            return Verdict(state=VerdictState.UNKNOWN, cause="stale_pooler", detail=f"of the pooler: {error.text}")
     if isinstance(error, ServerRefusal) and error.sqlstate == "28P01":
         return Verdict(state=VerdictState.REFUSED, cause="wrong_password", detail="the server refused the password")
     if isinstance(error, ServerRefusal) and error.sqlstate == "28000" and error.routine == "InitializeSessionUserId":
@@ -166,6 +181,15 @@ def verdict_of(error: Exception) -> Verdict:
 
 
 _VERBOSE = re.compile(r":  (?P<sqlstate>(?=[A-Z]*\d)[0-9A-Z]{5}): (?P<text>.*)")
+_POOLERS = (  # pgbouncer has one code for all it says itself, always in English
+    ("server login failed", "08P01"),  # of the pooler, with whatever it had: says nothing of this credential
+    ("SASL authentication failed", "28P01"),
+    ("password authentication failed", "28P01"),
+    ("no such database", "3D000"),
+    ("no more connections allowed", "53300"),
+)
+_WANTS_PLAIN = re.compile(r"not a plain ?text|plain ?text password|pre-?hashed|encrypted password", re.IGNORECASE)
+_OF_ROLE = re.compile(r'password authentication failed for user "(?P<name>.*)"', re.DOTALL)
 _LOCATION = re.compile(r"^\S+:\s+(?P<routine>\w+), \S+:\d+$", re.MULTILINE)
 _ENGLISH = (  # a libpq that could not be made verbose; a server that speaks another language then yields no code
     ("password authentication failed", "28P01", ""),
@@ -186,7 +210,7 @@ def read_login_failure(message: str, *, used_password: bool) -> ServerRefusal:
     if verbose:
         routines = [*_LOCATION.findall(message)] or [""]
         return ServerRefusal(
-            sqlstate=verbose[-1]["sqlstate"], severity="FATAL", text=verbose[-1]["text"],
+            sqlstate=_code(verbose[-1]), severity="FATAL", text=verbose[-1]["text"],
             routine=str(routines[-1]), used_password=used_password,
         )  # fmt: skip
     lines = message.strip().splitlines() or [""]
@@ -197,3 +221,15 @@ def read_login_failure(message: str, *, used_password: bool) -> ServerRefusal:
                 sqlstate=sqlstate, severity="FATAL", text=text, routine=routine, used_password=used_password
             )
     return ServerRefusal(sqlstate=None, severity="FATAL", text=text, used_password=used_password)
+
+
+def last_words(message: str) -> ServerRefusal | None:
+    """Return why the other side ended a connection, of libpq's text on its end; None where it did not say."""
+    said = _VERBOSE.search(message)
+    return said and ServerRefusal(sqlstate=said["sqlstate"], severity="FATAL", text=said["text"])
+
+
+def _code(verbose: re.Match[str]) -> str:
+    """Return what the failure means: its code, or what a pooler has in place of one."""
+    meant = (code for words, code in _POOLERS if words in verbose["text"])
+    return next(meant, verbose["sqlstate"]) if verbose["sqlstate"] == "08P01" else verbose["sqlstate"]

@@ -19,13 +19,14 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from connectors.base import Deadline
-from connectors.postgresql.errors import ServerRefusal, read_login_failure
+from connectors.postgresql.errors import ServerRefusal, last_words, read_login_failure
 
 __all__ = ["Link", "Row"]
 
 Row = tuple[str | None, ...]
 
 _VERBOSE = 2  # PQERRORS_VERBOSE
+_MOST_PROCESSES = 1 << 22
 _TEXT_LIMIT = 300  # characters of a server's sentence that are passed on
 
 
@@ -62,6 +63,16 @@ class Link:
     def server_version(self) -> int:
         """Return the server's version as a number, 150004 for 15.4."""
         return self._pgconn.server_version
+
+    @property
+    def backend_pid(self) -> int:
+        """Return the process that the other side named at the login; a pooler makes the number up."""
+        return self._pgconn.backend_pid
+
+    @property
+    def is_surely_pooled(self) -> bool:
+        """Say whether the number cannot be a process: poolers make up 32 bits, of which a system uses 22."""
+        return not 0 < self._pgconn.backend_pid <= _MOST_PROCESSES
 
     def query(self, statement: str, parameters: Sequence[str | None], deadline: Deadline) -> list[Row]:
         """Return the rows of one statement whose ``$1`` … are bound by the server.
@@ -115,7 +126,7 @@ class Link:
         while True:
             while self._pgconn.is_busy():
                 _wait(self._pgconn.socket, write=False, deadline=deadline)
-                self._pgconn.consume_input()
+                self._read()
             result = self._pgconn.get_result()
             if result is None:
                 break
@@ -124,6 +135,21 @@ class Link:
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 raise _refusal(result)
         return results
+
+    def _read(self) -> None:
+        """Take what has come in.
+
+        Raises:
+            ServerRefusal: the connection ended, and the other side said why.
+            psycopg.Error: it ended without a word.
+        """
+        try:
+            self._pgconn.consume_input()
+        except psycopg.Error:
+            said = last_words(_text(self._pgconn.error_message))
+            if said is not None:
+                raise said from None
+            raise
 
     @contextlib.contextmanager
     def _closing_on_break(self) -> Iterator[None]:

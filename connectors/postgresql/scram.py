@@ -9,15 +9,30 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 import secrets
 import stringprep
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["DEFAULT_ITERATIONS", "ScramKeys", "md5_verifier", "saslprep", "scram_verifier"]
+from pam_jobs.errors import Unsupported
+
+__all__ = [
+    "DEFAULT_ITERATIONS",
+    "ScramKeys",
+    "is_verifier_of",
+    "iterations_of",
+    "md5_verifier",
+    "saslprep",
+    "scram_verifier",
+]
 
 DEFAULT_ITERATIONS = 4096  # RFC 7677 asks for at least this many
+_MOST_ITERATIONS = 1_000_000  # each login costs the server's client so many: 0.3 s and more beyond
 _SALT_BYTES = 16
+
+_SCRAM = re.compile(r"SCRAM-SHA-256\$(?P<iterations>\d{1,9}):(?P<salt>[A-Za-z0-9+/=]+)\$.*")
 
 _PROHIBITED = (
     stringprep.in_table_c12, stringprep.in_table_c21_c22, stringprep.in_table_c3, stringprep.in_table_c4,
@@ -67,6 +82,26 @@ def _direction_is_pure(text: str) -> bool:
     return stringprep.in_table_d1(text[0]) and stringprep.in_table_d1(text[-1])
 
 
+def iterations_of(options: Mapping[str, str]) -> int | None:
+    """Return how often the record wants a password hashed; None: as the server does (``scram_iterations``).
+
+    Args:
+        options: of the target.
+
+    Raises:
+        Unsupported: it is no number that a server and its clients can live with.
+    """
+    text = options.get("scram_iterations", "").strip()
+    if not text:
+        return None
+    if not text.isdecimal() or not DEFAULT_ITERATIONS <= int(text) <= _MOST_ITERATIONS:
+        raise Unsupported(
+            f"the field 'SCRAM Iterations' is not a number from {DEFAULT_ITERATIONS} to {_MOST_ITERATIONS}",
+            remedy="correct it, or leave it out",
+        )
+    return int(text)
+
+
 def scram_verifier(
     password: str, *, iterations: int = DEFAULT_ITERATIONS, salt: bytes | None = None
 ) -> tuple[str, ScramKeys]:
@@ -90,3 +125,16 @@ def scram_verifier(
 def md5_verifier(password: str, login: str) -> str:
     """Return the verifier of servers older than PostgreSQL 10, which know nothing better."""
     return "md5" + hashlib.md5(password.encode() + login.encode(), usedforsecurity=False).hexdigest()
+
+
+def is_verifier_of(verifier: str, password: str, login: str) -> bool:
+    """Say whether a stored verifier was made of the password."""
+    if verifier.startswith("md5"):
+        return hmac.compare_digest(verifier, md5_verifier(password, login))
+    parts = _SCRAM.fullmatch(verifier)
+    if parts is None:
+        return False
+    again, _ = scram_verifier(
+        password, iterations=int(parts["iterations"]), salt=base64.b64decode(parts["salt"], validate=True)
+    )
+    return hmac.compare_digest(verifier, again)

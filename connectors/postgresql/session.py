@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from psycopg import pq, sql
+from psycopg import pq
 
 from connectors.base import (
     Account,
@@ -29,7 +28,23 @@ from connectors.base import (
 from connectors.kept import KeptKey, kept_key
 from connectors.postgresql.errors import FAILURES, mapped, verdict_of
 from connectors.postgresql.link import Link, Row
-from connectors.postgresql.scram import DEFAULT_ITERATIONS, ScramKeys, md5_verifier, scram_verifier
+from connectors.postgresql.scram import (
+    DEFAULT_ITERATIONS,
+    ScramKeys,
+    is_verifier_of,
+    iterations_of,
+    md5_verifier,
+    scram_verifier,
+)
+from connectors.postgresql.statements import (
+    PREFLIGHT,
+    ROLE_STATE,
+    ROLES,
+    VERIFIERS,
+    alter_role,
+    lock_number,
+)
+from connectors.postgresql.way_in import demand_pooler_as_server, refuse_other_proofs, stored_verifier
 from connectors.postgresql.wire import CONNECT_SECONDS
 from pam_jobs.errors import (
     AmbiguousReply,
@@ -45,52 +60,16 @@ from pam_jobs.secret import SecretValue
 if TYPE_CHECKING:
     from connectors.postgresql.connector import PostgresqlConnector
 
-__all__ = ["PostgresqlSession", "alter_role"]
+__all__ = ["PostgresqlSession"]
 
 _LOGIN_BYTES = 63  # the server silently cuts longer names, and might then change another role
 _FIRST_SCRAM_VERSION = 100000
 _FIRST_ADMIN_OPTION_VERSION = 160000
 _LIBPQ_TELLS_METHODS = 160000
 _DEFAULT_DATABASE = "postgres"
-_MOST_ITERATIONS: Final = 1_000_000  # each login costs the server's client so many: 0.3 s and more beyond
 _LIBPQ_TAKES_KEYS = 180000
-
-_PREFLIGHT = """
-SELECT r.oid IS NOT NULL, r.rolcanlogin, r.rolvaliduntil < now(), r.rolsuper, r.rolreplication,
-       r.rolname = session_user, me.rolsuper, me.rolcreaterole, pg_is_in_recovery(),
-       current_setting('server_version'), current_setting('password_encryption'),
-       coalesce(current_setting('scram_iterations', true), ''),
-       r.oid IS NOT NULL AND pg_has_role(session_user, r.oid, 'MEMBER WITH ADMIN OPTION'),
-       (SELECT count(*) FROM pg_database WHERE datname = $2),
-       r.oid IS NOT NULL AND (SELECT bool_and(has_database_privilege(r.oid, oid, 'CONNECT'))
-                              FROM pg_database WHERE datname = $2)
-FROM pg_roles me LEFT JOIN pg_roles r ON r.rolname = $1 WHERE me.rolname = session_user
-"""
-_ROLE_STATE = """
-SELECT rolcanlogin, rolvaliduntil < now(),
-       CASE WHEN isfinite(rolvaliduntil) THEN extract(epoch FROM rolvaliduntil)::text END
-FROM pg_roles WHERE rolname = $1
-"""
-_ROLES = """
-SELECT rolname, rolsuper, rolcreaterole, rolreplication,
-       CASE WHEN isfinite(rolvaliduntil) THEN to_char(rolvaliduntil AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') END
-FROM pg_roles WHERE rolcanlogin ORDER BY rolname
-"""
-_VERIFIERS = """
-SELECT rolname, CASE WHEN rolpassword IS NULL THEN 'none' WHEN rolpassword LIKE 'SCRAM-SHA-256$%' THEN 'scram-sha-256'
-                     ELSE 'md5' END FROM pg_authid WHERE rolcanlogin
-"""
-
-
-def alter_role(login: str, verifier: str) -> bytes:
-    """Return the statement that stores a verifier; ``ALTER ROLE`` takes no bound values, so this is the one quoting.
-
-    Args:
-        login: any name, quoted as an identifier.
-        verifier: the stored form of the password, quoted as a literal.
-    """
-    statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(login), sql.Literal(verifier))
-    return statement.as_bytes(None)
+_PASSWORDCHECK_LENGTH: Final = 8  # of the module, before PostgreSQL 18 let it be set
+_STALE: Final = "the pooler before the server does not know the server's password: let it ask (auth_query)"
 
 
 class PostgresqlSession(Session):
@@ -106,6 +85,7 @@ class PostgresqlSession(Session):
         self._link: Link | None = None
         self._key: KeptKey | None = None
         self._iterations = DEFAULT_ITERATIONS
+        self._is_pooled: bool | None = None  # something stands before the server, and looks at passwords itself
         self._made: dict[str, tuple[SecretValue, ScramKeys]] = {}  # by login: what this session set, ready to log in
 
     def connect(self) -> None:
@@ -139,12 +119,13 @@ class PostgresqlSession(Session):
         """
         if len(account.login.encode()) > _LOGIN_BYTES or "\0" in account.login:
             raise Unsupported("the login is no name of a role", remedy=f"a role's name has 1 to {_LOGIN_BYTES} bytes")
-        row = self._query(_PREFLIGHT, [account.login, self._database_of(account)])[0]
+        link = self._require_link()
+        row = self._query(PREFLIGHT, [account.login, self._database_of(account), str(link.backend_pid)])[0]
         exists, can_login, expired, is_super, replicates, is_self, i_super, i_create, standby = (
             x == "t" for x in row[:9]
         )
         version, encryption, iterations = (str(text) for text in row[9:12])
-        self._iterations = _iterations(self._target) or max(DEFAULT_ITERATIONS, int(iterations or 0))
+        self._iterations = iterations_of(self._target.options) or max(DEFAULT_ITERATIONS, int(iterations or 0))
         if standby:
             raise Unsupported("the server is a read-only standby", remedy="point the resource record at the primary")
         if not exists:
@@ -155,16 +136,23 @@ class PostgresqlSession(Session):
             )
         if expired:
             raise Locked(f"the password of role {account.login!r} has expired", remedy="ALTER ROLE … VALID UNTIL")
-        if row[13] == "0" or row[14] != "t":
+        self._look_at_way_in(account, is_pooled=row[15] == "t", me=row[16] or "")
+        if row[13] != "t" or row[14] != "t":
             what = f"role {account.login!r} cannot connect to database {self._database_of(account)!r}"
             raise Unsupported(what, remedy="set connectDatabase to one that the role can connect to")
-        modern = self._require_link().server_version >= _FIRST_ADMIN_OPTION_VERSION
+        modern = link.server_version >= _FIRST_ADMIN_OPTION_VERSION
         may_manage = i_create and not is_super and (row[12] == "t" if modern else not replicates)
         if not (i_super or is_self or may_manage):
             remedy = "make the rotator a superuser, or give it CREATEROLE and ADMIN OPTION on the role"
             raise Forbidden(f"the rotator may not change role {account.login!r}", remedy=remedy)
-        server = f"PostgreSQL {version}, password_encryption={encryption}"
-        return Preflight(server=server, is_self=is_self, account_exists=True, forbidden_characters="\0")
+        checked = "passwordcheck" in (row[17] or "")
+        return Preflight(
+            server=f"PostgreSQL {version}, password_encryption={encryption}{', by a pooler' if self._is_pooled else ''}",
+            is_self=is_self, account_exists=True, forbidden_characters="\0",
+            min_length=int(row[18] or _PASSWORDCHECK_LENGTH) if checked else None,
+            min_classes=3 if checked else None,  # a letter and something else
+            forbidden_words=(account.login,) if checked else (),
+        )  # fmt: skip
 
     def change(self, account: Account, candidate: Candidate, fence: Fence) -> Effect:
         """Set the password.
@@ -177,13 +165,14 @@ class PostgresqlSession(Session):
         """
         verifier = self._verifier(account, candidate)
         link = self._require_link()
+        before = self._kept_by_server(link, account)
         self._deadline.check("the change was sent")
         milliseconds = int(self._deadline.remaining() * 1000)
         try:
             with mapped(sent=False):
                 link.script(
                     f"BEGIN; SET LOCAL lock_timeout = {milliseconds}; SET LOCAL statement_timeout = {milliseconds};"
-                    f"SELECT pg_advisory_xact_lock({_lock_number(account.login)})",
+                    f"SELECT pg_advisory_xact_lock({lock_number(account.login)})",
                     self._deadline,
                 )
             fence()
@@ -197,6 +186,8 @@ class PostgresqlSession(Session):
         self._connector.kept.forget(self._target.host, self._target.port, account.login)
         if self._rotator is not None and account.login == self._rotator.login:
             self._key = None  # this connection logged in with what is now the old password: not for anybody else
+        if before is not None:
+            self._demand_that_pooler_knows(account, candidate, before)
         return Effect.APPLIED
 
     def probe(self, account: Account, credential: Credential) -> Verdict:
@@ -209,13 +200,15 @@ class PostgresqlSession(Session):
             verdict = self._try(account, credential, keys)
         if verdict is None or verdict.cause in {"wrong_password", "cut_during_login"}:
             verdict = self._try(account, credential, None)
-        if verdict.state is VerdictState.REFUSED and self._link is not None:
-            return self._why_refused(account, verdict)
-        return verdict
+        if self._link is None:
+            return verdict
+        if verdict.state in {VerdictState.ACCEPTED, VerdictState.REFUSED}:
+            verdict = self._compared(credential, verdict)
+        return self._why_refused(account, verdict) if verdict.state is VerdictState.REFUSED else verdict
 
     def metadata(self, account: Account) -> AccountMetadata:
         """Return whether the role may log in, and until when its password is valid."""
-        rows = self._query(_ROLE_STATE, [account.login])
+        rows = self._query(ROLE_STATE, [account.login])
         if not rows:
             return AccountMetadata()
         expires = datetime.fromtimestamp(float(rows[0][2]), UTC) if rows[0][2] else None
@@ -225,10 +218,10 @@ class PostgresqlSession(Session):
         """Yield the roles that may log in."""
         verifiers: dict[str | None, str | None] = {}
         try:
-            verifiers = {row[0]: row[1] for row in self._query(_VERIFIERS, [])}
+            verifiers = {row[0]: row[1] for row in self._query(VERIFIERS, [])}
         except Forbidden:
             yield Unseen(what="kinds of stored passwords", cause="not_permitted", detail="only superusers read them")
-        for name, is_super, creates, replicates, until in self._query(_ROLES, []):
+        for name, is_super, creates, replicates, until in self._query(ROLES, []):
             facts: dict[str, str | bool | int] = {
                 "superuser": is_super == "t", "create_role": creates == "t", "replication": replicates == "t",
             }  # fmt: skip
@@ -245,6 +238,64 @@ class PostgresqlSession(Session):
         if link is None:
             return
         self._connector.kept.put_back(self._key, link)
+
+    def _look_at_way_in(self, account: Account, *, is_pooled: bool, me: str) -> None:
+        """Return where a login of the account proves the password that the server keeps.
+
+        Raises:
+            Unsupported: it proves none, or the pooler before the server does not let it.
+            Forbidden: that cannot be told.
+            NotApplied: the server lets no such login begin.
+        """
+        self._is_pooled = is_pooled
+        link, database = self._require_link(), self._database_of(account)
+        with mapped(sent=False):
+            if is_pooled:
+                demand_pooler_as_server(link, me, self._rotator.login if self._rotator else me, self._deadline)
+            asked = self._connector.proof_asked(self._target, account.login, database, self._deadline)
+        refuse_other_proofs(asked, link, account.login, database, self._deadline, is_pooled=is_pooled)
+
+    def _kept_by_server(self, link: Link, account: Account) -> str | None:
+        """Return the verifier that a change replaces, "" for none; None where nothing stands before the server."""
+        if not self._is_behind_pooler():
+            return None
+        with mapped(sent=False):
+            return stored_verifier(link, account.login, self._deadline)
+
+    def _is_behind_pooler(self) -> bool:
+        """Say whether what answers is another process than the one that the login named, which only the server knows."""
+        if self._is_pooled is None:
+            link = self._require_link()
+            self._is_pooled = self._query("SELECT pg_backend_pid()::text", [])[0][0] != str(link.backend_pid)
+        return self._is_pooled
+
+    def _demand_that_pooler_knows(self, account: Account, candidate: Candidate, before: str) -> None:
+        """Return when the pooler asks the server for verifiers; else take the change back, since nobody could log in with it.
+
+        Raises:
+            Unsupported: the pooler keeps a copy; the role is as it was.
+            EffectUnknown: the old verifier could not be put back.
+        """
+        if self._try(account, candidate.credential(account), None).state is not VerdictState.REFUSED:
+            return
+        with mapped(sent=True):
+            self._require_link().script(alter_role(account.login, before or None), self._deadline)
+        raise Unsupported(
+            f"the pooler before the server keeps a copy of the password of role {account.login!r}",
+            remedy="remove it from the pooler's auth_file and let it ask (auth_query), or point the record at the server",
+        )
+
+    def _compared(self, credential: Credential, verdict: Verdict) -> Verdict:
+        """Return what an answer proves, by a pooler's mouth: nothing where the server itself keeps another password."""
+        with contextlib.suppress(TargetError, *FAILURES):
+            if not self._is_behind_pooler():
+                return verdict
+            verifier = stored_verifier(self._require_link(), credential.login, self._deadline)
+            password = credential.password.reveal() if credential.password else ""
+            is_accepted = verdict.state is VerdictState.ACCEPTED
+            if is_verifier_of(verifier, password, credential.login) != is_accepted:
+                return Verdict(state=VerdictState.UNKNOWN, cause="stale_pooler", detail=_STALE)
+        return verdict
 
     def _database_of(self, account: Account) -> str:
         return account.database or self._target.database or _DEFAULT_DATABASE
@@ -288,15 +339,23 @@ class PostgresqlSession(Session):
             parameters["scram_client_key"] = keys.client_key_text()
             parameters["scram_server_key"] = keys.server_key_text()
         try:
-            self._connector.login(self._target, parameters, self._deadline).close()
+            link = self._connector.login(self._target, parameters, self._deadline)
         except FAILURES as error:
-            return verdict_of(error)
+            return verdict_of(error, credential.login)
+        try:
+            if link.is_surely_pooled:  # it lets in whom it knows, even when there is no server any more
+                link.query("SELECT 1", [], Deadline(self._deadline.remaining(CONNECT_SECONDS)))
+        except FAILURES:
+            detail = "a pooler let the login in, and no server answered it"
+            return Verdict(state=VerdictState.UNKNOWN, cause="unreachable", detail=detail)
+        finally:
+            link.close()
         return Verdict(state=VerdictState.ACCEPTED)
 
     def _why_refused(self, account: Account, verdict: Verdict) -> Verdict:
         """Look whether the role is expired: the server then refuses the right password too, with the same code."""
         with contextlib.suppress(TargetError):
-            rows = self._query(_ROLE_STATE, [account.login])
+            rows = self._query(ROLE_STATE, [account.login])
             if rows and rows[0][1] == "t":
                 detail = "the role's VALID UNTIL has passed, so every password is refused"
                 return Verdict(state=VerdictState.LOCKED, cause="expired", detail=detail)
@@ -338,26 +397,3 @@ class PostgresqlSession(Session):
             link.script("ROLLBACK", Deadline(min(2.0, self._deadline.remaining())))
         except FAILURES:
             link.close()
-
-
-def _iterations(target: Target) -> int | None:
-    """Return how often the record wants a password hashed; None: as the server does (``scram_iterations``).
-
-    Raises:
-        Unsupported: it is no number that a server and its clients can live with.
-    """
-    text = target.options.get("scram_iterations", "").strip()
-    if not text:
-        return None
-    if not text.isdecimal() or not DEFAULT_ITERATIONS <= int(text) <= _MOST_ITERATIONS:
-        raise Unsupported(
-            f"the field 'SCRAM Iterations' is not a number from {DEFAULT_ITERATIONS} to {_MOST_ITERATIONS}",
-            remedy="correct it, or leave it out",
-        )
-    return int(text)
-
-
-def _lock_number(login: str) -> int:
-    """Return the advisory lock of a role: 64 bits that no other role is likely to share."""
-    digest = hashlib.sha256(b"pam-jobs role\0" + login.encode()).digest()
-    return int.from_bytes(digest[:8], "big", signed=True)

@@ -1,4 +1,4 @@
-"""The first bytes of PostgreSQL's protocol: enough to recognise a server and to ask whether it speaks TLS.
+"""The first bytes of PostgreSQL's protocol: enough to recognise a server, and to ask for TLS or how a login is checked.
 
 Source: PostgreSQL documentation, "Message Formats" (SSLRequest, StartupMessage).
 """
@@ -6,12 +6,13 @@ Source: PostgreSQL documentation, "Message Formats" (SSLRequest, StartupMessage)
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 
 from connectors.base import Deadline
 from connectors.postgresql.errors import ServerRefusal
 
-__all__ = ["CONNECT_SECONDS", "asks_for_tls", "is_postgresql"]
+__all__ = ["CONNECT_SECONDS", "asks_for_tls", "is_postgresql", "proof_asked"]
 
 CONNECT_SECONDS = 15.0
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
@@ -46,14 +47,63 @@ def is_postgresql(host: str, port: int, deadline: Deadline) -> bool:
     Raises:
         OSError: it cannot be reached, or closes without an answer.
     """
-    body = struct.pack("!I", _PROTOCOL_3) + b"user\0pam-jobs-recognise\0database\0postgres\0\0"
     with socket.create_connection((host, port), timeout=deadline.remaining(CONNECT_SECONDS)) as raw:
-        raw.sendall(struct.pack("!I", len(body) + 4) + body)
+        raw.sendall(_start_up("pam-jobs-recognise", "postgres"))
         answer = _receive(raw, 9)
     kind, length = answer[:1], struct.unpack("!I", answer[1:5])[0]
     asks_for_login = kind == b"R" and 8 <= length <= 2000 and answer[5:8] == b"\0\0\0"
     names_an_error = kind == b"E" and 8 <= length <= 30000 and answer[5:6] == b"S"
     return asks_for_login or names_an_error
+
+
+def proof_asked(
+    place: tuple[str, int], login: str, database: str, tls: ssl.SSLContext | None, deadline: Deadline
+) -> int:
+    """Begin a login, and leave when the server has said which proof it wants; no secret is sent and none counts as wrong.
+
+    Args:
+        place: host and port.
+        login: without NUL.
+        database: without NUL.
+        tls: used where the server speaks it; None asks for none.
+        deadline: bounds every wait.
+
+    Returns:
+        The number of the authentication request: 0 none, 3 the password itself, 5 MD5, 7 GSSAPI, 9 SSPI, 10 SASL.
+
+    Raises:
+        ServerRefusal: the server does not go on with such a login, or nobody answers as PostgreSQL does.
+        TimeoutError: no answer in time.
+    """
+    try:
+        with socket.create_connection(place, timeout=deadline.remaining(CONNECT_SECONDS)) as raw:
+            if tls is not None:
+                raw.sendall(_SSL_REQUEST)
+                if _receive(raw, 1) == b"S":
+                    with tls.wrap_socket(raw, server_hostname=place[0]) as secured:
+                        return _asked(secured, login, database)
+            return _asked(raw, login, database)
+    except TimeoutError:
+        raise
+    except OSError as error:
+        raise ServerRefusal(sqlstate=None, severity="FATAL", text=str(error)) from None
+
+
+def _asked(raw: socket.socket, login: str, database: str) -> int:
+    raw.sendall(_start_up(login, database))
+    kind, length = struct.unpack("!cI", _receive(raw, 5))
+    if kind not in {b"R", b"E"} or not 8 <= length <= 30000:
+        raise ServerRefusal(sqlstate=None, severity="FATAL", text="what listens there is not PostgreSQL")
+    body = _receive(raw, length - 4)
+    if kind == b"R":
+        return int(struct.unpack("!I", body[:4])[0])
+    told = {field[:1]: field[1:].decode(errors="replace") for field in body.split(b"\0") if field}
+    raise ServerRefusal(sqlstate=told.get(b"C"), severity="FATAL", text=told.get(b"M", ""), routine=told.get(b"R", ""))
+
+
+def _start_up(login: str, database: str) -> bytes:
+    body = struct.pack("!I", _PROTOCOL_3) + f"user\0{login}\0database\0{database}\0\0".encode()
+    return struct.pack("!I", len(body) + 4) + body
 
 
 def _receive(raw: socket.socket, count: int) -> bytes:

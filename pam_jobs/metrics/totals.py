@@ -48,7 +48,7 @@ CAUSES: Final = frozenset(
         "no_current", "no_credential", "no_password", "out_of_sync", "overtaken", "restored_backup", "not_effective",
         "admin_locked", "wrong_credential", "wrong_password", "second_factor", "method_not_allowed", "no_login",
         "timed_out", "refused_login", "cut_during_login", "external_authentication", "not_allowed_from_here",
-        "no_database", "no_connect_right", "too_many_connections", "starting_up", "not_permitted", "interrupted",
+        "no_database", "no_connect_right", "stale_pooler", "too_many_connections", "starting_up", "not_permitted", "interrupted",
         "command", "password_refused", "private_key_refused", "refused",
         "change_after_reset", "expired_in_grace", "other_account", "any_password", "account_restriction", "not_parsed",
         "saas", "unprovable", "confirmed", "not_running_as_user", "target_set_aside", "services_waiting", "not_started", "not_stopped",

@@ -47,7 +47,7 @@ def server() -> Iterator[MariadbServer]:
     folder.chmod(0o755)
     certificate, key = make_certificate(folder)
     key.chmod(0o644)  # of the test alone; the server's own user reads it
-    made = mariadb.start(folder, settings=[f"--ssl-cert={certificate}", f"--ssl-key={key}"])
+    made = mariadb.start(folder, settings=[f"--ssl-ca={certificate}", f"--ssl-cert={certificate}", f"--ssl-key={key}"])
     yield made
     made.stop()
     shutil.rmtree(folder, ignore_errors=True)
@@ -75,10 +75,10 @@ def logs_in(bench: MariadbBench, login: str, password: SecretValue, **options: s
     return verdict.state, verdict.cause
 
 
-def rotate(bench: MariadbBench, login: str, current: Credential | None = None) -> SecretValue:
+def rotate(bench: MariadbBench, login: str, current: Credential | None = None, **options: str) -> SecretValue:
     candidate = Candidate(password=new_password())
     rotator = current or bench.admin
-    with bench.connector.open(bench.target, rotator, Deadline(20)) as session:
+    with bench.connector.open(replace(bench.target, options=options), rotator, Deadline(20)) as session:
         session.preflight(account_of(login))
         assert session.change(account_of(login), candidate, lambda: None) is Effect.APPLIED
         assert session.probe(account_of(login), candidate.credential(account_of(login))).state is VerdictState.ACCEPTED
@@ -379,7 +379,7 @@ def test_tls_is_used_wherever_the_server_speaks_it(bench, server):
     assert bench.connector.recognise(server.host, server.port, Deadline(5)).facts["tls"] == "yes"
 
 
-def test_account_that_demands_tls_is_not_refused_without_it(bench):
+def test_account_that_demands_tls_is_not_refused_without_it(bench, server):
     account, current = bench.new_account()
     bench.execute("ALTER USER %s@'%%' REQUIRE SSL", account.login)
     assert logs_in(bench, account.login, current.password, sslmode="disable")[0] is VerdictState.UNKNOWN
@@ -391,6 +391,7 @@ def test_account_that_demands_tls_is_not_refused_without_it(bench):
         with pytest.raises(Unsupported, match="client certificate"):
             session.preflight(account)
         assert session.probe(account, current).state is VerdictState.UNKNOWN
+    rotate(bench, account.login, ssl_cert=str(server.folder / "crt"), ssl_key=str(server.folder / "key"))
 
 
 def test_demanded_tls_is_verified(bench, server):

@@ -170,8 +170,11 @@ def test_rule_of_the_server_that_refuses_the_value_is_policy(bench):
     rotator, rotators = bench.new_account()
     alter(bench, rotator.login, "SUPERUSER")
     alter(bench, rotator.login, "SET session_preload_libraries = 'passwordcheck'")
-    with bench.connector.open(bench.target, rotators, Deadline(20)) as session, pytest.raises(PolicyRefused):
-        session.change(account, Candidate(password=SecretValue(account.login)), lambda: None)
+    with bench.connector.open(bench.target, rotators, Deadline(20)) as session:
+        found = session.preflight(account)
+        assert (found.min_length, found.min_classes, found.forbidden_words) == (8, 3, (account.login,))
+        with pytest.raises(PolicyRefused):
+            session.change(account, Candidate(password=SecretValue(account.login)), lambda: None)
     with bench.look() as session:
         assert session.probe(account, current).state is VerdictState.ACCEPTED
 
@@ -329,6 +332,7 @@ def test_demanded_tls_is_verified(bench, front):
     unverified = Target(host="localhost", port=front.port, protocol="postgresql", use_ssl=True)
     right = replace(unverified, options={"ssl_ca": str(front.certificate)})
     with bench.connector.open(right, bench.admin, Deadline(20)) as session:
+        assert session.preflight(account).may_change
         assert session.probe(account, current).state is VerdictState.ACCEPTED
     with pytest.raises(Unreachable):
         bench.connector.open(unverified, bench.admin, Deadline(20))

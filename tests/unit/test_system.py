@@ -27,6 +27,7 @@ def test_what_is_missing_is_named_exactly_where_it_may_not_be_installed(
         "mariadb-server",
         "redis-server",
         "rabbitmq-server",
+        "pgbouncer",
         "rsyslog",
         "nodejs",
         "npm",

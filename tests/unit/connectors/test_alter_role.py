@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from connectors.postgresql.scram import scram_verifier
-from connectors.postgresql.session import alter_role
+from connectors.postgresql.statements import alter_role
 
 pytestmark = pytest.mark.unit
 

@@ -109,6 +109,29 @@ def test_an_error_of_the_server_means_nothing_was_changed(code, kind):
     assert type(postgresql_errors.map_error(ServerRefusal(sqlstate=code, text="x"), sent=True)) is kind
 
 
+def test_rules_that_want_to_see_a_password_refuse_a_verifier_by_name():
+    refusal = ServerRefusal(sqlstate="0A000", text="password type is not a plain text")
+    assert "want to see" in postgresql_errors.map_error(refusal, sent=True).message
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "cause"),
+    [
+        ("SASL authentication failed", VerdictState.REFUSED, "wrong_password"),
+        ('password authentication failed for user "x"', VerdictState.REFUSED, "wrong_password"),
+        ('password authentication failed for user "of_the_pool"', VerdictState.UNKNOWN, "stale_pooler"),
+        ("server login failed: FATAL password authentication failed", VerdictState.UNKNOWN, "refused_login"),
+        ("no such database: x", VerdictState.UNKNOWN, "no_database"),
+        ("no more connections allowed (max_client_conn)", VerdictState.UNKNOWN, "too_many_connections"),
+        ("no such user", VerdictState.UNKNOWN, "refused_login"),
+    ],
+)
+def test_failed_logins_of_a_pooler_are_told_apart_by_its_words(text, state, cause):
+    failure = read_login_failure(f"{PREFIX}FATAL:  08P01: {text}\n", used_password=True)
+    verdict = postgresql_errors.verdict_of(failure, "x")
+    assert (verdict.state, verdict.cause) == (state, cause)
+
+
 @pytest.mark.parametrize("code", ["57P01", "57P02", "XX000", None])
 def test_a_fatal_end_after_the_change_was_sent_proves_nothing(code):
     error = postgresql_errors.map_error(ServerRefusal(sqlstate=code, severity="FATAL", text="x"), sent=True)

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from deploy.lab import LdapServer, MariadbServer, PostgresServer, SshServer
+from deploy.lab.rabbitmq import RabbitmqServer
 from tests.crash import table
 from tests.crash.directory import Openldap
 from tests.crash.mariadb import Mariadb
+from tests.crash.rabbitmq import Rabbitmq
 from tests.crash.targets import Linux, Postgresql, Target
 from tests.crash.world import World
 
@@ -25,10 +27,12 @@ def crash_targets(
     sshd_server: SshServer,
     target_mariadb: MariadbServer,
     openldap_server: LdapServer,
+    target_rabbitmq: RabbitmqServer,
 ) -> Iterator[Sequence[Target]]:
     """Every target; the quick ones come first."""
     targets: list[Target] = [
         Postgresql(target_postgres), Linux(sshd_server), Mariadb(target_mariadb), Openldap(openldap_server),
+        Rabbitmq(target_rabbitmq),
     ]  # fmt: skip
     yield targets
     for target in targets:

@@ -25,6 +25,7 @@ class OwnAdmin(Target):
         self._inner = inner
         self.name = f"{inner.name} admin"  # type: ignore[misc]
         self.is_slow = inner.is_slow  # type: ignore[misc]
+        self.can_lock = inner.can_lock  # type: ignore[misc]
         self.locks_accounts = inner.locks_accounts  # type: ignore[misc]
         self.proxies = []
 

@@ -37,6 +37,7 @@ class Target(ABC):
     locks_accounts: ClassVar[bool]  # one attempt waits on the target for another one's end
     is_slow: ClassVar[bool] = False  # a login costs so much that short runs have fewer of them
     is_further: ClassVar[bool] = False  # short runs have a handful of rounds on it, since others show the same
+    can_lock: ClassVar[bool] = True  # an account can be shut, its password kept
     part: ClassVar[str] = "password"  # of the credential, as ledger and record call it
     first: str = FIRST  # what an account has in the beginning
     admin_login: str
@@ -222,7 +223,8 @@ class Linux(Target):
             return True
 
     def set_password(self, login: str, password: str) -> None:
-        self._server.run(["chpasswd"], f"{login}:{password}\n".encode())
+        """Set it past PAM, which a fault may have refuse passwords."""
+        self._server.run(["chpasswd", "-c", "SHA512"], f"{login}:{password}\n".encode())
 
     def lock(self, login: str, *, is_locked: bool) -> None:
         self._server.run(["chage", "-E", "1" if is_locked else "-1", login])

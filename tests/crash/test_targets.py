@@ -12,7 +12,8 @@ from tests.crash.targets import FIRST, Linux, Target
 from tests.crash.waiting import eventually
 from tests.crash.world import Account, World, canary
 
-NAMES = ("postgresql", "linux", "mariadb", "openldap")
+LOCKING = ("postgresql", "linux", "mariadb", "openldap")  # whose accounts can be locked
+NAMES = (*LOCKING, "rabbitmq")
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
 
@@ -90,6 +91,7 @@ def test_a_target_restored_to_an_older_password(world: World, target: Target) ->
     _in_order(world, account, "target restored to an older password", "seen by verify, put right by reconcile")
 
 
+@pytest.mark.parametrize("target", LOCKING if IS_FULL else LOCKING[:2], indirect=True)
 def test_a_locked_account_waits_for_a_human_and_is_rotated_when_unlocked(world: World, target: Target) -> None:
     case = Case(target=target, boundary="before:probe")
     submit(world, [case])

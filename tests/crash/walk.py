@@ -265,6 +265,8 @@ class Walk(RuleBasedStateMachine):
     @_may_strike
     @step(which=_which)
     def lock_an_account(self, which: int) -> None:
+        if not self.cases[which % len(self.cases)].target.can_lock:
+            return
         case = self._touch(which)
         case.target.lock(case.account.login, is_locked=True)
         self._undo.callback(case.target.lock, case.account.login, is_locked=False)

@@ -35,12 +35,9 @@ class Openldap(Target):
         self.add(login, self.admin_password)
         self.make_admin(login)
 
-    def resource_at(self, site: GatewaySite, proxy: FaultProxy) -> str:
-        is_new = proxy.port not in self._resources
-        uid = super().resource_at(site, proxy)
-        if is_new:
-            ca = str(self._server.ca)
-            site.vault.records.update(uid, lambda record: record.set_field("text", ca, "ssl_ca", custom=True))
+    def add_resource(self, site: GatewaySite, proxy: FaultProxy, admin: str) -> str:
+        uid, ca = super().add_resource(site, proxy, admin), str(self._server.ca)
+        site.vault.records.update(uid, lambda record: record.set_field("text", ca, "ssl_ca", custom=True))
         return uid
 
     def add(self, login: str, password: str) -> None:

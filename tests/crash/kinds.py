@@ -34,8 +34,7 @@ class OwnAdmin(Target):
         self._inner.make_admin(login)
 
     def resource_for(self, site: GatewaySite, account_uid: str) -> str:
-        proxy = self._inner.proxies[0]
-        return site.add_resource(self._inner.record_type, proxy.host, proxy.port, account_uid)
+        return self._inner.add_resource(site, self._inner.proxies[0], account_uid)
 
     def logs_in(self, login: str, password: str) -> bool:
         return self._inner.logs_in(login, password)

@@ -30,12 +30,10 @@ class Rabbitmq(Target):
         self.add(self.admin_login, self.admin_password)
         self.make_admin(self.admin_login)
 
-    def resource_at(self, site: GatewaySite, proxy: FaultProxy) -> str:
-        """Return the record of the API; nobody listens on its AMQP port, so logins go over HTTP and the proxy too."""
-        is_new = proxy.port not in self._resources
-        uid = super().resource_at(site, proxy)
-        if is_new:
-            site.vault.records.update(uid, lambda record: record.set_field("text", "1", "AMQP Port", custom=True))
+    def add_resource(self, site: GatewaySite, proxy: FaultProxy, admin: str) -> str:
+        """Make the record of the API; nobody listens on its AMQP port, so logins go over HTTP and the proxy too."""
+        uid = super().add_resource(site, proxy, admin)
+        site.vault.records.update(uid, lambda record: record.set_field("text", "1", "AMQP Port", custom=True))
         return uid
 
     def add(self, login: str, password: str) -> None:

@@ -58,9 +58,12 @@ class Target(ABC):
     def resource_at(self, site: GatewaySite, proxy: FaultProxy) -> str:
         """Return the record of the server as it is reached through the proxy."""
         if proxy.port not in self._resources:
-            uid = site.add_resource(self.record_type, proxy.host, proxy.port, self.admin)
-            self._resources[proxy.port] = uid
+            self._resources[proxy.port] = self.add_resource(site, proxy, self.admin)
         return self._resources[proxy.port]
+
+    def add_resource(self, site: GatewaySite, proxy: FaultProxy, admin: str) -> str:
+        """Make a record of the server with that admin."""
+        return site.add_resource(self.record_type, proxy.host, proxy.port, admin)
 
     def record(self, site: GatewaySite, login: str) -> str:
         """Make the record of a new account."""

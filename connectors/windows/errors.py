@@ -12,6 +12,14 @@ import urllib3.exceptions
 import winrm.exceptions as driver
 
 from connectors.base import Verdict, VerdictState
+from connectors.kerberos.errors import (
+    KdcAwayError,
+    KdcCode,
+    KdcRefusedError,
+    KerberosError,
+    NotTrustedError,
+    TicketRefusedError,
+)
 from connectors.ssh import errors as ssh_errors
 from connectors.windows.programs import Answer
 from pam_jobs.errors import (
@@ -20,6 +28,7 @@ from pam_jobs.errors import (
     ConnectionLost,
     Forbidden,
     HostKeyMismatch,
+    Locked,
     NotApplied,
     PolicyRefused,
     TargetError,
@@ -32,6 +41,7 @@ from pam_jobs.secret import SecretValue
 __all__ = [
     "BY_CODE",
     "BY_DRIVER_TYPE",
+    "BY_KDC_CODE",
     "BY_LOGON_CODE",
     "FAILURES",
     "LoginRefused",
@@ -60,16 +70,21 @@ class NoAnswer(Exception):
 
 FAILURES: Final = (
     *ssh_errors.FAILURES, LoginRefused, NoAnswer, driver.WinRMError, driver.WinRMTransportError, driver.WinRMOperationTimeoutError,
-    requests.RequestException, urllib3.exceptions.HTTPError, spnego.exceptions.SpnegoError, ET.ParseError, StopIteration,
-    AssertionError, ValueError, LookupError, PermissionError,
+    requests.RequestException, urllib3.exceptions.HTTPError, spnego.exceptions.SpnegoError, KerberosError, ET.ParseError,
+    StopIteration, AssertionError, ValueError, LookupError, PermissionError,
 )  # fmt: skip
 """Whatever a link raises. pywinrm lets plain errors of Python through where an answer is not what it expects."""
 
+_Meaning = tuple[type[NotApplied], str, str | None]
 _PORT = "check host, port and firewall, and that WinRM listens there (winrm enumerate winrm/config/listener)"
 _NO_WINRM = "check that the port is one of WinRM"
+_KDC = "name the controllers in the custom field 'Kerberos KDC', and open TCP port 88 to them"
+_TICKET = (
+    "check the clocks, that the service HTTP of this host is the machine's own (setspn -Q), and the account's rights"
+)
 _CA = "name the CA's file in the custom field ssl_ca, and the host as the certificate does"
 
-BY_DRIVER_TYPE: Final[dict[type[BaseException], tuple[type[NotApplied], str, str | None]]] = {
+BY_DRIVER_TYPE: Final[dict[type[BaseException], _Meaning]] = {
     LoginRefused: (AuthRejected, "the machine refused the login", "check the rotator's login and password"),
     NoAnswer: (Unsupported, "PowerShell did not run there", "look at the execution of PowerShell on the machine"),
     driver.InvalidCredentialsError: (AuthRejected, "the machine refused the login", "check the rotator's login and password"),
@@ -80,6 +95,11 @@ BY_DRIVER_TYPE: Final[dict[type[BaseException], tuple[type[NotApplied], str, str
     driver.WinRMOperationTimeoutError: (Unreachable, "the machine did not answer in time", None),
     driver.WinRMError: (Unsupported, "the WinRM driver cannot do this", None),
     spnego.exceptions.SpnegoError: (Unreachable, "the login was not finished", _NO_WINRM),
+    KdcAwayError: (Unreachable, "no domain controller answered on Kerberos' port", _KDC),
+    KdcRefusedError: (Unreachable, "the domain controller gave no ticket", "look at the domain controller's event log"),
+    TicketRefusedError: (Forbidden, "the machine did not take the domain's ticket", _TICKET),
+    NotTrustedError: (HostKeyMismatch, "who answered did not prove to be the machine or its domain", _TICKET),
+    KerberosError: (Unreachable, "the login was not finished", None),
     requests.exceptions.SSLError: (HostKeyMismatch, "the machine's certificate is not trusted", _CA),
     requests.exceptions.ConnectTimeout: (Unreachable, "the machine did not answer in time", _PORT),
     requests.exceptions.ReadTimeout: (Unreachable, "the machine did not answer in time", None),
@@ -114,13 +134,8 @@ def map_error(error: BaseException, *, sent: bool) -> TargetError:
         return error
     if sent:
         return _after_sending(error)
-    if isinstance(error, driver.WSManFaultError):
-        return _of_fault(error)
-    if isinstance(error, NoAnswer):
-        return Unsupported(
-            f"PowerShell did not run there (code {error.exit_code}): {error.said}",
-            remedy="check PowerShell 3 or later on the machine, and the custom field 'Shell'",
-        )
+    if by_code := _by_code(error):
+        return by_code
     for kind in type(error).__mro__:
         if kind in BY_DRIVER_TYPE:
             ours, sentence, remedy = BY_DRIVER_TYPE[kind]
@@ -128,11 +143,78 @@ def map_error(error: BaseException, *, sent: bool) -> TargetError:
     return ssh_errors.map_error(error, sent=False)
 
 
+def _by_code(error: BaseException) -> NotApplied | None:
+    """Return our error for one that tells more than its class does; None for any other."""
+    if isinstance(error, driver.WSManFaultError):
+        return _of_fault(error)
+    if isinstance(error, KdcRefusedError | TicketRefusedError):
+        return _of_kerberos(error)
+    if isinstance(error, NoAnswer):
+        return Unsupported(
+            f"PowerShell did not run there (code {error.exit_code}): {error.said}",
+            remedy="check PowerShell 3 or later on the machine, and the custom field 'Shell'",
+        )
+    return None
+
+
+_CLOCKS: Final[_Meaning] = (
+    Unreachable,
+    "the clocks of gateway and domain are more than five minutes apart",
+    "let both take the time from one source",
+)
+
+BY_KDC_CODE: Final[Mapping[int, _Meaning]] = {
+    KdcCode.CLIENT_UNKNOWN: (AuthRejected, "the domain knows no such account", "check the login, and its domain"),
+    KdcCode.SERVICE_UNKNOWN: (
+        Unsupported,
+        "the domain knows no service HTTP of this host",
+        "name the machine as its domain does (custom field 'Kerberos Host'), or register it: setspn -S HTTP/HOST MACHINE",
+    ),
+    KdcCode.POLICY: (Locked, "the domain's rules keep the account from logging in", "look at its hours and workstations"),
+    KdcCode.NO_COMMON_ENCRYPTION: (
+        Unsupported,
+        "the domain has no AES key of the account or of the machine",
+        "set a password again, and let msDS-SupportedEncryptionTypes allow AES: RC4 and DES are not spoken",
+    ),
+    KdcCode.REVOKED: (Locked, "the account is locked, disabled or expired", "look at it in the domain"),
+    KdcCode.KEY_EXPIRED: (Locked, "the password has expired or must be changed", "set a new one in the domain"),
+    KdcCode.PREAUTH_FAILED: (AuthRejected, "the domain refused the password", "check the rotator's login and password"),
+    KdcCode.SKEW: _CLOCKS,
+    KdcCode.WRONG_REALM: (Unsupported, "the account is of another domain", "name its domain: custom field 'Kerberos Realm'"),
+}  # fmt: skip
+"""What a domain controller's answer means."""
+
+_KDC_VERDICTS: Final[Mapping[int, tuple[VerdictState, str]]] = {
+    KdcCode.PREAUTH_FAILED: (VerdictState.REFUSED, "wrong_password"),
+    KdcCode.CLIENT_UNKNOWN: (VerdictState.UNKNOWN, "not_found"),
+    KdcCode.POLICY: (VerdictState.LOCKED, "account_restriction"),
+    KdcCode.REVOKED: (VerdictState.LOCKED, "account_restriction"),
+    KdcCode.KEY_EXPIRED: (VerdictState.LOCKED, "expired"),
+}
+
+
+def _of_kerberos(error: KdcRefusedError | TicketRefusedError) -> NotApplied:
+    if isinstance(error, TicketRefusedError):
+        if error.code == KdcCode.SKEW:
+            return Unreachable(_CLOCKS[1], remedy=_CLOCKS[2])
+        ours, sentence, remedy = BY_DRIVER_TYPE[TicketRefusedError]
+        return ours(f"{sentence} (code {error.code})" if error.code else sentence, remedy=remedy)
+    ours, sentence, remedy = BY_KDC_CODE.get(error.code, BY_DRIVER_TYPE[KdcRefusedError])
+    return ours(f"{sentence} (Kerberos code {error.code})", remedy=remedy)
+
+
 def _after_sending(error: BaseException) -> TargetError:
     late = (TimeoutError, requests.exceptions.Timeout, driver.WinRMOperationTimeoutError)
     if isinstance(error, late):
         return TimedOutAfterSend()
-    answered = (NoAnswer, driver.WSManFaultError, driver.WinRMTransportError, LoginRefused, driver.AuthenticationError)
+    answered = (
+        NoAnswer,
+        KerberosError,
+        driver.WSManFaultError,
+        driver.WinRMTransportError,
+        LoginRefused,
+        driver.AuthenticationError,
+    )
     return AmbiguousReply() if isinstance(error, answered) else ConnectionLost()
 
 
@@ -147,7 +229,6 @@ def _of_fault(error: driver.WSManFaultError) -> NotApplied:
     return NotApplied(f"WinRM refused the request{code}", remedy="look at WinRM's event log on the machine")
 
 
-_Meaning = tuple[type[NotApplied], str, str | None]
 _RULES: Final = "change the record's complexity to the machine's rules (net accounts, secpol.msc)"
 _POLICY: Final[_Meaning] = (
     PolicyRefused,
@@ -243,6 +324,12 @@ def verdict_of(error: BaseException) -> Verdict:
         return Verdict(state=VerdictState.ACCEPTED, cause="no_connect_right", detail=detail)
     if isinstance(error, ssh_errors.LoginIncomplete):
         return ssh_errors.verdict_of(error)
+    if isinstance(error, TicketRefusedError) and error.code != KdcCode.SKEW:
+        detail = "the domain took the password, and the machine does not let the account in"
+        return Verdict(state=VerdictState.ACCEPTED, cause="no_connect_right", detail=detail)
+    if isinstance(error, KdcRefusedError) and error.code in _KDC_VERDICTS:
+        state, cause = _KDC_VERDICTS[error.code]
+        return Verdict(state=state, cause=cause, detail=map_error(error, sent=False).message)
     ours = map_error(error, sent=False)
     causes: dict[type[TargetError], str] = {
         HostKeyMismatch: "host_key_mismatch", Unsupported: "unsupported", AuthRejected: "method_not_allowed",

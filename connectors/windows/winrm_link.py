@@ -1,4 +1,4 @@
-"""PowerShell over WinRM: which login a machine offers, NTLM or Basic, and commands in one shell."""
+"""PowerShell over WinRM: which login a machine offers, Kerberos, NTLM or Basic, and commands in one shell."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ import requests.auth
 import urllib3
 import winrm.exceptions as driver
 from urllib3.util.wait import wait_for_read
+from winrm.encryption import Encryption
 from winrm.protocol import Protocol as Winrm
 
 from connectors.base import Credential, Deadline, Target
+from connectors.kerberos.errors import KerberosError, NotTrustedError
 from connectors.windows.errors import LoginRefused, NoAnswer
+from connectors.windows.kerberos import KerberosAuth, KerberosWay, is_final
 from connectors.windows.link import nothing
 from connectors.windows.programs import Answer, Program, command_line, encode_input, read_answer
 from pam_jobs.errors import Unsupported
@@ -32,7 +35,7 @@ _UTF8: Final = 65001
 _SECURE_PORT: Final = 5986
 _PLAIN_PORT: Final = 5985
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
-_LOGINS: Final = ("ntlm", "basic")
+_LOGINS: Final = ("kerberos", "ntlm", "basic")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +88,28 @@ def offers(endpoint: Endpoint, deadline: Deadline) -> tuple[str, frozenset[str]]
     return server, frozenset(part.split()[0].casefold() for name in names for part in name.split(",") if part.split())
 
 
+class _Sealing(Encryption):
+    """The driver's sealing of messages, which would take an answer in the clear as well."""
+
+    def parse_encrypted_response(self, response: requests.Response) -> bytes:
+        """Return the text that the machine sealed; nothing of an error that it did not seal.
+
+        Raises:
+            NotTrustedError: it is a good answer in the clear, which anybody on the way could have written.
+        """
+        if self.protocol_string.decode() in response.headers.get("Content-Type", ""):
+            return super().parse_encrypted_response(response)
+        if response.ok and response.content:
+            raise NotTrustedError("the machine answered in the clear")
+        return b""
+
+
 class WinrmLink:
     """One shell of one account on one machine; opened when the first program runs."""
 
     host_key: str | None = None
 
-    def __init__(self, endpoint: Endpoint, server: str, login: str, how: str, shell: str | None) -> None:
+    def __init__(self, endpoint: Endpoint, server: str, login: str, how: str | KerberosWay, shell: str | None) -> None:
         self._endpoint = endpoint
         self._login = login
         self._how = how
@@ -115,29 +134,48 @@ class WinrmLink:
         told = offers(endpoint, deadline)
         if told is None:
             raise Unsupported("the machine does not answer as WinRM does", remedy="check the port of the resource")
-        how = _choose(endpoint, told[1], wanted)
-        link = cls(endpoint, told[0] or "WinRM", credential.login, how, target.options.get("Shell"))
+        server, offered = told[0] or "WinRM", told[1]
+
+        def logged_in(how: str | KerberosWay) -> WinrmLink:
+            link = cls(endpoint, server, credential.login, how, target.options.get("Shell"))
+            try:
+                link.log_in(credential.password or SecretValue(""), deadline)
+            except BaseException:
+                link.close()
+                raise
+            return link
+
+        way = KerberosWay.of(target, credential.login, offered)
+        if way is None:
+            return logged_in(_choose(endpoint, offered, wanted))
         try:
-            link.log_in(credential.password, deadline)
-        except BaseException:
-            link.close()
-            raise
-        return link
+            return logged_in(way)
+        except KerberosError as error:
+            if way.is_demanded or is_final(error):
+                raise
+            try:
+                return logged_in(_choose(endpoint, offered, wanted))
+            except (LoginRefused, Unsupported):
+                # NTLM may be closed to the account, whatever its password is: this refusal proves nothing.
+                raise error from None
 
     def log_in(self, password: SecretValue, deadline: Deadline) -> None:
         """Log in; no shell is opened yet, which takes rights that a login does not.
 
         Raises:
             LoginRefused: the machine said no.
+            KerberosError: there is no ticket, or the machine did not take it.
             Unsupported: the password cannot travel in this way.
         """
-        text = password.reveal()
+        way = self._how if isinstance(self._how, KerberosWay) else None
+        text = "" if way else password.reveal()
         if self._how == "basic" and not (text.isascii() and self._login.isascii()):
             raise Unsupported("Basic cannot carry characters beyond ASCII", remedy="let the machine offer Negotiate")
         secure = self._endpoint.is_secure
+        ticket = way.ticket(password, deadline) if way else None
         self._winrm = Winrm(
             self._endpoint.url,
-            transport=self._how,  # type: ignore[arg-type]
+            transport="plaintext" if way else self._how,  # type: ignore[arg-type]
             username=self._login,
             password=text,
             ca_trust_path=self._endpoint.verify if isinstance(self._endpoint.verify, str) else None,  # type: ignore[arg-type]
@@ -150,8 +188,10 @@ class WinrmLink:
         self._limit(deadline)
         transport = self._winrm.transport
         try:
-            session = transport.build_session()  # sealed, it has logged in already
+            session = transport.build_session()  # sealed by NTLM, it has logged in already
             session.trust_env = False
+            if way and ticket:
+                session.auth = KerberosAuth(ticket, way.scheme, is_sealed=not secure)
             if transport.encryption is None:
                 request = session.prepare_request(requests.Request("POST", self._endpoint.url))
                 transport._send_message_request(session, request)  # noqa: SLF001 - the driver's own way to log in
@@ -160,6 +200,12 @@ class WinrmLink:
         except driver.WinRMTransportError as error:
             if error.code == requests.codes.not_found or error.code >= 500:
                 raise
+        if not secure and self._how != "basic":
+            transport.encryption = _Sealing(session, "kerberos" if way else "ntlm")
+        if way:
+            self.server += ", Kerberos"  # so that a plan shows what the login was
+            if not secure and way.scheme == "Kerberos":
+                transport.encryption.protocol_string = b"application/HTTP-Kerberos-session-encrypted"
 
     def open(self, deadline: Deadline) -> None:
         """Open the shell, which the programs then run in.
@@ -257,15 +303,10 @@ def _wanted(target: Target) -> str | None:
     Raises:
         Unsupported: it demands one that cannot be made here.
     """
-    wanted = (target.options.get("winrm_authentication") or "").casefold() or None
-    if wanted == "kerberos" or (target.options.get("Kerberos") or "").strip().casefold() in {"true", "1", "yes"}:
-        raise Unsupported(
-            "this gateway cannot log in to WinRM by Kerberos",
-            remedy="remove the custom field 'Kerberos' for NTLM, or map the port to ssh",
-        )
+    wanted = (target.options.get("winrm_authentication") or "").strip().casefold() or None
     if wanted is not None and wanted not in _LOGINS:
-        raise Unsupported(f"there is no winrm_authentication {wanted!r}", remedy="use ntlm or basic")
-    return wanted
+        raise Unsupported(f"there is no winrm_authentication {wanted!r}", remedy="use kerberos, ntlm or basic")
+    return None if wanted == "kerberos" else wanted
 
 
 def _choose(endpoint: Endpoint, offered: frozenset[str], wanted: str | None) -> str:

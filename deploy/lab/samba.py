@@ -33,7 +33,7 @@ _PROCESS = "samba.pid.json"
 _PATHS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _DOMAIN, _NETBIOS, _MACHINE = "ad.lab.test", "LAB", "DC1"
 _BASE = "DC=ad,DC=lab,DC=test"
-_PORTS = (389, 636)
+_PORTS = (88, 389, 636)
 
 _CONFIGURATION = """
 [global]

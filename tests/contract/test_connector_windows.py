@@ -259,7 +259,7 @@ def test_what_the_machine_logs_is_the_same_for_every_password(windows_server):
     bench.connector.close_idle()
 
 
-def test_basic_is_refused_over_plain_http_and_kerberos_by_name(strict, windows_server):
+def test_logins_that_cannot_be_made_are_refused_by_name(strict, windows_server):
     basic_only = Target(host="127.0.0.2", port=strict.port, protocol="winrm", options={"winrm_authentication": "basic"})
     for target, text in (
         (replace(basic_only, host="127.0.0.1"), "no login for WinRM but negotiate"),

@@ -13,11 +13,24 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from deploy.lab.processes import new_password, write_private
 from deploy.lab.windows import services  # noqa: F401 - what it knows to do with services
+from deploy.lab.windows.kerberos import Acceptor
 from deploy.lab.windows.machine import Component, Machine, Policy, Pool, Refusal, Service, Task, User
 from deploy.lab.windows.openssh import WindowsSshServer
 from deploy.lab.windows.wsman import WinrmServer
 
-__all__ = ["Component", "Machine", "Policy", "Pool", "Refusal", "Service", "Task", "User", "WindowsServer", "start"]
+__all__ = [
+    "Acceptor",
+    "Component",
+    "Machine",
+    "Policy",
+    "Pool",
+    "Refusal",
+    "Service",
+    "Task",
+    "User",
+    "WindowsServer",
+    "start",
+]
 
 ADMIN = "Administrator"
 
@@ -43,21 +56,24 @@ class WindowsServer:
             listener.stop()
 
 
-def start(folder: Path, machine: Machine | None = None, *, basic: bool = True) -> WindowsServer:
+def start(
+    folder: Path, machine: Machine | None = None, *, basic: bool = True, service: Acceptor | None = None
+) -> WindowsServer:
     """Start an emulated machine with the account ``Administrator``.
 
     Args:
         folder: private, existing or new.
         machine: the state; a new server in a workgroup when absent.
-        basic: WinRM takes Basic authentication (over HTTP it never takes a message that NTLM did not seal).
+        basic: WinRM takes Basic authentication (over HTTP it never takes a message that nobody sealed).
+        service: its service in a domain, whose accounts then log in by Kerberos.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     machine = machine or Machine()
     password = f"{new_password()}-aA1"
     admin = machine.users.get(ADMIN.lower()) or machine.add_user(ADMIN, password, admin=True, never_expires=True)
     certificate = _certificate(folder)
-    plain = WinrmServer(machine, folder, basic=basic)
-    secure = WinrmServer(machine, folder, basic=basic, certificate=certificate)
+    plain = WinrmServer(machine, folder, basic=basic, service=service)
+    secure = WinrmServer(machine, folder, basic=basic, certificate=certificate, service=service)
     shell = WindowsSshServer(machine)
     return WindowsServer(
         host="127.0.0.1", port=plain.port, secure_port=secure.port, ssh_port=shell.port, host_key=shell.host_key,

@@ -1,6 +1,7 @@
-"""WinRM in front of an emulated machine: WS-Management over HTTP or HTTPS with Basic and NTLM, as pywinrm speaks it.
+"""WinRM in front of an emulated machine: WS-Management over HTTP or HTTPS with Basic, NTLM and Kerberos, as pywinrm speaks it.
 
-The NTLM acceptor is pyspnego's. Over HTTP a message counts only when NTLM sealed it, unless the machine is told otherwise.
+The acceptor of NTLM is pyspnego's, that of Kerberos MIT's. Over HTTP a message counts only when NTLM or Kerberos sealed it, unless
+the machine is told otherwise; over HTTPS Kerberos must be bound to the certificate.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import spnego
 from spnego._ntlm_raw.crypto import ntowfv1
 from spnego._ntlm_raw.messages import Authenticate
 
+from deploy.lab.windows import kerberos
 from deploy.lab.windows.machine import Code, Machine, User
 from deploy.lab.windows.programs import Ended, execute, is_waiting
 
@@ -37,6 +39,8 @@ _NO_SHELL: Final = 2150858843
 _TIMED_OUT: Final = 2150858793
 _NOT_SUPPORTED: Final = 2150858752
 _SEALED: Final = "application/HTTP-SPNEGO-session-encrypted"
+_SEALED_BY_KERBEROS: Final = "application/HTTP-Kerberos-session-encrypted"  # where the login was by that scheme
+_NTLM_SIGNATURE: Final = 16
 _ntlm_lock = threading.Lock()  # the acceptor finds its accounts by an environment variable, one for the whole process
 
 
@@ -68,7 +72,7 @@ class WinrmServer(ThreadingHTTPServer):
 
     def __init__(
         self, machine: Machine, folder: Path, *, certificate: tuple[Path, Path] | None = None,
-        basic: bool = True, unencrypted: bool = False, port: int = 0,
+        basic: bool = True, unencrypted: bool = False, port: int = 0, service: kerberos.Acceptor | None = None,
     ) -> None:  # fmt: skip
         """Listen on loopback.
 
@@ -79,11 +83,17 @@ class WinrmServer(ThreadingHTTPServer):
             basic: take Basic authentication (a real machine does not, by default).
             unencrypted: take messages in the clear over HTTP.
             port: 0 for a free one.
+            service: of a domain, for Kerberos; None: the machine takes none.
         """
         super().__init__(("127.0.0.1", port), _Handler)
         self.machine = machine
         self.basic = basic
         self.unencrypted = unencrypted or certificate is not None
+        self.schemes = ["Negotiate"] if service is None else ["Negotiate", "Kerberos"]
+        self.service = service
+        self.certificate = kerberos.binding_of(certificate[0]) if certificate is not None else None
+        self.logins: list[tuple[str, str]] = []  # how, and who
+        self.seals = True  # False: it answers in the clear, as somebody on the way would
         self.shells: dict[str, _Shell] = {}
         self.accounts = folder / f"ntlm.{self.server_address[1]}"
         self.requests: list[str] = []  # what came in the clear, for tests that look for secrets
@@ -146,6 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._context: Any = None
         self._user: User | None = None
         self._is_sealed = False
+        self._seal = _SEALED
+        self._proof: list[tuple[str, str]] = []  # that the machine is itself, for the answer to come
 
     def log_message(self, *_: object) -> None:
         """Write nothing."""
@@ -164,11 +176,11 @@ class _Handler(BaseHTTPRequestHandler):
         if not (user.admin or user.remote):
             self._deny()  # as to a wrong password
             return
-        self._is_sealed = _SEALED in (self.headers.get("Content-Type") or "")
+        self._is_sealed = self._seal in (self.headers.get("Content-Type") or "")
         if self._is_sealed and self._context is not None:
             try:
                 data = self._unsealed(data)
-            except (spnego.exceptions.SpnegoError, IndexError):  # sealed for an earlier login
+            except (spnego.exceptions.SpnegoError, kerberos.Refused, IndexError):  # sealed for an earlier login
                 self._is_sealed = False
                 self._reply(400)
                 return
@@ -263,15 +275,19 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "Basic" and self.server.basic:
             login, _, password = base64.b64decode(token).decode(errors="replace").partition(":")
             user = machine.find(login) if machine.log_on(login, password) is Code.OK else None
+            self.server.logins.append(("basic", login))
             return user or self._deny()
-        if kind in {"Negotiate", "NTLM"}:
-            return self._negotiate(kind, base64.b64decode(token))
+        if kind in {"Negotiate", "NTLM", "Kerberos"}:
+            octets = base64.b64decode(token)
+            if octets.startswith(b"\x60") and kind in self.server.schemes:
+                return self._kerberos(kind, octets)
+            return self._negotiate(kind, octets)
         if not kind and self._user is not None:
             return self._user
         return self._deny()
 
     def _negotiate(self, kind: str, token: bytes) -> User | None:
-        if not token.startswith(b"NTLMSSP\0"):  # Kerberos, which this machine has not
+        if not token.startswith(b"NTLMSSP\0") or "Negotiate" not in self.server.schemes:
             return self._deny()
         try:
             if token[8] == 1:
@@ -295,40 +311,67 @@ class _Handler(BaseHTTPRequestHandler):
             right = True
         except Exception:  # noqa: BLE001 - the acceptor raises many kinds for one fact
             right = False
+        self.server.logins.append(("ntlm", name))
         if self.server.machine.log_on(name, None, right=right) is Code.OK:
             self._user = self.server.machine.find(name)
+        return self._user or self._deny()
+
+    def _kerberos(self, kind: str, token: bytes) -> User | None:
+        self._user, service = None, self.server.service
+        if service is None:
+            return self._deny()
+        context = service.begin(self.server.certificate)
+        try:
+            proof = context.accept(token)
+        except kerberos.Refused:
+            return self._deny()
+        self.server.logins.append(("kerberos", context.principal))
+        if self.server.certificate is not None and not context.is_bound:
+            return self._deny()
+        name, _, realm = context.principal.rpartition("@")
+        self._context, self._seal = context, _SEALED_BY_KERBEROS if kind == "Kerberos" else _SEALED
+        self._proof = [("WWW-Authenticate", f"{kind} {base64.b64encode(proof).decode()}")]
+        with self.server.machine.lock:
+            known = realm == service.realm and self.server.machine.find(f"{self.server.machine.domain}\\{name}")
+        self._user = known or None
         return self._user or self._deny()
 
     def _unsealed(self, data: bytes) -> bytes:
         payload = data.split(b"--Encrypted Boundary\r\n")[2].split(b"octet-stream\r\n", 1)[1]
         payload = payload.removesuffix(b"--Encrypted Boundary--\r\n")
         length = int.from_bytes(payload[:4], "little")
-        return self._context.unwrap(payload[4 : 4 + length] + payload[4 + length :]).data  # type: ignore[no-any-return]
+        text = self._context.unwrap(payload[4 : 4 + length] + payload[4 + length :])
+        return text if isinstance(text, bytes) else text.data  # type: ignore[no-any-return]
 
     def _sealed(self, body: bytes) -> bytes:
-        wrapped = self._context.wrap(body, encrypt=True).data
-        begin = f"--Encrypted Boundary\r\n\tContent-Type: {_SEALED}\r\n"
+        if isinstance(self._context, kerberos.Context):
+            signature, text = self._context.wrap(body)
+        else:
+            whole = self._context.wrap(body, encrypt=True).data
+            signature, text = whole[:_NTLM_SIGNATURE], whole[_NTLM_SIGNATURE:]
+        begin = f"--Encrypted Boundary\r\n\tContent-Type: {self._seal}\r\n"
         original = f"\tOriginalContent: type=application/soap+xml;charset=UTF-8;Length={len(body)}\r\n"
         middle = "--Encrypted Boundary\r\n\tContent-Type: application/octet-stream\r\n"
-        size = (16).to_bytes(4, "little")
-        return (begin + original + middle).encode() + size + wrapped + b"--Encrypted Boundary--\r\n"
+        size = len(signature).to_bytes(4, "little")
+        return (begin + original + middle).encode() + size + signature + text + b"--Encrypted Boundary--\r\n"
 
     def _deny(self) -> None:
-        offers = [("WWW-Authenticate", "Negotiate")]
+        offers = [("WWW-Authenticate", scheme) for scheme in self.server.schemes]
         if self.server.basic:
             offers.append(("WWW-Authenticate", 'Basic realm="WSMAN"'))
         self._reply(401, extra=offers)
 
     def _reply(self, status: int, body: bytes = b"", extra: Any = ()) -> None:
         kind = "application/soap+xml;charset=UTF-8"
-        if body and self._is_sealed and self._context is not None:
+        if body and self._is_sealed and self._context is not None and self.server.seals:
             body = self._sealed(body)
-            kind = f'multipart/encrypted;protocol="{_SEALED}";boundary="Encrypted Boundary"'
+            kind = f'multipart/encrypted;protocol="{self._seal}";boundary="Encrypted Boundary"'
         self.send_response(status)
         self.send_header("Server", "Microsoft-HTTPAPI/2.0")
         if body:
             self.send_header("Content-Type", kind)
-        for name, value in extra:
+        proof, self._proof = self._proof, []
+        for name, value in dict.fromkeys([*proof, *extra]):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

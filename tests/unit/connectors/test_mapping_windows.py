@@ -7,6 +7,7 @@ import inspect
 import pytest
 import winrm.exceptions as driver
 
+import connectors.kerberos.errors as kerberos
 import connectors.windows.errors as windows_errors
 from connectors.base import VerdictState
 from connectors.windows.programs import Answer
@@ -34,6 +35,8 @@ def made(kind: type[BaseException]) -> BaseException:
         error.wsman_fault_code = None
     if isinstance(error, windows_errors.NoAnswer):
         error.exit_code, error.said = 1, "x"
+    if isinstance(error, kerberos.KdcRefusedError | kerberos.TicketRefusedError):
+        error.code = 0
     return error
 
 
@@ -54,6 +57,8 @@ def test_failures_prove_nothing_once_the_change_was_sent(kind):
 def test_only_a_plain_refusal_refuses_a_credential(kind):
     refusals = {windows_errors.LoginRefused, driver.InvalidCredentialsError}
     expected = VerdictState.REFUSED if kind in refusals else VerdictState.UNKNOWN
+    if kind is kerberos.TicketRefusedError:  # the domain gave a ticket for the password
+        expected = VerdictState.ACCEPTED
     assert windows_errors.verdict_of(made(kind)).state is expected
 
 

@@ -61,7 +61,7 @@ def load(kind: Any, octets: bytes) -> Any:
         if rest:
             raise MalformedError("something follows the message")
         return to_native.encode(value)
-    except (PyAsn1Error, RecursionError, IndexError, UnicodeError) as error:
+    except (PyAsn1Error, RecursionError, LookupError, ValueError, TypeError, ArithmeticError) as error:
         raise MalformedError("the message cannot be read") from error
 
 

@@ -121,20 +121,19 @@ def _first_ticket(controller: _Controller, realm: Realm, principal: Principal, p
     }  # fmt: skip
     request: dict[str, Any] = {"version": 5, "kind": 10, "body": body}
     reply, error = controller.ask(messages.AS_REQ, request, messages.AS_REP)
-    if reply is not None:  # an account that need not prove first that it knows its password
-        key = _key_of(reply["padata"], password)
-    else:
-        if error["code"] != KdcCode.PREAUTH_REQUIRED:
-            raise KdcRefusedError(error["code"])
-        key = _key_of(messages.load(messages.METHOD_DATA, error["data"]), password)
-        seconds, microseconds = now()
-        stamp = messages.dump(messages.ENC_TIMESTAMP, {"time": seconds, "microseconds": microseconds})
-        proof = messages.dump(messages.SEALED, sealed(key, _FOR_TIMESTAMP, stamp))
-        body["nonce"] = _nonce()
-        request["padata"] = [{"type": _ENC_TIMESTAMP, "value": proof}]
-        reply, error = controller.ask(messages.AS_REQ, request, messages.AS_REP)
-        if reply is None:
-            raise KdcRefusedError(error["code"])
+    if reply is None and error["code"] != KdcCode.PREAUTH_REQUIRED:
+        raise KdcRefusedError(error["code"])
+    # An account that need not prove that it knows its password does so all the same: else nobody would say that it is wrong.
+    told = messages.load(messages.METHOD_DATA, error["data"]) if reply is None else reply["padata"]
+    key = _key_of(told, password)
+    seconds, microseconds = now()
+    stamp = messages.dump(messages.ENC_TIMESTAMP, {"time": seconds, "microseconds": microseconds})
+    proof = messages.dump(messages.SEALED, sealed(key, _FOR_TIMESTAMP, stamp))
+    body["nonce"] = _nonce()
+    request["padata"] = [{"type": _ENC_TIMESTAMP, "value": proof}]
+    reply, error = controller.ask(messages.AS_REQ, request, messages.AS_REP)
+    if reply is None:
+        raise KdcRefusedError(error["code"])
     return _opened(reply, key, _FOR_AS_REP, body["nonce"], (realm.name, *service))
 
 
@@ -187,7 +186,7 @@ def _key_of(padata: Any, password: SecretValue) -> Key:
     Raises:
         KdcRefusedError: it has none of AES.
     """
-    told = next((each["value"] for each in padata or () if each["type"] == _ETYPE_INFO2), None)
+    told = next((each["value"] for each in padata if each["type"] == _ETYPE_INFO2), None)
     kinds = messages.load(messages.ETYPE_INFO2, told) if told is not None else []
     for enctype in ENCTYPES:
         for each in kinds:

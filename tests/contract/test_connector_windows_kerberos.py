@@ -78,10 +78,12 @@ def test_a_login_is_made_once_and_its_connection_kept(joined, admin):
 def test_what_the_domain_says_of_an_account_is_told_and_ntlm_does_not_try_it_again(joined):
     wrong = joined.credential(joined.add_account(PASSWORD), "Wrong-1")
     disabled = joined.credential(joined.add_account(PASSWORD, userAccountControl=str(0x202)), PASSWORD)
+    open_to_all = joined.credential(joined.add_account(PASSWORD, userAccountControl=str(0x400200)), "Wrong-1")
     stale = joined.credential(joined.add_account(PASSWORD, pwdLastSet="0"), PASSWORD)
     joined.logins()
     for credential, error, state, cause in (
         (wrong, AuthRejected, VerdictState.REFUSED, "wrong_password"),
+        (open_to_all, AuthRejected, VerdictState.REFUSED, "wrong_password"),  # it need not prove itself first
         (disabled, Locked, VerdictState.LOCKED, "account_restriction"),
         (stale, Locked, VerdictState.LOCKED, "expired"),
     ):
@@ -93,6 +95,27 @@ def test_what_the_domain_says_of_an_account_is_told_and_ntlm_does_not_try_it_aga
             verdict = session.probe(account_of(credential.login), credential)
         assert (verdict.state, verdict.cause) == (state, cause), verdict
     assert not joined.logins()
+    right = replace(open_to_all, password=SecretValue(PASSWORD))
+    with WinrmConnector().open(joined.target(), None, Deadline(20)) as session:
+        assert session.probe(account_of(right.login), right).cause == "no_connect_right", (
+            "it logs in, and gets no shell"
+        )
+
+
+def test_a_connection_that_ends_is_logged_in_again_where_no_message_was_sealed_for_it(joined, admin):
+    account = account_of(admin.login.partition("@")[0])
+    for secure in (True, False):
+        connector = WinrmConnector()
+        joined.logins()
+        with connector.open(joined.target(secure=secure), admin, Deadline(20)) as session:
+            session._link._winrm.transport.session.get_adapter("https://" if secure else "http://").close()
+            if secure:
+                assert session.preflight(account).account_exists
+                assert len(joined.logins()) == 2
+            else:
+                with pytest.raises(Unreachable):
+                    session.preflight(account)
+        connector.close_idle()
 
 
 def test_ntlm_follows_where_kerberos_cannot_be_and_its_refusal_then_proves_nothing(joined):

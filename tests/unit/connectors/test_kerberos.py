@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from connectors.base import Deadline, Target
 from connectors.kerberos import cipher, messages
@@ -151,6 +154,18 @@ def test_the_next_controller_is_asked_when_one_is_away_or_sick():
 def test_nonsense_is_no_controllers(answer):
     with controller(answer) as (place, _), pytest.raises(NotTrustedError):
         ask(place)
+
+
+@settings(max_examples=100, deadline=None)
+@given(position=st.integers(0, 200), octets=st.binary(max_size=4), cut=st.integers(0, 4))
+def test_whatever_a_message_is_turned_into_is_read_or_malformed(position, octets, cut):
+    for kind, whole in (
+        (messages.ERROR, error(3, b"data")[4:]),
+        (messages.ETYPE_INFO2, b"0\x0b0\x09\xa0\x03\x02\x01\x12\xa1\x02\x1b\0"),
+    ):
+        start = position % len(whole)
+        with contextlib.suppress(messages.MalformedError):
+            messages.load(kind, whole[:start] + octets + whole[start + cut :])
 
 
 def test_what_is_cut_or_endless_is_no_answer():

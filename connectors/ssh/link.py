@@ -25,7 +25,10 @@ _HANDSHAKE_SECONDS = 15.0
 _LOGIN_SECONDS = 30.0  # PAM may take its time to refuse
 _OUTPUT_BYTES = 1 << 20  # of each stream; the rest is read and dropped
 _INLINE_BYTES = 1 << 16  # of standard input that surely fits the server's window
-_LINGER_SECONDS = 0.2  # how long output is awaited after the command ended, when a child of it keeps the stream open
+_LINGER_SECONDS = (
+    1.0  # of silence after the command ended, when a child of it keeps the stream open; sshd tells the end
+)
+_CHATTER_SECONDS = 10.0  # before it has sent all output, and such a child may talk for ever
 _SHELL_COLUMNS = 511
 _LOG_CHANNEL = "connectors.ssh.link.paramiko"
 _EXPIRED_WORDS = ("new password", "expired", "change your password", "current password")
@@ -346,11 +349,12 @@ def _send(channel: paramiko.Channel, stdin: bytes) -> None:
 
 
 def _read(channel: paramiko.Channel, deadline: Deadline) -> tuple[bytes, bytes]:
-    """Return both streams, read in turn until they end, or shortly after the command did."""
+    """Return both streams, read in turn until they end, or until nothing more comes after the command did."""
     streams = (bytearray(), bytearray())
     poller = select.poll()
     poller.register(channel.fileno(), select.POLLIN)
     ended: float | None = None
+    heard = 0.0
     while not deadline.is_over:
         is_done = channel.eof_received or channel.closed  # looked at before reading, so that nothing is left behind
         moved = False
@@ -362,13 +366,15 @@ def _read(channel: paramiko.Channel, deadline: Deadline) -> tuple[bytes, bytes]:
                 moved = True
                 data = receive(32768)
                 into.extend(data[: max(0, _OUTPUT_BYTES - len(into))])
+        now = time.monotonic()
         if moved:
-            continue
-        if is_done:
+            heard = now
+        elif is_done:
             break
         if channel.exit_status_ready():
-            ended = ended or time.monotonic()
-            if time.monotonic() - ended > _LINGER_SECONDS:
+            ended = ended or now
+            if now - max(ended, heard) > _LINGER_SECONDS or now - ended > _CHATTER_SECONDS:
                 break
-        poller.poll(50)
+        if not moved:
+            poller.poll(50)
     return bytes(streams[0]), bytes(streams[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from typing import Any
 
@@ -59,9 +60,12 @@ class WindowsSshServer:
         except (asyncssh.BreakReceived, asyncssh.TerminalSizeChanged):
             process.exit(255)
             return
-        process.stdout.write(ended.stdout.encode())
-        process.stderr.write(ended.stderr.encode())
-        process.exit(ended.exit_code & 0xFF)
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # who asked is gone; raised from here it would end the whole connection
+            process.stdout.write(ended.stdout.encode())
+            process.stderr.write(ended.stderr.encode())
+            process.exit(ended.exit_code & 0xFF)
 
     def stop(self) -> None:
         """Stop listening and end the connections."""

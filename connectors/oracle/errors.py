@@ -103,8 +103,9 @@ def refusal_of(error: oracledb.Error) -> ServerRefusal | DriverFailure:
     inner = re.search(r"DPY-600[0-46-9]", str(getattr(told, "message", "")))  # "cannot connect" tells why further on
     if full == "DPY-6005" and inner:
         full = inner[0]
-    if full.startswith("ORA-"):
-        return ServerRefusal(code=int(getattr(told, "code", 0)), text=sentence)
+    code = int(getattr(told, "code", 0))  # stays the database's where the driver puts words of its own over it
+    if full.startswith("ORA-") or code in BY_CODE:
+        return ServerRefusal(code=code, text=sentence)
     return DriverFailure(code=full, text=sentence)
 
 

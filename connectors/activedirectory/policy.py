@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 from connectors.activedirectory.accounts import AccountState, Domain
 from connectors.ldap.errors import LdapRefusal
 from connectors.ldap.link import Entry, Link
+from connectors.windows.names import COMPLEX_CLASSES, forbidden_words
 from pam_jobs.errors import PolicyRefused
 
 __all__ = ["MOST_UNITS", "PasswordRules", "read_rules"]
@@ -22,10 +22,7 @@ _OF_POLICY: Final = [
     "msDS-MinimumPasswordLength", "msDS-PasswordComplexityEnabled", "msDS-MinimumPasswordAge",
     "msDS-PasswordHistoryLength",
 ]  # fmt: skip
-_BETWEEN_WORDS: Final = re.compile(r"[,.\-\u2013_ #\t]+")
-_LEAST_WORD: Final = 3
 _LONGEST: Final = timedelta(days=36_500)
-_CLASSES: Final = 3  # of capital letters, small letters, digits, others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +36,15 @@ class PasswordRules:
     history: int | None = None
 
     def forbidden_words(self, account: Entry) -> tuple[str, ...]:
-        """Return the parts of names that complex passwords do not hold, whatever their case.
-
-        Source: Windows security policy "Password must meet complexity requirements".
-        """
+        """Return the parts of names that complex passwords do not hold, whatever their case."""
         if self.is_complex is False:
             return ()
-        words = [account.first("sAMAccountName") or "", *_BETWEEN_WORDS.split(account.first("displayName") or "")]
-        return tuple(dict.fromkeys(word for word in words if len(word) >= _LEAST_WORD))
+        return forbidden_words(account.first("sAMAccountName") or "", account.first("displayName") or "")
 
     @property
     def min_classes(self) -> int | None:
         """How many classes of characters a password has."""
-        return None if self.is_complex is False else _CLASSES
+        return None if self.is_complex is False else COMPLEX_CLASSES
 
     def check_age(self, state: AccountState) -> None:
         """Refuse a change by the account itself that comes too early.

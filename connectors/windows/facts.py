@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from connectors.base import AccountMetadata, Finding, Unseen
-from connectors.windows.names import Name
-from pam_jobs.errors import Unsupported
+from connectors.windows.names import COMPLEX_CLASSES, Name, forbidden_words
+from pam_jobs.errors import PolicyRefused, Unsupported
 
-__all__ = ["Look", "User", "metadata_of", "read_accounts"]
+__all__ = ["Look", "Rules", "User", "metadata_of", "read_accounts"]
 
 _DISABLED: Final = 0x2
 _LOCKED: Final = 0x10
@@ -28,6 +28,9 @@ class User:
     maximum_age_seconds: int  # 0 or below: it never expires
     expires: datetime | None
     minimum_length: int | None
+    full_name: str = ""
+    minimum_age_seconds: int = 0  # before the account may change its password again
+    must_change: bool = False  # at the next logon, whatever its age
 
     @property
     def is_disabled(self) -> bool:
@@ -38,6 +41,46 @@ class User:
     def is_locked(self) -> bool:
         """Say whether too many logons were refused."""
         return bool(self.flags & _LOCKED)
+
+    def check_age(self) -> None:
+        """Refuse a change by the account itself that comes too early; an administrator's is not bound by it.
+
+        Raises:
+            PolicyRefused: with the time that is left.
+        """
+        left = self.minimum_age_seconds - self.age_seconds
+        if left > 0 and not self.must_change:
+            raise PolicyRefused(
+                "the account changed its password lately, and may not again (minimum password age)",
+                remedy=f"wait {timedelta(seconds=left)} (hours), or rotate it by an administrator",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What the machine demands of every password; None = it was not told."""
+
+    is_complex: bool | None = None
+    minimum_length: int | None = None
+
+    @classmethod
+    def read(cls, value: Any) -> Rules:
+        """Read a program's answer; what is missing was not told."""
+        told = value if isinstance(value, dict) else {}
+        complexity, length = told.get("PasswordComplexity"), told.get("MinimumPasswordLength")
+        return cls(
+            is_complex=bool(complexity) if isinstance(complexity, int) else None,
+            minimum_length=length if isinstance(length, int) and length > 0 else None,
+        )
+
+    @property
+    def min_classes(self) -> int | None:
+        """How many classes of characters a password has; Windows demands it unless it says otherwise."""
+        return None if self.is_complex is False else COMPLEX_CLASSES
+
+    def forbidden_words(self, user: User) -> tuple[str, ...]:
+        """Return the parts of names that a password does not hold."""
+        return () if self.is_complex is False else forbidden_words(user.name, user.full_name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +143,9 @@ def _user(value: dict[str, Any]) -> User:
         maximum_age_seconds=int(value.get("maximum") or 0),
         expires=datetime.fromisoformat(expires).replace(tzinfo=UTC) if expires else None,
         minimum_length=int(value["length"]) if value.get("length") else None,
+        full_name=str(value.get("full") or ""),
+        minimum_age_seconds=int(value.get("minimum") or 0),
+        must_change=bool(value.get("expired")),
     )
 
 

@@ -8,10 +8,16 @@ from dataclasses import dataclass
 from pam_jobs.errors import PolicyRefused, Unsupported
 from pam_jobs.secret import SecretValue
 
-__all__ = ["PASSWORD_LENGTH", "Name", "check_password"]
+__all__ = ["COMPLEX_CLASSES", "PASSWORD_LENGTH", "Name", "check_password", "forbidden_words"]
 
 PASSWORD_LENGTH = 127
 """Characters of a password that Windows takes at a logon, counted as UTF-16 does."""
+
+COMPLEX_CLASSES = 3
+"""Of capital letters, small letters, digits and others, in a complex password."""
+
+_BETWEEN_WORDS = re.compile(r"[,.\-\u2013_ #\t]+")
+_LEAST_WORD = 3
 
 _LOGIN = re.compile(r'[^"/\\\[\]:;|=,+*?<>@\x00-\x1f\x7f]{1,256}')
 _DOMAIN = re.compile(r"[^\"/\\\[\]:;|=,+*?<>@\s\x00-\x1f\x7f]{1,255}")
@@ -47,6 +53,15 @@ class Name:
 
 def _is_login(login: str) -> bool:
     return bool(_LOGIN.fullmatch(login)) and not login.endswith(".") and bool(login.strip(" ."))
+
+
+def forbidden_words(login: str, full_name: str) -> tuple[str, ...]:
+    """Return the parts of names that complex passwords do not hold, whatever their case.
+
+    Source: Windows security policy "Password must meet complexity requirements".
+    """
+    words = [login, *_BETWEEN_WORDS.split(full_name)]
+    return tuple(dict.fromkeys(word for word in words if len(word) >= _LEAST_WORD))
 
 
 def check_password(password: SecretValue) -> None:

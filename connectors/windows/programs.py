@@ -27,6 +27,7 @@ __all__ = [
     "POWERSHELL",
     "PROGRAMS",
     "REMOVE",
+    "RULES",
     "RUN",
     "SET",
     "UPLOAD",
@@ -90,7 +91,7 @@ admin=([Security.Principal.WindowsPrincipal]$w).IsInRole([Security.Principal.Win
 $path="WinNT://$env:COMPUTERNAME/"+$d.login+',user'
 if([DirectoryServices.DirectoryEntry]::Exists($path)){
 $u=[ADSI]$path
-$r.user=@{name=$u.Name.Value;flags=$u.UserFlags.Value;age=$u.PasswordAge.Value;maximum=$u.MaxPasswordAge.Value
+$r.user=@{name=$u.Name.Value;full=$u.FullName.Value;minimum=$u.MinPasswordAge.Value;flags=$u.UserFlags.Value;age=$u.PasswordAge.Value;maximum=$u.MaxPasswordAge.Value
 expired=$u.PasswordExpired.Value;length=$u.MinPasswordLength.Value;history=$u.PasswordHistoryLength.Value
 failures=$u.BadPasswordAttempts.Value;threshold=$u.MaxBadPasswordsAllowed.Value;expires=$null}
 try{$r.user.expires=([DateTime]$u.AccountExpirationDate.Value).ToString('s')}catch{}
@@ -98,6 +99,20 @@ try{$r.user.expires=([DateTime]$u.AccountExpirationDate.Value).ToString('s')}cat
 """,
 )
 """Facts ``login``. Who we are, what the machine is, and the account with the rules for its password; changes nothing."""
+
+RULES = Program(
+    name="rules",
+    body=r"""
+$f=[IO.Path]::GetTempFileName();$r=@{}
+try{
+[void](& ([IO.Path]::Combine($env:SystemRoot,'System32','secedit.exe')) /export /areas SECURITYPOLICY /cfg $f /quiet)
+foreach($l in [IO.File]::ReadAllLines($f)){
+if($l -match '^\s*(PasswordComplexity|PasswordHistorySize|MinimumPasswordLength)\s*=\s*(-?\d+)\s*$'){$r[$Matches[1]]=[int]$Matches[2]}}
+}finally{[IO.File]::Delete($f)}
+""",
+)
+"""No facts. The machine's rules for passwords under secedit's own names, which are the same in every language; a file of its own
+is written for it and removed again. As an administrator."""
 
 SET = Program(
     name="set",
@@ -187,7 +202,7 @@ $r=@{exit=$x.ExitCode;out=$a.Result;err=$b.Result}
 )
 """Facts ``file``, ``arguments`` (one line as programs on Windows read it), ``folder``; secret: standard input in base64."""
 
-PROGRAMS = (LOOK, SET, CHANGE_OWN, CHECK, LIST, UPLOAD, REMOVE, RUN)
+PROGRAMS = (LOOK, RULES, SET, CHANGE_OWN, CHECK, LIST, UPLOAD, REMOVE, RUN)
 
 
 @dataclass(frozen=True, kw_only=True)

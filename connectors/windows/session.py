@@ -32,7 +32,7 @@ from connectors.kept import KeptConnections, KeptKey, kept_key
 from connectors.windows import programs
 from connectors.windows.dependants import Dependants
 from connectors.windows.errors import FAILURES, map_error, map_refusal, verdict_of, verdict_of_logon
-from connectors.windows.facts import Look, metadata_of, read_accounts
+from connectors.windows.facts import Look, Rules, metadata_of, read_accounts
 from connectors.windows.link import Link
 from connectors.windows.names import PASSWORD_LENGTH, Name, check_password
 from connectors.windows.programs import Answer, Program
@@ -95,16 +95,20 @@ class WindowsSession(Session):
         Raises:
             Forbidden: the rotator is neither administrator nor the account itself.
             Unsupported: there is no such account, or it is of a domain and this machine is no controller.
+            PolicyRefused: the account, which changes itself, did so too lately.
             TargetError: anything else the machine said.
         """
         look = self._require(account)
+        rules = self._rules(look)
         server = f"{look.version} ({self._require_link().server})"
         return Preflight(
             server=f"{server}, host key {self.host_key}" if self.host_key else server,
             is_self=self._is_self(account),
             account_exists=True,
-            min_length=look.user.minimum_length if look.user else None,
+            min_length=(look.user.minimum_length if look.user else None) or rules.minimum_length,
             max_length=PASSWORD_LENGTH,
+            min_classes=rules.min_classes,
+            forbidden_words=rules.forbidden_words(look.user) if look.user else (),
             forbidden_characters="\0\n\r",
         )
 
@@ -260,6 +264,19 @@ class WindowsSession(Session):
                 "the rotator is no administrator of the machine", remedy="make it a member of Administrators"
             )
         return look
+
+    def _rules(self, look: Look) -> Rules:
+        """Return the rules for passwords, as far as the rotator may know them.
+
+        Raises:
+            PolicyRefused: the account, which changes itself, did so too lately.
+        """
+        if look.is_admin:
+            with contextlib.suppress(TargetError):
+                return Rules.read(self._ask(programs.RULES, {}).value)
+        elif look.user is not None:
+            look.user.check_age()
+        return Rules()
 
     def _look(self, name: Name) -> Look:
         if name.login not in self._looks:

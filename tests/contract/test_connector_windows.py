@@ -134,13 +134,14 @@ def test_where_nothing_may_be_compiled_the_login_is_made_from_the_gateway(bench)
 
 @pytest.mark.parametrize("has_local_accounts", [True, False])
 def test_a_password_against_the_rules_is_refused_and_nothing_changes(bench, has_local_accounts):
-    login = add(bench.server)
+    login = add(bench.server, full_name="Ann-Marie O")
     bench.server.machine.has_local_accounts = has_local_accounts
     try:
         with bench.connector.open(bench.target, bench.admin, Deadline(30)) as session:
             found = session.preflight(account_of(login))
-            assert (found.min_length, found.max_length) == (8, 127)
-            for text in ("short", "nothingbutletters", f"Contains-{login}-1"):
+            assert (found.min_length, found.max_length, found.min_classes) == (8, 127, 3)
+            assert found.forbidden_words == (login, "Ann", "Marie")
+            for text in ("short", "nothingbutletters", f"Contains-{login}-1", "Contains-marie-1"):
                 with pytest.raises(PolicyRefused) as caught:
                     session.change(account_of(login), candidate_of(text), lambda: None)
                 assert caught.value.effect is Effect.NOT_APPLIED
@@ -172,6 +173,34 @@ def test_an_account_that_is_no_administrator_changes_itself_over_ssh(strict):
         with pytest.raises(Forbidden):
             session.change(account, candidate_of("Right-Pass-3"), lambda: None)
     bench.connector.close_idle()
+
+
+def test_rules_of_the_machine_are_read_before_a_password_is_made(bench):
+    login, policy = add(bench.server), bench.server.machine.policy
+    policy.complexity, policy.minimum_length = False, 0
+    try:
+        with bench.connector.open(bench.target, bench.admin, Deadline(30)) as session:
+            found = session.preflight(account_of(login))
+        assert (found.min_length, found.min_classes, found.forbidden_words) == (None, None, ())
+    finally:
+        policy.complexity, policy.minimum_length = True, 8
+
+
+def test_account_that_may_not_change_its_password_yet_is_refused_beforehand(strict):
+    bench, policy = WindowsBench(strict, "ssh"), strict.machine.policy
+    young = add(strict)
+    policy.minimum_age_seconds = DAY
+    try:
+        own = credential_of(young, "Right-Pass-1")
+        early = pytest.raises(PolicyRefused, match="minimum password age")
+        with bench.connector.open(bench.target, own, Deadline(30)) as session, early:
+            session.preflight(account_of(young))
+        with bench.connector.open(bench.target, bench.admin, Deadline(30)) as session:  # whom it does not bind
+            assert session.preflight(account_of(young)).may_change
+            assert session.change(account_of(young), candidate_of("Right-Pass-2"), lambda: None) is Effect.APPLIED
+    finally:
+        policy.minimum_age_seconds = 0.0
+        bench.connector.close_idle()
 
 
 def test_without_a_shell_of_winrm_the_rotator_is_forbidden(bench):

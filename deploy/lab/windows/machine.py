@@ -5,6 +5,7 @@ It is no Windows: it keeps the state that rotations touch and answers with Windo
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -85,11 +86,12 @@ class Policy:
     lockout_threshold: int = 10  # refused logons; 0: never locked
     lockout_seconds: float = 600.0
 
-    def accepts(self, login: str, password: str) -> bool:
+    def accepts(self, user: User, password: str) -> bool:
         """Say whether length and complexity are as they should be."""
         kinds = (str.isupper, str.islower, str.isdigit, lambda char: not char.isalnum(), _is_other_letter)
         varied = sum(any(kind(char) for char in password) for kind in kinds) >= 3
-        named = len(login) >= 3 and login.lower() in password.lower()
+        parts = [user.login, *re.split(r"[,.\-\u2013_ #\t]+", user.full_name)]
+        named = any(len(part) >= 3 and part.lower() in password.lower() for part in parts)
         return len(password) >= self.minimum_length and (not self.complexity or (varied and not named))
 
 
@@ -104,6 +106,7 @@ class User:
     login: str
     password: str = field(repr=False)
     rid: int
+    full_name: str = ""
     admin: bool = False
     remote: bool = False  # of Remote Management Users
     enabled: bool = True
@@ -276,7 +279,7 @@ class Machine:
         Raises:
             Refusal: length or complexity are against it.
         """
-        if not self.policy.accepts(user.login, password) or len(password) > 127:
+        if not self.policy.accepts(user, password) or len(password) > 127:
             raise Refusal(Code.PASSWORD_REFUSED)
         user.history.append(user.password)
         user.password = password

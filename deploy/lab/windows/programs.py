@@ -163,12 +163,36 @@ def _look(call: Call) -> dict[str, Any]:
 def _user(machine: Machine, user: User) -> dict[str, Any]:
     policy = machine.policy
     return {
-        "name": user.login, "flags": _flags(machine, user), "age": 0 if user.must_change else int(time.time() - user.last_set),
+        "name": user.login, "full": user.full_name, "minimum": int(policy.minimum_age_seconds), "flags": _flags(machine, user), "age": 0 if user.must_change else int(time.time() - user.last_set),
         "maximum": int(policy.maximum_age_seconds), "expired": int(user.must_change or machine.is_expired(user)),
         "length": policy.minimum_length, "history": policy.history, "failures": user.failures,
         "threshold": policy.lockout_threshold,
         "expires": None if user.expires is None else datetime.fromtimestamp(user.expires, UTC).strftime("%Y-%m-%dT%H:%M:%S"),
     }  # fmt: skip
+
+
+@handles(programs.RULES)
+def _rules(call: Call) -> dict[str, int]:
+    """Read what secedit would have exported: names in English whatever the machine's language, days for ages."""
+    call.require_admin()
+    policy = call.machine.policy
+    exported = f"""[Unicode]\r
+Unicode=yes\r
+[System Access]\r
+MinimumPasswordAge = {int(policy.minimum_age_seconds // 86400)}\r
+MaximumPasswordAge = {int(policy.maximum_age_seconds // 86400) or -1}\r
+MinimumPasswordLength = {policy.minimum_length}\r
+PasswordComplexity = {int(policy.complexity)}\r
+PasswordHistorySize = {policy.history}\r
+LockoutBadCount = {policy.lockout_threshold}\r
+NewAdministratorName = "Administrator"\r
+[Version]\r
+signature="$CHICAGO$"\r
+Revision=1\r
+"""
+    wanted = r"\s*(PasswordComplexity|PasswordHistorySize|MinimumPasswordLength)\s*=\s*(-?\d+)\s*"
+    found = (re.fullmatch(wanted, line) for line in exported.splitlines())
+    return {match[1]: int(match[2]) for match in found if match}
 
 
 @handles(programs.SET)

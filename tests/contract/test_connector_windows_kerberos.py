@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 
 from connectors.base import Account, Candidate, Deadline, VerdictState
 from connectors.windows.connector import WinrmConnector
-from deploy.lab import SambaServer
 from deploy.lab.windows import Acceptor
 from deploy.lab.windows.kerberos import Context, write_keytab
 from pam_jobs.errors import AuthRejected, Effect, Forbidden, HostKeyMismatch, Locked, Unreachable, Unsupported
@@ -24,16 +22,14 @@ pytestmark = [pytest.mark.contract, pytest.mark.timeout(120)]
 PASSWORD = "First-Secret-1"
 
 
-@pytest.fixture(scope="module")
-def joined(samba_server: SambaServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JoinedMachine]:
-    made = JoinedMachine(samba_server, tmp_path_factory.mktemp("joined"))
-    yield made
-    made.server.stop()
+@pytest.fixture
+def joined(joined_machine: JoinedMachine) -> JoinedMachine:
+    return joined_machine
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def admin(joined):
-    return joined.credential(joined.add_account(PASSWORD, admin=True), PASSWORD)
+    return joined.administrator
 
 
 def account_of(login: str) -> Account:

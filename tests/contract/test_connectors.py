@@ -51,7 +51,7 @@ from tests.support.benches.postgresql import PostgresBench
 from tests.support.benches.rabbitmq import RabbitmqBench
 from tests.support.benches.redis import RedisBench
 from tests.support.benches.sqlserver import SqlserverBench
-from tests.support.benches.windows import WindowsBench
+from tests.support.benches.windows import KerberosBench, WindowsBench
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(120)]
 
@@ -107,6 +107,7 @@ VARIANTS: dict[str, Callable[[Lab], Bench]] = {
     "macos-itself": lambda lab: MacosBench(lab.mac, "itself"),
     "winrm-https-admin": lambda lab: WindowsBench(lab.windows, "winrm-https"),
     "winrm-basic-admin": lambda lab: WindowsBench(lab.windows, "winrm-https", login="basic"),
+    "winrm-kerberos-admin": lambda lab: KerberosBench(lab.joined),
     "winrm-itself": lambda lab: WindowsBench(lab.windows, is_self=True),
     "winrm-basic-itself": lambda lab: WindowsBench(lab.windows, "winrm-https", login="basic", is_self=True),
     "windows-ssh-itself": lambda lab: WindowsBench(lab.windows, "ssh", is_self=True),

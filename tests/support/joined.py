@@ -42,6 +42,8 @@ class JoinedMachine:
         facts = {"name": self.name.upper(), "domain": domain.netbios, "controller": is_controller, "policy": policy}
         self.machine = _Controller(bench=self.bench, **facts) if is_controller else Machine(**facts)
         self.server: WindowsServer = windows.start(folder, self.machine, basic=False, service=self._service(folder))
+        password = f"Adm-{secrets.token_hex(8)}"
+        self.administrator = self.credential(self.add_account(password, admin=True), password)
 
     def _service(self, folder: Path) -> Acceptor:
         login, password = f"svc-{self.name}", SecretValue(f"Svc-{secrets.token_hex(12)}")

@@ -7,6 +7,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -30,6 +31,9 @@ from deploy.lab import (
 )
 from deploy.lab.saas import SaasServices
 from deploy.lab.windows import WindowsServer
+
+if TYPE_CHECKING:  # what it imports is not for every run
+    from tests.support.joined import JoinedMachine
 
 ASKING_ADMIN = ("asked", "Asked by sudo: 7 'times'")  # sudo wants this one's password
 CHPASSWD_ADMIN = ("narrow", "Only-chpasswd-91")  # sudo allows it chpasswd and nothing else
@@ -152,6 +156,17 @@ def samba_server() -> Iterator[SambaServer]:
         server = samba.start(folder, policy=DOMAIN_POLICY)
         yield server
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def joined_machine(samba_server: SambaServer) -> Iterator[JoinedMachine]:
+    """An emulated Windows machine that is a member of the real domain."""
+    from tests.support.joined import JoinedMachine
+
+    with _folder() as folder:
+        machine = JoinedMachine(samba_server, folder / "joined")
+        yield machine
+        machine.server.stop()
 
 
 class _folder:  # noqa: N801 - reads as a function

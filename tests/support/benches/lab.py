@@ -9,6 +9,7 @@ from deploy.lab.mongodb import MongoServer
 from deploy.lab.rabbitmq import RabbitmqServer
 from deploy.lab.redis import RedisServer
 from deploy.lab.windows import WindowsServer
+from tests.support.joined import JoinedMachine
 
 
 class Lab:
@@ -72,3 +73,7 @@ class Lab:
     @property
     def windows(self) -> WindowsServer:
         return self._request.getfixturevalue("windows_server")
+
+    @property
+    def joined(self) -> JoinedMachine:
+        return self._request.getfixturevalue("joined_machine")

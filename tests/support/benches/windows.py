@@ -7,6 +7,7 @@ from connectors.windows.connector import WindowsSshConnector, WinrmConnector
 from deploy.lab.windows import Service, WindowsServer
 from pam_jobs.secret import SecretValue
 from tests.support.benches.base import Bench
+from tests.support.joined import JoinedMachine
 
 
 class WindowsBench(Bench):
@@ -60,3 +61,17 @@ class WindowsBench(Bench):
         """Return what process creation and script block logging wrote, and what WinRM was sent in the clear."""
         plain, secure, _ = self.server.listeners
         return "\n".join([*self.server.machine.events, *plain.requests, *secure.requests[:0]])
+
+
+class KerberosBench(WindowsBench):
+    """A member of a domain, whose administrator logs in by Kerberos and rotates accounts of the machine."""
+
+    def __init__(self, joined: JoinedMachine) -> None:
+        super().__init__(joined.server)
+        self.name = "windows, winrm, kerberos, admin"
+        self.target = joined.target()
+        self._admin = joined.administrator
+
+    @property
+    def admin(self) -> Credential:
+        return self._admin

@@ -89,7 +89,9 @@ class Context:
                 self._by_acceptor = _BY_ACCEPTORS_KEY
         except (MalformedError, IntegrityError, KeyError, TypeError) as error:
             raise NotTrustedError("the machine did not prove that it is itself") from error
-        self._received = part.get("sequence") or 0
+        self._received = (
+            part.get("sequence") or 0
+        ) & 0xFFFFFFFF  # some write the upper half of the numbers as negative
         self.is_established = True
 
     def _reply(self, token: bytes) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -179,6 +180,23 @@ def test_rc4_and_des_are_not_spoken():
         ask(place)
     assert caught.value.code == 14
     assert messages.load(messages.AS_REQ, heard[0])["body"]["enctypes"] == [18, 17]
+
+
+def test_a_controller_that_says_nothing_is_away_in_time():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        realm = Realm(name="A.TEST", controllers=(f"127.0.0.1:{silent.getsockname()[1]}",) * 3)
+        began = time.monotonic()
+        with pytest.raises(KdcAwayError):
+            get_ticket(realm, Principal(name="me"), SECRET, ("HTTP", "h.a.test"), Deadline(0.3))
+        assert time.monotonic() - began < 5
+
+
+def test_controllers_are_written_as_hosts_with_and_without_ports():
+    assert Realm(name="A.TEST").places() == [("a.test", 88)], "the domain's own name stands for all of them"
+    written = ("dc1.a.test", "dc2:8888", "10.0.0.1", "::1", "[fe80::1]", "[fe80::1]:89")
+    assert Realm(name="A.TEST", controllers=written).places() == [
+        ("dc1.a.test", 88), ("dc2", 8888), ("10.0.0.1", 88), ("::1", 88), ("fe80::1", 88), ("fe80::1", 89),
+    ]  # fmt: skip
 
 
 BOTH = frozenset({"negotiate", "kerberos"})

@@ -56,9 +56,15 @@ class MacSession(LinuxSession):
         )  # fmt: skip
 
     def metadata(self, account: Account) -> AccountMetadata:
-        """Return nothing but that the account is there: macOS tells the rest in forms that vary."""
-        self._rights.entry(account.login)
-        return AccountMetadata()
+        """Return what the machine's directory tells: when the password was set (root is told), and whether it is disabled."""
+        rights = self._rights
+        rights.entry(account.login)
+        words = ["dscl", ".", "-read", f"/Users/{account.login}", "AuthenticationAuthority", "accountPolicyData"]
+        output = rights.as_root(words)
+        if output is None:
+            with mapped(sent=False):
+                output = rights.link.execute(command(["env", "LC_ALL=C", *words]), self._deadline)
+        return shell.read_metadata(output.stdout)
 
     def discover(self) -> Iterator[Finding | Unseen]:
         """Yield the accounts of the machine."""

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import plistlib
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Final
+from xml.parsers.expat import ExpatError
 
-from connectors.base import Finding, Verdict, VerdictState
+from connectors.base import AccountMetadata, Finding, Verdict, VerdictState
 from connectors.linux.shell import Entry, Survey, command
 from pam_jobs.errors import AmbiguousReply, Forbidden, PolicyRefused, TargetError, Unsupported
 from pam_jobs.secret import SecretValue
 
-__all__ = ["RESET", "read_accounts", "read_authentication", "read_reset", "read_survey", "survey_command"]
+__all__ = [
+    "RESET",
+    "read_accounts",
+    "read_authentication",
+    "read_metadata",
+    "read_reset",
+    "read_survey",
+    "survey_command",
+]
 
 RESET: Final = ("sysadminctl", "-newPassword", "-", "-resetPasswordFor")
 """Sets a password that stands on its standard input; the login follows. It has run, whatever it did, when it ends with 0."""
@@ -22,6 +33,7 @@ _SURVEY: Final = (
     '[ "$(id -u)" = 0 ] || { said=$(sudo -n -l -- sysadminctl -newPassword - -resetPasswordFor "$1" 2>&1); '
     'echo "sudo=$?"; echo "said=$said"; }'
 )
+_PLIST: Final = re.compile(rb"<\?xml .*?</plist>", re.DOTALL)
 _LINE: Final = re.compile(r"(?:dsAttrTypeStandard:)?(?P<name>[A-Za-z]+):(?P<value>.*)")
 
 
@@ -81,6 +93,27 @@ def read_accounts(output: str) -> Iterator[Finding]:
             if is_system:
                 facts["shell"] = "/usr/bin/false"
             yield Finding(kind="users", name=name.strip(), facts=facts)
+
+
+def read_metadata(output: bytes) -> AccountMetadata:
+    """Return what ``dscl . -read`` told of ``AuthenticationAuthority`` and ``accountPolicyData``; what is missing is not told.
+
+    The second is a property list, and root alone sees it. Failed logins are counted there, and the lock that follows from
+    them is a rule of each machine's own, so it is not told.
+    """
+    found = _PLIST.search(output)
+    authority = re.search(rb"^(?:dsAttrTypeStandard:)?AuthenticationAuthority:", output, re.MULTILINE)
+    disabled = b";DisabledUser;" in (output.replace(found[0], b"") if found else output)
+    last_set = None
+    if found is not None:
+        try:
+            seconds = plistlib.loads(found[0], fmt=plistlib.FMT_XML).get("passwordLastSetTime")
+            last_set = (
+                datetime.fromtimestamp(seconds, UTC) if isinstance(seconds, (int, float)) and seconds > 0 else None
+            )
+        except (ValueError, OverflowError, OSError, AttributeError, plistlib.InvalidFileException, ExpatError):
+            last_set = None
+    return AccountMetadata(last_set=last_set, disabled=disabled if authority else None)
 
 
 _RESET_SAYS: Final[tuple[tuple[tuple[str, ...], type[TargetError], str, str], ...]] = (

@@ -5,6 +5,7 @@ Source: Cisco IOS XE command reference: ``username``, ``enable secret``, ``write
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -109,6 +110,9 @@ class IosXeSession(NetworkSession):
         """Log in once, afresh; the enable secret is tried on the rotator's command line."""
         if account.login != ENABLE:
             return super().probe(account, credential)
+        if self._terminal is not None:
+            with contextlib.suppress(TargetError):
+                self._require_terminal()
         if self._terminal is None or not credential.password:
             return Verdict(
                 state=VerdictState.UNKNOWN, cause="no_login", detail="the enable secret is tried after an admin's login"

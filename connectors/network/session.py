@@ -103,6 +103,16 @@ class NetworkSession(Session):
         return self._rotator is not None and self._rotator.login == account.login
 
     def _require_terminal(self) -> Terminal:
+        """Return the rotator's command line, a new one where the device has ended it meanwhile (``exec-timeout``).
+
+        Raises:
+            NotApplied: there is none to be had.
+        """
+        ended = self._terminal is not None and self._key is not None and not self._terminal.is_idle()
+        if ended and self._terminal is not None:
+            self._connector.kept.discard(self._terminal)
+            self._terminal = None
+            self.connect()
         if self._terminal is None:
             raise Unsupported("this session has no rotator, so it can only probe", remedy="give the resource an admin")
         return self._terminal

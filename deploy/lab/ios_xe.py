@@ -39,6 +39,7 @@ class Device:
         self.startup = dict(self.running)
         self.switches: dict[str, str] = {}
         self.quiet_until = 0.0
+        self.shells: set[Shell] = set()
         self._log = settings.log_path.open("a", buffering=1)
 
     def log(self, text: str) -> None:
@@ -72,6 +73,9 @@ class Device:
                 self.running = dict(self.startup)
             case ["quiet", seconds]:
                 self.quiet_until = time.monotonic() + float(seconds)
+            case ["exec-timeout"]:  # of every command line that waits for a key, now
+                for shell in list(self.shells):
+                    shell.hang_up()
             case ["set", name, *value]:
                 self.switches[name] = " ".join(value)
             case _:
@@ -139,6 +143,10 @@ class Shell:
             answer = await self._answer(line.strip())
             await self._print(answer)
 
+    def hang_up(self) -> None:
+        """End the connection, as the device does with one that was idle for its exec-timeout."""
+        self._process.channel.get_connection().close()
+
     async def _read(self, prompt: str, *, echo: bool = True) -> str | None:
         self._process.stdout.write(prompt)
         line = ""
@@ -146,6 +154,7 @@ class Shell:
             try:
                 key = await asyncio.wait_for(self._process.stdin.read(1), _EXEC_TIMEOUT_SECONDS)
             except (TimeoutError, asyncssh.BreakReceived, asyncssh.TerminalSizeChanged):
+                self.hang_up()
                 return None
             if not key:
                 return None
@@ -270,7 +279,11 @@ async def _serve(settings: Settings) -> None:
         if process.command:
             process.stdout.write(shell.privileged(process.command))
         else:
-            await shell.run()
+            device.shells.add(shell)
+            try:
+                await shell.run()
+            finally:
+                device.shells.discard(shell)
         process.exit(0)
 
     await asyncssh.create_server(

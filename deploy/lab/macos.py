@@ -31,6 +31,19 @@ case "$2" in
   getent passwd | while IFS=: read -r name _ uid _; do printf '%-24s%s\n' "$name" "$uid"; done ;;
 -read)
   found; IFS=: read -r name _ uid gid _ home shell <<<"$(getent passwd -- "$user")"
+  case " $* " in *" AuthenticationAuthority "*)
+    IFS=: read -r _ stored day _ <<<"$(getent shadow -- "$user")"
+    if [ -n "$day" ]; then  # root alone sees it
+      printf 'dsAttrTypeNative:accountPolicyData:\n <?xml version="1.0" encoding="UTF-8"?>\n'
+      printf '<!DOCTYPE plist PUBLIC "-//Apple//DTD PLIST 1.0//EN" "http://www.apple.com/DTDs/PropertyList-1.0.dtd">\n'
+      printf '<plist version="1.0">\n<dict>\n\t<key>failedLoginCount</key>\n\t<integer>0</integer>\n'
+      printf '\t<key>passwordLastSetTime</key>\n\t<real>%s.25</real>\n</dict>\n</plist>\n\n' "$((day * 86400))"
+    else
+      echo "No such key: accountPolicyData" >&2
+    fi
+    case "$stored" in '!'*) disabled=";DisabledUser;" ;; esac
+    printf 'AuthenticationAuthority: %s;ShadowHash;HASHLIST:<SALTED-SHA512-PBKDF2>\n' "$disabled"; exit 0 ;;
+  esac
   printf 'NFSHomeDirectory: %s\nPrimaryGroupID: %s\nUniqueID: %s\nUserShell:\n %s\n' "$home" "$gid" "$uid" "$shell" ;;
 -authonly)
   found; [ $# = 3 ] || exit 64

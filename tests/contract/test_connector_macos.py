@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from connectors.base import Deadline, Finding, VerdictState
-from connectors.macos.shell import read_accounts, read_reset, read_survey
+from connectors.base import AccountMetadata, Deadline, Finding, VerdictState
+from connectors.macos.shell import read_accounts, read_metadata, read_reset, read_survey
 from deploy.lab import macos
 from pam_jobs.errors import AmbiguousReply, Effect, Forbidden, PolicyRefused, Unsupported
 from pam_jobs.secret import SecretValue
@@ -52,7 +53,27 @@ def test_a_disabled_account_that_sshd_refuses_is_asked_for_in_the_directory(benc
     bench.server.run(["passwd", "-l", account.login])
     with bench.open(current) as session:
         seen = session.probe(account, current)
+        assert session.metadata(account).disabled is True
     assert (seen.state, seen.cause) == (VerdictState.LOCKED, "disabled")
+
+
+def test_when_a_password_was_set_is_told_to_root_alone(bench):
+    account, current = bench.new_account()
+    with bench.open(current) as session:
+        told = session.metadata(account)
+    assert told.last_set is not None
+    assert timedelta(0) <= datetime.now(UTC) - told.last_set < timedelta(days=2)
+    assert told.disabled is False
+    with bench.connector.open(bench.target, current, Deadline(20)) as session:  # no administrator
+        assert session.metadata(account) == AccountMetadata(disabled=False)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [b"", b"<?xml version='1.0'?><plist><dict></plist>", b"<?xml version='1.0'?><plist version='1.0'><true/></plist>"],
+)
+def test_metadata_that_is_none_is_not_told(told):
+    assert read_metadata(told) == AccountMetadata()
 
 
 def test_a_linux_machine_is_no_mac(sshd_server):

@@ -16,7 +16,7 @@ from connectors.base import Account, Candidate, Credential, Deadline, Finding, T
 from connectors.linux.connector import LinuxConnector
 from connectors.network.connector import NetworkConnector
 from connectors.network.dialogue import Dialogue
-from connectors.network.ios_xe import _PROMPT
+from connectors.network.ios_xe import _PROMPT, ENABLE
 from connectors.network.secrets import type9
 from deploy.lab import emulated
 from deploy.lab.emulated import EmulatedServer
@@ -139,6 +139,32 @@ def test_a_rotator_below_level_15_enables_itself_with_its_own_password(bench):
     account, _ = bench.new_account()
     rotator = Credential(login=login, password=bench.admin.password)
     with bench.connector.open(bench.target, rotator, Deadline(20)) as session:
+        assert session.preflight(account).may_change
+
+
+def test_command_line_that_the_device_ended_is_opened_again(bench):
+    def hang_up(terminal):
+        bench.run("lab exec-timeout")
+        end = time.monotonic() + 10
+        while terminal.is_idle():
+            assert time.monotonic() < end, "the device did not end the session"
+            time.sleep(0.01)
+
+    account, _ = bench.new_account()
+    new = Candidate(password=new_password())
+    with bench.open(bench.admin) as session:
+        assert session.preflight(account).may_change
+        hang_up(session._terminal)  # while the new value was made durable
+        assert session.change(account, new, lambda: None) is Effect.APPLIED
+        hang_up(session._terminal)
+        enabled = Account(login=ENABLE, record_uid="x")
+        assert session.probe(enabled, Credential(login=ENABLE, password=new.password)).state is VerdictState.REFUSED
+    assert state(bench, new.credential(account)) is VerdictState.ACCEPTED
+    with bench.open(bench.admin) as session:
+        terminal = session._terminal
+    assert len(bench.connector.kept) == 1
+    hang_up(terminal)
+    with bench.open(bench.admin) as session:
         assert session.preflight(account).may_change
 
 

@@ -25,10 +25,9 @@ _HANDSHAKE_SECONDS = 15.0
 _LOGIN_SECONDS = 30.0  # PAM may take its time to refuse
 _OUTPUT_BYTES = 1 << 20  # of each stream; the rest is read and dropped
 _INLINE_BYTES = 1 << 16  # of standard input that surely fits the server's window
-_LINGER_SECONDS = (
-    1.0  # of silence after the command ended, when a child of it keeps the stream open; sshd tells the end
-)
-_CHATTER_SECONDS = 10.0  # before it has sent all output, and such a child may talk for ever
+# A server tells that a command ended before it has sent all output, and a child of the command may keep the stream open.
+_LINGER_SECONDS = 1.0  # of silence, after which nothing more is awaited
+_CHATTER_SECONDS = 10.0  # after which a child that is never silent is left alone
 _SHELL_COLUMNS = 511
 _LOG_CHANNEL = "connectors.ssh.link.paramiko"
 _EXPIRED_WORDS = ("new password", "expired", "change your password", "current password")

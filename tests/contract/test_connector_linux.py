@@ -311,6 +311,14 @@ def test_script_that_leaves_a_child_behind_ends_with_itself(bench):
     assert result.stdout == "done\n"
 
 
+def test_output_that_comes_after_the_end_of_the_script_is_waited_for(bench):
+    _, current = bench.new_account()
+    late = "(for i in 1 2 3 4 5 6 7 8; do sleep 0.1; echo $i; done) & echo done"
+    with bench.open(current) as session:
+        result = session.run(["/bin/sh", "-c", late], b"", Deadline(20))
+    assert result.stdout.split() == ["done", *"12345678"]
+
+
 # Another server: the distribution's own limit of logins, and questions in place of the password method
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 __all__ = ["emitted"]
@@ -11,8 +12,9 @@ __all__ = ["emitted"]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def emitted(root: Path, packages: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Yield every event name that is written as a literal, with where it stands.
+@cache
+def emitted(root: Path, packages: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Return every event name that is written as a literal, with where it stands.
 
     Followed are ``record_event``, every function that hands one of its own parameters on to it, literals behind a
     condition, and names assigned in the same function. What is computed otherwise is refused at run time if unknown.
@@ -31,11 +33,13 @@ def emitted(root: Path, packages: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         if found == writers:
             break
         writers = found
-    for path, tree in trees.items():
-        for function in _functions(tree):
-            for argument in _events(function, writers):
-                for name in _literals(function, argument):
-                    yield name, f"{path.relative_to(root)}:{argument.lineno}"
+    return tuple(
+        (name, f"{path.relative_to(root)}:{argument.lineno}")
+        for path, tree in trees.items()
+        for function in _functions(tree)
+        for argument in _events(function, writers)
+        for name in _literals(function, argument)
+    )
 
 
 def _functions(tree: ast.AST) -> Iterator[Function]:

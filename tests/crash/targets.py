@@ -23,6 +23,8 @@ from connectors.faults import FaultProxy
 from deploy.lab import PostgresServer, SshServer
 from tests.support.gateway_site import GatewaySite
 
+LOCKING = ("postgresql", "linux", "mariadb", "openldap")  # targets whose accounts can be locked
+NAMES = (*LOCKING, "rabbitmq")
 FIRST = "First-Secret-1"
 _LOGIN_SECONDS = 60  # of a machine that others use too
 PROXIES = 26  # the first is everybody's, each other one is for a case of its own

@@ -8,12 +8,9 @@ import pytest
 
 from tests.crash import judge, table
 from tests.crash.rounds import IS_FULL, Case, await_boundaries, submit
-from tests.crash.targets import FIRST, Linux, Target
+from tests.crash.targets import FIRST, LOCKING, NAMES, Linux, Target
 from tests.crash.waiting import eventually
 from tests.crash.world import Account, World, canary
-
-LOCKING = ("postgresql", "linux", "mariadb", "openldap")  # whose accounts can be locked
-NAMES = (*LOCKING, "rabbitmq")
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
 

@@ -39,7 +39,7 @@ from tests.crash.rounds import (
     outcome_of,
     submit,
 )
-from tests.crash.targets import Linux, Target
+from tests.crash.targets import NAMES, Linux, Target
 from tests.crash.waiting import eventually
 from tests.crash.world import PROCESSES, TIMED, World, canary
 
@@ -49,7 +49,7 @@ _HOURS = 3 * 3600.0
 _STARTS = ("database", "broker", "router", "control", "beat")
 _AS_SENT = "messages as they were sent"
 _cases = st.lists(
-    st.tuples(st.sampled_from(("postgresql", "linux", "mariadb", "openldap")), st.sampled_from(BOUNDARIES)),
+    st.tuples(st.sampled_from(NAMES), st.sampled_from(BOUNDARIES)),
     min_size=1, max_size=5,
 )  # fmt: skip
 _messages = st.sampled_from((*[_AS_SENT] * 7, "messages sent twice", "messages in reverse order", "messages lost"))

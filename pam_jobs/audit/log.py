@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from pam_jobs.audit.catalogue import EVENTS
 from pam_jobs.clock import Clock
+from pam_jobs.db import prepared
 from pam_jobs.db.base import table_of
 from pam_jobs.db.many import ManyInsert
 from pam_jobs.db.tables import AuditEvent
@@ -51,7 +52,7 @@ def record_event(session: Session, clock: Clock, actor: Actor, event: str, /, **
         AuditError: the catalogue has no such event, so no SIEM would know what it means.
     """
     row = event_row(clock, actor, event, **fields)
-    session.execute(_INSERT, row)
+    prepared.run(session, _INSERT, row)
     uid: str = row["uid"]
     return uid
 

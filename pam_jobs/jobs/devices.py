@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from pam_jobs.audit.log import Actor, record_event
 from pam_jobs.clock import Clock
 from pam_jobs.crypto import p256
+from pam_jobs.db import prepared
 from pam_jobs.db.base import table_of
 from pam_jobs.db.engine import Database
 from pam_jobs.db.tables import Client, Gateway
@@ -165,7 +166,7 @@ def admit(session: Session, clock: Clock, caller: Caller) -> Device:
     Raises:
         AccessDenied: it was removed or has expired, comes from another address than it is locked to, or is no gateway.
     """
-    row = session.execute(_ACCESS, {"client_id": caller.client_id}).one_or_none()
+    row = prepared.row(session, _ACCESS, {"client_id": caller.client_id})
     if row is None or row.removed_at is not None:
         raise AccessDenied("the device was removed", remedy=_REBIND)
     if row.access_expires_at is not None and row.access_expires_at <= clock.now():

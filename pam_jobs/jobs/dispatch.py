@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from pam_jobs.audit.log import record_event
 from pam_jobs.clock import Clock, stamp
+from pam_jobs.db import prepared
 from pam_jobs.db.base import table_of
 from pam_jobs.db.tables import (
     GatewayTurn,
@@ -208,7 +209,7 @@ def wake(session: Session, clock: Clock, policy: JobPolicy, job_uid: str) -> tup
     Returns:
         The job; publish it after the commit.
     """
-    return _send_for(session, clock, policy, session.scalars(_SHORT, {"job": job_uid}).all())
+    return _send_for(session, clock, policy, [uid for (uid,) in prepared.rows(session, _SHORT, {"job": job_uid})])
 
 
 def wake_all(session: Session, clock: Clock, policy: JobPolicy) -> int:

@@ -8,12 +8,13 @@ order.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from pam_jobs.clock import Clock
+from pam_jobs.db import prepared
 from pam_jobs.db.base import table_of
 from pam_jobs.db.tables import CredentialEpoch, Job
 from pam_jobs.errors import AccessDenied, EpochConflict, LeaseLost, NotFound
@@ -22,14 +23,19 @@ from pam_jobs.jobs.states import HELD
 
 __all__ = ["Holder", "free", "hold", "subject_of"]
 
-_HELD: Final = (  # made once: it runs with every write of every attempt
-    select(Job, CredentialEpoch.epoch, CredentialEpoch.job_uid, CredentialEpoch.lease_until)
-    .join(CredentialEpoch, CredentialEpoch.record_uid == func.coalesce(Job.record_uid, Job.configuration_uid))
-    .where(Job.uid == bindparam("job_uid"))
-    .with_for_update(of=CredentialEpoch)
-    .execution_options(populate_existing=True)
-)
+_JOBS: Final = table_of(Job)
 _EPOCHS: Final = table_of(CredentialEpoch).c
+_HELD: Final = (  # made once: it runs with every write of every attempt
+    select(
+        _JOBS,
+        _EPOCHS.epoch.label("newest_epoch"),
+        _EPOCHS.job_uid.label("held_by"),
+        _EPOCHS.lease_until.label("held_until"),
+    )
+    .join(table_of(CredentialEpoch), _EPOCHS.record_uid == func.coalesce(_JOBS.c.record_uid, _JOBS.c.configuration_uid))
+    .where(_JOBS.c.uid == bindparam("job_uid"))
+    .with_for_update(of=table_of(CredentialEpoch))
+)
 _FREE: Final = (
     update(table_of(CredentialEpoch))
     .where(
@@ -59,7 +65,7 @@ def subject_of(job: Job) -> str:
 def hold(session: Session, clock: Clock, holder: Holder) -> Job:
     """Return the job when the holder has its lease; until the transaction ends nobody else can take it.
 
-    The job's columns are as of the statement: change them by updates with their condition, not by attributes.
+    It is a row with the job's columns, as of the statement: change them by updates with their condition.
 
     Raises:
         NotFound: there is no such job.
@@ -67,10 +73,10 @@ def hold(session: Session, clock: Clock, holder: Holder) -> Job:
         EpochConflict: a newer attempt on the credential exists.
         LeaseLost: the lease has ended, or is another instance's.
     """
-    row = session.execute(_HELD, {"job_uid": holder.job_uid}).one_or_none()
-    if row is None:
+    job = prepared.row(session, _HELD, {"job_uid": holder.job_uid})
+    if job is None:
         raise NotFound(f"job {holder.job_uid} does not exist or was never claimed")
-    job, epoch, job_uid, lease_until = row
+    epoch, lease_until = job.newest_epoch, job.held_until
     if job.gateway_uid != holder.gateway_uid:
         raise AccessDenied(f"job {job.uid} belongs to another gateway")
     if epoch != holder.epoch:
@@ -78,10 +84,10 @@ def hold(session: Session, clock: Clock, holder: Holder) -> Job:
             f"attempt {holder.epoch} was overtaken by attempt {epoch} on this credential",
             remedy="stop at once; the newer attempt goes on with the same value",
         )
-    is_held = job_uid == job.uid and job.state in HELD and job.lease_instance == holder.instance
+    is_held = job.held_by == job.uid and job.state in HELD and job.lease_instance == holder.instance
     if not is_held or lease_until is None or lease_until <= clock.now():
         raise LeaseLost(remedy="stop at once; the job is given to the next attempt")
-    return job
+    return cast("Job", job)
 
 
 def free(session: Session, job: Job, epoch: int) -> None:

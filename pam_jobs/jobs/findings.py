@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from pam_jobs.audit.log import Actor
 from pam_jobs.clock import Clock
+from pam_jobs.db import prepared
 from pam_jobs.db.base import table_of
 from pam_jobs.db.tables import (
     CredentialVersion,
@@ -134,9 +135,9 @@ def proven(session: Session, clock: Clock, actor: Actor, job: Job, seq: int, *, 
     }
     seen = {"record": job.record_uid, "login": last, "at": now}
     if rotated == CONFIRMED:
-        session.execute(_CONFIRMED, seen)
+        prepared.run(session, _CONFIRMED, seen)
         return
-    before = session.execute(_ROTATED if rotated else _PROVEN, seen).scalar_one_or_none()
+    before = prepared.scalar(session, _ROTATED if rotated else _PROVEN, seen)
     # `credential_promoted` says it of a value that nobody had tried before.
     if before is not None and before != DriftState.UNCHECKED:
         drift.tell(session, clock, actor, before, DriftState.HEALTHY, cause=None, fields=_fields(job))

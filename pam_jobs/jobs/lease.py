@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from sqlalchemy import ColumnElement, bindparam, exists, func, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from pam_jobs.audit.log import Actor
 from pam_jobs.clock import Clock
+from pam_jobs.db import prepared
 from pam_jobs.db.base import table_of
 from pam_jobs.db.tables import (
     CredentialEpoch,
@@ -57,11 +58,16 @@ OPEN_ROTATION: Final = (
 _RESOURCE = func.coalesce(RotationSettings.resource_uid, Job.parameters["resource_uid"].as_string())
 _CLAIMED: Final = (  # made once: it runs with every claim
     select(
-        Job,
-        GatewayInstance.instance,
-        RotationSettings,
+        *(getattr(Job, column.key) for column in table_of(Job).c),
+        GatewayInstance.instance.label("known_instance"),
+        RotationSettings.record_uid.label("settings_uid"),
+        RotationSettings.resource_uid.label("resource_uid"),
+        RotationSettings.saas_uid,
+        RotationSettings.profile,
+        RotationSettings.complexity,
+        RotationSettings.prove_since,
         ResourceLink.admin_uid,
-        TargetSetAside,
+        TargetSetAside.resource_uid.label("aside_uid"),
         _refused(Job.record_uid).label("refused"),
         _refused(ResourceLink.admin_uid).label("admin_refused"),
         exists()
@@ -177,11 +183,11 @@ def claim(
     until = now + timedelta(seconds=policy.lease_seconds)
     asked = {"job_uid": job_uid, "gateway_uid": gateway_uid, "instance": instance, "since": refusals.since(now, policy)}
     asked |= rivals.parameters(now)
-    row = session.execute(_CLAIMED, asked).one_or_none()
+    row = prepared.row(session, _CLAIMED, asked)
     if row is None:
         raise NotFound(f"there is no job {job_uid}")
-    job, known, settings, admin_uid = row[:4]
-    _check_claimable(job, known=known, gateway_uid=gateway_uid, instance=instance, now=now)
+    job, has_settings = cast("Job", row), row.settings_uid is not None
+    _check_claimable(job, known=row.known_instance, gateway_uid=gateway_uid, instance=instance, now=now)
     if (busy := _wait_for_admin(session, policy, job, row, now)) is not None:
         return busy
     if (other := rotation_before(session, job)) is not None:
@@ -194,7 +200,7 @@ def claim(
         actor = Actor(username=job.requested_by)
         job_event(session, clock, actor, "discovery_job_started", job)
     earlier = _steps_left(session, job, epoch) if job.attempts else []
-    resource_uid = settings.resource_uid if settings else job.parameters.get("resource_uid")
+    resource_uid = row.resource_uid if has_settings else job.parameters.get("resource_uid")
     return wire.Claim(
         job_uid=job_uid,
         kind=job.kind,
@@ -203,10 +209,10 @@ def claim(
         configuration_uid=job.configuration_uid,
         record_uid=job.record_uid,
         resource_uid=resource_uid,
-        saas_uid=settings.saas_uid if settings else None,
-        admin_uid=admin_uid,
-        profile=settings.profile if settings else None,
-        complexity=settings.complexity if settings else None,
+        saas_uid=row.saas_uid,
+        admin_uid=row.admin_uid,
+        profile=row.profile,
+        complexity=row.complexity,
         parameters=job.parameters,
         epoch=epoch,
         lease_seconds=policy.lease_seconds,
@@ -218,7 +224,7 @@ def claim(
         attempts=job.attempts + 1,
         is_last_attempt=job.attempts + 1 >= policy.attempts_limit,
         services=dependants.kept(session, policy, job, refusals.since(now, policy)) if row.has_services else [],
-        prove_first=settings is not None and settings.prove_since is not None,
+        prove_first=row.prove_since is not None,
     )
 
 
@@ -242,10 +248,11 @@ def _check_claimable(job: Job, *, known: str | None, gateway_uid: str, instance:
 def _take_epoch(session: Session, subject: str, job_uid: str, now: datetime, until: datetime) -> int | None:
     """Return the credential's next epoch, or None while somebody holds the present one."""
     wanted = {"subject": subject, "holder": job_uid, "now": now, "until": until}
-    taken: int | None = session.execute(_TAKE_EPOCH, wanted).scalar()
+    taken: int | None = prepared.scalar(session, _TAKE_EPOCH, wanted)
     if taken is None:
         first = {"record_uid": subject, "epoch": 1, "job_uid": job_uid, "lease_until": until}
-        taken = _FIRST_EPOCH.run(session, first).scalar_one_or_none()
+        added = _FIRST_EPOCH.one(session, first)
+        taken = None if added is None else added.epoch
     return taken
 
 
@@ -271,8 +278,9 @@ def rotation_before(session: Session, job: Job) -> str | None:
 
 def _wait_for_admin(session: Session, policy: JobPolicy, job: Job, row: Any, now: datetime) -> Busy | None:
     """Return that the job waits because its administrator was refused, or is being changed; None when it may go on."""
-    if row.TargetSetAside is not None and set_aside.concerns(job, row.admin_uid):
-        why, seconds, cause = set_aside.told(row.TargetSetAside), policy.set_aside_seconds, set_aside.CAUSE
+    if row.aside_uid is not None and set_aside.concerns(job, row.admin_uid):
+        aside = session.get_one(TargetSetAside, row.aside_uid, populate_existing=True)
+        why, seconds, cause = set_aside.told(aside), policy.set_aside_seconds, set_aside.CAUSE
     elif (rival := rivals.rival(session, job, now, row)) is not None:
         why, seconds, cause = rival, policy.busy_seconds, rivals.CAUSE
     else:
@@ -308,8 +316,8 @@ def kept_versions(session: Session, record_uid: str | None) -> list[wire.LedgerV
     """Return a record's values that may still be tried, newest first."""
     if record_uid is None:
         return []
-    rows = session.execute(_KEPT_VERSIONS, {"record": record_uid})
-    return [wire.LedgerVersion(**row) for row in rows.mappings()]
+    found = prepared.rows(session, _KEPT_VERSIONS, {"record": record_uid})
+    return [wire.LedgerVersion(**row._asdict()) for row in found]
 
 
 def _steps_left(session: Session, job: Job, epoch: int) -> list[wire.StepRow]:

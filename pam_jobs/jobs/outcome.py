@@ -12,7 +12,9 @@ from sqlalchemy.orm import Session
 
 from pam_jobs.audit.log import Actor
 from pam_jobs.clock import Clock
+from pam_jobs.db import prepared
 from pam_jobs.db.base import table_of
+from pam_jobs.db.many import among
 from pam_jobs.db.tables import (
     CredentialVersion,
     DiscoveryResult,
@@ -47,7 +49,7 @@ _JOBS: Final = table_of(Job)
 _END: Final = update(_JOBS).where(  # these are made once: they run with every report
     _JOBS.c.uid == bindparam("job"),
     _JOBS.c.epoch == bindparam("attempt"),
-    _JOBS.c.state.in_(bindparam("sources", expanding=True)),
+    among(_JOBS.c.state, "sources"),
 )
 _WAKE: Final = (
     update(_JOBS)
@@ -131,7 +133,7 @@ def finish(session: Session, clock: Clock, policy: JobPolicy, actor: Actor, job:
         "lease_until": None,
         "finished_at": None if state == JobState.UNKNOWN else now,
     }
-    if run(session, _END, {"job": job.uid, "attempt": job.epoch, "sources": sources(state), **columns}) != 1:
+    if run(session, _END, {"job": job.uid, "attempt": job.epoch, "sources": list(sources(state)), **columns}) != 1:
         raise StateError(f"job {job.uid} ended meanwhile")
     free(session, job, job.epoch)
     _tell(session, clock, actor, job, state, ended, cause)
@@ -280,7 +282,7 @@ def _wake(session: Session, clock: Clock, job: Job) -> tuple[str, ...]:
     """Let jobs that waited for this credential go on, and return their uids."""
     if job.record_uid is None:
         return ()
-    waited = session.execute(_WAKE, {"record": job.record_uid, "job": job.uid}).all()
+    waited = prepared.rows(session, _WAKE, {"record": job.record_uid, "job": job.uid})
     for uid, gateway_uid in waited:
         enqueue(session, clock, uid, gateway_uid)
     return tuple(uid for uid, _ in waited)

@@ -111,7 +111,7 @@ def request_many(
     for uid in record_uids:
         key = idempotency_key if idempotency_key is None or len(record_uids) == 1 else f"{idempotency_key}.{uid}"
         try:
-            records.require(session, user_uid, uid)
+            records.require_member(session, user_uid, uid)
             job, is_new = _submit(session, clock, actor, kind, verdicts[uid], wanted, key)
         except PamJobsError as error:
             answers.append(Requested(record_uid=uid, refusal=error))

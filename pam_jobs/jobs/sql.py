@@ -9,6 +9,9 @@ from sqlalchemy import CursorResult, Delete, Insert, Table, Update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from pam_jobs.db import prepared
+from pam_jobs.db.prepared import run
+
 __all__ = ["IgnoringInsert", "LockingInsert", "changed", "run"]
 
 
@@ -19,14 +22,6 @@ def changed(session: Session, statement: Update | Delete) -> int:
     """
     result = session.execute(statement.execution_options(synchronize_session=False))
     return cast("CursorResult[Any]", result).rowcount
-
-
-def run(session: Session, statement: Update | Delete | Insert, values: Mapping[str, Any]) -> int:
-    """Run a statement on a table that was made once, at import, and return how many rows it changed.
-
-    What every rotation runs goes this way: making a statement anew costs several times what the database needs for it.
-    """
-    return cast("CursorResult[Any]", session.execute(statement, values)).rowcount
 
 
 class IgnoringInsert:
@@ -51,6 +46,10 @@ class IgnoringInsert:
         """Insert one row or several; the result is of what comes back."""
         return session.execute(self._made[session.get_bind().dialect.name], values)
 
+    def one(self, session: Session, values: Mapping[str, Any]) -> Any | None:
+        """Insert one row into a table; return what comes back of it, a row, and None where it did not go in."""
+        return prepared.row(session, self._made[session.get_bind().dialect.name], values)
+
 
 class LockingInsert:
     """An INSERT that locks the row with the same key where there is one, and changes nothing of it; made once."""
@@ -64,4 +63,4 @@ class LockingInsert:
 
     def run(self, session: Session, values: Mapping[str, Any]) -> None:
         """Insert the row or lock the one that is there."""
-        session.execute(self._made[session.get_bind().dialect.name], values)
+        run(session, self._made[session.get_bind().dialect.name], values)

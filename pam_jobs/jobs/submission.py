@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from pam_jobs.app import queue_name
 from pam_jobs.audit.log import Actor
 from pam_jobs.clock import Clock
+from pam_jobs.db import prepared
 from pam_jobs.db.base import table_of
 from pam_jobs.db.tables import CredentialEpoch, Job, JobKind, JobState, OutboxMessage, Priority
 from pam_jobs.errors import Conflict, InvalidInput
@@ -30,18 +31,19 @@ KEEP_WAITING: Final = timedelta(days=7)
 
 _MAX_KEY = 200
 _NAMES: Final = tuple(attribute.key for attribute in Job.__mapper__.column_attrs)
-_INSERT: Final = IgnoringInsert(Job, Job)  # these are made once: they run with every submission
+_JOBS: Final = table_of(Job)
+_INSERT: Final = IgnoringInsert(_JOBS, _JOBS.c.uid)  # these are made once: they run with every submission
 _SERIALISE: Final = LockingInsert(table_of(CredentialEpoch), "record_uid")
 _ENQUEUE: Final = insert(table_of(OutboxMessage))
 _OPEN_JOB: Final = (
-    select(Job)
+    select(_JOBS.c.uid)
     .where(
-        Job.record_uid == bindparam("record_uid"),
-        Job.kind == bindparam("kind"),
-        Job.state.in_(OPEN),
-        Job.cancel_requested_at.is_(None),
+        _JOBS.c.record_uid == bindparam("record_uid"),
+        _JOBS.c.kind == bindparam("kind"),
+        _JOBS.c.state.in_(OPEN),
+        _JOBS.c.cancel_requested_at.is_(None),
     )
-    .order_by(Job.created_at)
+    .order_by(_JOBS.c.created_at)
     .limit(1)
 )
 
@@ -130,7 +132,7 @@ def priority_of(trigger: str, kind: JobKind) -> Priority:
 def enqueue(session: Session, clock: Clock, job_uid: str, gateway_uid: str) -> None:
     """Add a message for the sender to publish after the commit."""
     message = {"job_uid": job_uid, "queue": queue_name(gateway_uid), "created_at": clock.now(), "attempts": 0}
-    session.execute(_ENQUEUE, message)
+    prepared.run(session, _ENQUEUE, message)
 
 
 def _scoped(actor: Actor, key: str | None) -> str | None:
@@ -187,9 +189,10 @@ def _check_same(known: Job, wanted: Job) -> None:
 def _join(session: Session, clock: Clock, wanted: Job) -> Job | None:
     if wanted.record_uid is None:
         return None
-    job = session.scalar(_OPEN_JOB, {"record_uid": wanted.record_uid, "kind": wanted.kind})
-    if job is None:
+    uid = prepared.scalar(session, _OPEN_JOB, {"record_uid": wanted.record_uid, "kind": wanted.kind})
+    if uid is None:
         return None
+    job = session.get_one(Job, uid, populate_existing=True)
     changes: dict[str, Any] = {}
     if wanted.idempotency_key is not None and job.idempotency_key is None and _request_of(job) == _request_of(wanted):
         changes["idempotency_key"] = wanted.idempotency_key
@@ -208,8 +211,8 @@ def _join(session: Session, clock: Clock, wanted: Job) -> Job | None:
 
 
 def _insert(session: Session, job: Job) -> Job | None:
-    job_or_none: Job | None = _INSERT.run(session, {name: getattr(job, name) for name in _NAMES}).scalar_one_or_none()
-    return job_or_none
+    added = _INSERT.one(session, {name: getattr(job, name) for name in _NAMES})
+    return job if added is not None else None
 
 
 def _standing(session: Session, job: Job) -> Job:

@@ -22,6 +22,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, bindparam, exists, func, literal_column, select, update
 from sqlalchemy.orm import Session
 
+from pam_jobs.db import prepared
 from pam_jobs.db.base import table_of
 from pam_jobs.db.tables import (
     ConfigurationCalendar,
@@ -221,10 +222,10 @@ def lock(session: Session, place: Place, now: datetime) -> Desk:
     Taken before any row of a credential or a job. Without it two claims at once would both see the last place free.
     """
     asked = {"gateway": place.gateway_uid, "now": now}
-    row = session.execute(_ASK, asked).one_or_none()
+    row = prepared.row(session, _ASK, asked)
     if row is None:
         _FIRST.run(session, {"gateway_uid": place.gateway_uid, "served": {}})
-        row = session.execute(_ASK, asked).one()
+        [row] = prepared.rows(session, _ASK, asked)
     return _desk(place, row)
 
 
@@ -250,7 +251,7 @@ def look(session: Session, desk: Desk, now: datetime, patience: timedelta) -> De
         patience: a job that has waited longer is late.
     """
     asked: dict[str, Any] = {"gateway": desk.place.gateway_uid, "now": now, "late": now - patience}
-    rows = session.execute(_LANES, asked).all()
+    rows: Sequence[Any] = prepared.rows(session, _LANES, asked)
     full: Mapping[str, int] = {}
     if any(row.has_target_limits for row in rows):
         full = {row.resource_uid: row.job_limit for row in session.execute(_SATURATED, asked)}

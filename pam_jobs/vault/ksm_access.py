@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final, NamedTuple, cast
 
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from pam_jobs.audit.log import Actor, record_event
 from pam_jobs.clock import Clock
+from pam_jobs.db import prepared
+from pam_jobs.db.base import table_of
 from pam_jobs.db.tables import Application, ApplicationShare, Client, Folder, StoredRecord, User
 from pam_jobs.errors import AccessDenied, NotFound
 from pam_jobs.vault.ksm_envelope import Expired, InvalidClientVersion, Opened
@@ -32,12 +34,20 @@ _ACCESS_RESOLUTION = timedelta(seconds=10)
 _NEW_TOKEN = "add a new device to the application and use its token"  # noqa: S105 - a sentence
 
 
+class Named(NamedTuple):
+    """An application, as its devices are told of it."""
+
+    uid: str
+    data: bytes
+    owner_uid: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Caller:
     """A device that proved who it is."""
 
-    client: Client
-    application: Application
+    client: Client  # a row, not the session's object
+    application: Named
     owner_public_key: bytes
     actor: Actor
     has_bound: bool  # the request carried the public key: the answer carries the wrapped application key
@@ -58,24 +68,31 @@ def check_version(version: str) -> None:
         raise InvalidClientVersion("the client version is not of a known form", remedy="use one of the vendor's SDKs")
 
 
+_CLIENTS: Final = table_of(Client)
 _DEVICE: Final = (  # made once: it runs with every request of every device
-    select(Client, Application, User.public_key)
-    .join(Application, Application.uid == Client.application_uid)
+    select(
+        _CLIENTS,
+        Application.data.label("application_data"),
+        Application.owner_uid,
+        User.public_key.label("owner_public_key"),
+    )
+    .join(Application, Application.uid == _CLIENTS.c.application_uid)
     .join(User, User.uid == Application.owner_uid)
-    .where(Client.client_id == bindparam("client_id"))
+    .where(_CLIENTS.c.client_id == bindparam("client_id"))
 )
+_NOTE: Final = update(_CLIENTS).where(_CLIENTS.c.client_id == bindparam("client"))
 
 
-def find(session: Session, client_id: str) -> tuple[Client, Application, bytes]:
+def find(session: Session, client_id: str) -> tuple[Client, Named, bytes]:
     """Return the device of that id, its application and the public key of the application's owner.
 
     Raises:
         AccessDenied: there is none.
     """
-    row = session.execute(_DEVICE, {"client_id": client_id}).one_or_none()
+    row = prepared.row(session, _DEVICE, {"client_id": client_id})
     if row is None:
         raise AccessDenied("the device is not known", remedy=_NEW_TOKEN)
-    return row[0], row[1], row[2]
+    return cast("Client", row), Named(row.application_uid, row.application_data, row.owner_uid), row.owner_public_key
 
 
 def authenticate(
@@ -122,13 +139,16 @@ def authenticate(
         raise Expired("the one-time token was not used in its time", remedy=_NEW_TOKEN)
     if client.lock_ip and client.locked_ip is not None and client.locked_ip != remote_address:
         raise AccessDenied("the device is locked to another address", remedy="ask from the address of its first access")
+    noted: dict[str, Any] = {}
     if client.public_key is None:
         _bind(session, client, known)
-        client.first_access_at = now
+        noted["first_access_at"] = now
     if client.lock_ip and client.locked_ip is None:
-        client.locked_ip = remote_address
+        noted["locked_ip"] = remote_address
     if client.last_access_at is None or now - client.last_access_at >= _ACCESS_RESOLUTION:
-        client.last_access_at = now
+        noted["last_access_at"] = now
+    if noted:
+        prepared.run(session, _NOTE, {"client": client.client_id, **noted})
     return public_key is not None
 
 
@@ -143,7 +163,6 @@ def _bind(session: Session, client: Client, public_key: bytes) -> None:
     ).scalar_one_or_none()
     if done is None:
         raise AccessDenied("the one-time token was used already, with another key", remedy=_NEW_TOKEN)
-    session.refresh(client)
 
 
 def connected(session: Session, clock: Clock, caller: Caller) -> None:

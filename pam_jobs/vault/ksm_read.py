@@ -13,6 +13,8 @@ from sqlalchemy.orm import Session, aliased
 from pam_jobs.audit.log import record_event
 from pam_jobs.clock import Clock
 from pam_jobs.crypto.blob import to_base64
+from pam_jobs.db import prepared
+from pam_jobs.db.many import among
 from pam_jobs.db.tables import ApplicationShare, Folder, ResourceLink, RotationSettings, StoredFile, StoredRecord
 from pam_jobs.vault.folders import parents_first
 from pam_jobs.vault.ksm_access import Caller
@@ -21,16 +23,15 @@ from pam_jobs.vault.ksm_payloads import GetSecret
 __all__ = ["get_folders", "get_secret"]
 
 
-_PART: Final[Any] = bindparam("record_uids", expanding=True)
 _FILES: Final = (
     select(StoredFile.uid, StoredFile.record_uid, StoredFile.key_by_record, StoredFile.data, StoredFile.download_token)
-    .where(StoredFile.record_uid.in_(_PART), StoredFile.uploaded_at.is_not(None))
+    .where(among(StoredFile.record_uid, "record_uids"), StoredFile.uploaded_at.is_not(None))
     .order_by(StoredFile.created_at, StoredFile.uid)
 )
-_RESOURCES: Final = select(ResourceLink).where(ResourceLink.resource_uid.in_(_PART))
+_RESOURCES: Final = select(ResourceLink).where(among(ResourceLink.resource_uid, "record_uids"))
 _USERS: Final = select(RotationSettings).where(
-    RotationSettings.resource_uid.in_(_PART)
-    | (RotationSettings.configuration_uid.in_(_PART) & RotationSettings.resource_uid.is_(None))
+    among(RotationSettings.resource_uid, "record_uids")
+    | (among(RotationSettings.configuration_uid, "record_uids") & RotationSettings.resource_uid.is_(None))
 )
 
 
@@ -108,9 +109,9 @@ def _read_statement(
         .order_by(ApplicationShare.created_at, ApplicationShare.folder_uid, StoredRecord.created_at, StoredRecord.uid)
     )
     if by_record:
-        query = query.where(StoredRecord.uid.in_(bindparam("record_uids", expanding=True)))
+        query = query.where(among(StoredRecord.uid, "record_uids"))
     if by_folder:
-        query = query.where(Folder.uid.in_(bindparam("folder_uids", expanding=True)))
+        query = query.where(among(Folder.uid, "folder_uids"))
     return query
 
 
@@ -122,7 +123,7 @@ def _rows(session: Session, caller: Caller, payload: GetSecret) -> list[Row[Any]
     if payload.requestedFolders:
         wanted["folder_uids"] = payload.requestedFolders
     query = _read_statement(by_record="record_uids" in wanted, by_folder="folder_uids" in wanted)
-    return list(session.execute(query, wanted))
+    return prepared.rows(session, query, wanted)
 
 
 def _record(row: Row[Any], files: list[dict[str, Any]], links: list[dict[str, Any]]) -> dict[str, Any]:
@@ -143,7 +144,7 @@ def _record(row: Row[Any], files: list[dict[str, Any]], links: list[dict[str, An
 def _files(session: Session, record_uids: list[str], file_url: str) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for part in _parts(record_uids):
-        for file in session.execute(_FILES, {"record_uids": part}):
+        for file in prepared.rows(session, _FILES, {"record_uids": part}):
             found.setdefault(file.record_uid, []).append(
                 {
                     "fileUid": file.uid,

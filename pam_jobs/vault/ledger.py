@@ -116,8 +116,7 @@ def begin_applying(session: Session, clock: Clock, record_uid: str, seq: int, ep
         NotFound: there is no such row.
     """
     row = rows.locked_row(session, record_uid, seq, epoch)
-    rows.move(session, row, VersionState.APPLYING, epoch=epoch, applying_at=row.applying_at or clock.now())
-    return row
+    return rows.move(session, row, VersionState.APPLYING, epoch=epoch, applying_at=row.applying_at or clock.now())
 
 
 def promote(
@@ -163,8 +162,7 @@ def promote(
     rows.retire_current(session, clock, record_uid)
     decided = {"epoch": epoch, "decided_at": clock.now()}
     if kept is None:
-        rows.move(session, row, VersionState.CURRENT, **decided, evidence=dict(evidence))
-        return row
+        return rows.move(session, row, VersionState.CURRENT, **decided, evidence=dict(evidence))
     rows.move(session, row, VersionState.ABANDONED, **decided, evidence={"reason": "in_part", "kept_as": seq + 1})
     return rows.add(
         session,
@@ -211,8 +209,7 @@ def abandon(
             remedy="prove the current credential first; until then both values are kept",
         )
     told = {**evidence, "reason": reason}
-    rows.move(session, row, VersionState.ABANDONED, epoch=epoch, decided_at=clock.now(), evidence=told)
-    return row
+    return rows.move(session, row, VersionState.ABANDONED, epoch=epoch, decided_at=clock.now(), evidence=told)
 
 
 def operator_current(

@@ -6,13 +6,13 @@ Only ``pam_jobs.vault.ledger`` changes them; what each arrow means, and when a r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.orm import Session
-from sqlalchemy.orm.attributes import set_committed_value
 
 from pam_jobs.clock import Clock
+from pam_jobs.db import prepared
 from pam_jobs.db.base import table_of
 from pam_jobs.db.tables import CredentialVersion, StoredRecord, VersionKind, VersionState
 from pam_jobs.errors import EpochConflict, NotFound, StateError
@@ -40,23 +40,21 @@ UNRESOLVED: Final = (VersionState.STAGED, VersionState.APPLYING)
 
 _State = VersionState
 _RECORD: Final[Any] = bindparam("record")
-_OF_RECORD: Final = CredentialVersion.record_uid == _RECORD
+_VERSIONS: Final = table_of(CredentialVersion)
+_RECORDS: Final = table_of(StoredRecord)
+_OF_RECORD: Final = _VERSIONS.c.record_uid == _RECORD
 # Made once: a rotation runs each of them.
-_LOCK: Final = select(StoredRecord.uid).where(StoredRecord.uid == _RECORD).with_for_update()
-_OPEN: Final = select(CredentialVersion).where(_OF_RECORD, CredentialVersion.state.in_(UNRESOLVED))
-_NEWEST: Final = select(func.max(CredentialVersion.seq), func.max(CredentialVersion.epoch)).where(_OF_RECORD)
-_ROW: Final = (
-    select(CredentialVersion)
-    .where(_OF_RECORD, CredentialVersion.seq == bindparam("number"))
-    .execution_options(populate_existing=True)
-)
+_LOCK: Final = select(_RECORDS.c.uid).where(_RECORDS.c.uid == _RECORD).with_for_update()
+_OPEN: Final = select(_VERSIONS).where(_OF_RECORD, _VERSIONS.c.state.in_(UNRESOLVED))
+_NEWEST: Final = select(func.max(_VERSIONS.c.seq), func.max(_VERSIONS.c.epoch)).where(_OF_RECORD)
+_ROW: Final = select(_VERSIONS).where(_OF_RECORD, _VERSIONS.c.seq == bindparam("number"))
 _DECIDED: Final = (
-    select(CredentialVersion)
-    .where(_OF_RECORD, CredentialVersion.state.in_((_State.CURRENT, _State.PREVIOUS)))
-    .order_by(CredentialVersion.seq.desc())
+    select(_VERSIONS)
+    .where(_OF_RECORD, _VERSIONS.c.state.in_((_State.CURRENT, _State.PREVIOUS)))
+    .order_by(_VERSIONS.c.seq.desc())
 )
-_ADD: Final = insert(CredentialVersion).returning(CredentialVersion)
-_SET: Final = update(table_of(CredentialVersion)).where(table_of(CredentialVersion).c.id == bindparam("row"))
+_ADD: Final = insert(_VERSIONS).returning(*_VERSIONS.c)
+_SET: Final = update(_VERSIONS).where(_VERSIONS.c.id == bindparam("row"))
 _ARROWS: Final[Mapping[VersionKind, Mapping[VersionState, frozenset[VersionState]]]] = {
     VersionKind.CREDENTIAL: {
         _State.STAGED: frozenset({_State.APPLYING, _State.ABANDONED, _State.PREVIOUS}),
@@ -80,23 +78,25 @@ def versions(session: Session, record_uid: str) -> list[CredentialVersion]:
         select(CredentialVersion)
         .where(CredentialVersion.record_uid == record_uid)
         .order_by(CredentialVersion.seq.desc())
+        .execution_options(populate_existing=True)  # rows move past the session's objects
     )
     return list(rows)
 
 
 def unresolved(session: Session, record_uid: str) -> CredentialVersion | None:
     """Return the one row that is ``staged`` or ``applying``, if any."""
-    return session.scalar(_OPEN, {"record": record_uid})
+    return prepared.row(session, _OPEN, {"record": record_uid})
 
 
 def decided(session: Session, record_uid: str) -> list[CredentialVersion]:
     """Return the rows that are ``current`` or ``previous``, newest first."""
-    return list(session.scalars(_DECIDED, {"record": record_uid}))
+    return prepared.rows(session, _DECIDED, {"record": record_uid})
 
 
 def add(session: Session, **columns: Any) -> CredentialVersion:
     """Add a row and return it."""
-    return session.scalars(_ADD, columns).one()
+    added: CredentialVersion = prepared.rows(session, _ADD, columns)[0]
+    return added
 
 
 def lock(session: Session, record_uid: str) -> None:
@@ -105,15 +105,14 @@ def lock(session: Session, record_uid: str) -> None:
     Raises:
         NotFound: there is no such record.
     """
-    found = session.scalar(_LOCK, {"record": record_uid})
-    if found is None:
+    if prepared.scalar(session, _LOCK, {"record": record_uid}) is None:
         raise NotFound(f"there is no record {record_uid}", remedy="list the records and take the UID from there")
 
 
 def newest(session: Session, record_uid: str) -> tuple[int, int] | None:
     """Return the highest number and the highest epoch of the record's rows."""
-    row = session.execute(_NEWEST, {"record": record_uid}).one()
-    return None if row[0] is None else (row[0], row[1])
+    [(seq, epoch)] = prepared.rows(session, _NEWEST, {"record": record_uid})
+    return None if seq is None else (seq, epoch)
 
 
 def locked_row(session: Session, record_uid: str, seq: int, epoch: int) -> CredentialVersion:
@@ -124,7 +123,7 @@ def locked_row(session: Session, record_uid: str, seq: int, epoch: int) -> Crede
         NotFound: there is none.
     """
     lock(session, record_uid)
-    row = session.scalar(_ROW, {"record": record_uid, "number": seq})
+    row: CredentialVersion | None = prepared.row(session, _ROW, {"record": record_uid, "number": seq})
     if row is None:
         raise NotFound(f"the record has no version {seq}")
     if epoch < row.epoch:
@@ -150,17 +149,17 @@ def check(row: CredentialVersion, to: VersionState) -> None:
         raise StateError(f"version {row.seq} is {row.state} and cannot become {to}")
 
 
-def move(session: Session, row: CredentialVersion, to: VersionState, **columns: Any) -> None:
-    """Take an arrow; the object has the new values as well.
+def move(session: Session, row: CredentialVersion, to: VersionState, **columns: Any) -> CredentialVersion:
+    """Take an arrow, and return the row as it is now.
 
     Raises:
         StateError: there is no such arrow.
     """
     check(row, to)
     changes = {"state": to, **columns}
-    session.execute(_SET, {"row": row.id, **changes})
-    for name, value in changes.items():
-        set_committed_value(row, name, value)
+    prepared.run(session, _SET, {"row": row.id, **changes})
+    moved: Any = row
+    return cast("CredentialVersion", moved._replace(**changes))
 
 
 def retire_current(session: Session, clock: Clock, record_uid: str) -> None:

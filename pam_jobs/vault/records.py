@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from pam_jobs.audit.log import Actor, record_event
 from pam_jobs.clock import Clock
+from pam_jobs.db import prepared
 from pam_jobs.db.tables import (
     CredentialEpoch,
     CredentialVersion,
@@ -45,6 +46,7 @@ __all__ = [
     "list_for_user",
     "replace_data",
     "require",
+    "require_member",
     "roll_back",
     "update",
     "view",
@@ -68,6 +70,7 @@ _TO_READ: Final = (
     .join(FolderMember, FolderMember.folder_uid == Folder.root_uid)
     .where(StoredRecord.uid == bindparam("record"), FolderMember.user_uid == bindparam("user"))
 )
+_MAY_READ: Final = _TO_READ.with_only_columns(StoredRecord.uid)
 _TO_EDIT: Final = _TO_READ.with_for_update(of=StoredRecord).execution_options(populate_existing=True)
 
 
@@ -81,13 +84,25 @@ def require(session: Session, user_uid: str, record_uid: str, *, can_edit: bool 
     query = _TO_EDIT if can_edit else _TO_READ
     row = session.execute(query, {"record": record_uid, "user": user_uid}).one_or_none()
     if row is None:
-        raise NotFound(
-            f"there is no record {record_uid} of yours", remedy="list the records and take the UID from there"
-        )
+        raise _not_yours(record_uid)
     if can_edit and not row[1]:
         raise AccessDenied("you may read this record but not change it", remedy="ask for the right to edit its folder")
     record: StoredRecord = row[0]
     return record
+
+
+def require_member(session: Session, user_uid: str, record_uid: str) -> None:
+    """Return when the user may read the record, without fetching it.
+
+    Raises:
+        NotFound: as ``require``.
+    """
+    if prepared.row(session, _MAY_READ, {"record": record_uid, "user": user_uid}) is None:
+        raise _not_yours(record_uid)
+
+
+def _not_yours(record_uid: str) -> NotFound:
+    return NotFound(f"there is no record {record_uid} of yours", remedy="list the records and take the UID from there")
 
 
 def view(session: Session, user_uid: str, record_uid: str) -> RecordView:

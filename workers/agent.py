@@ -17,7 +17,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, TypeVar
 
-import httpx
 import structlog
 from celery import Celery, signals
 from celery.exceptions import Reject
@@ -42,6 +41,7 @@ from workers import tasks
 from workers.boundaries import boundary_from
 from workers.breaker import Breakers
 from workers.engine import Engine
+from workers.https import Https, make_https
 from workers.identity import Identity, bind
 from workers.instances import InstanceFile
 from workers.journal import Journal
@@ -315,7 +315,7 @@ class Agent:
             self._guard.renew(again.signing_key)
 
 
-def _http_client(hostname: str, settings: GatewaySettings) -> httpx.Client:
+def _http_client(hostname: str, settings: GatewaySettings) -> Https:
     try:
         context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
     except OSError as error:
@@ -323,13 +323,7 @@ def _http_client(hostname: str, settings: GatewaySettings) -> httpx.Client:
             f"the CA file {settings.ca_file} cannot be read ({error.strerror or type(error).__name__})",
             remedy="set PAM_CA_FILE to the router's ca.pem",
         ) from None
-    connections = settings.gateway_concurrency * 2 + 4
-    return httpx.Client(
-        base_url=f"https://{hostname}",
-        verify=context,
-        timeout=httpx.Timeout(30.0, connect=5.0),
-        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-    )
+    return make_https(hostname, context, connect_seconds=5.0, answer_seconds=30.0)
 
 
 def _version() -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-import httpx
-
 from pam_jobs import errors
+from workers.https import Said
 
 __all__ = ["error_of"]
 
@@ -27,7 +26,7 @@ _ERRORS_BY_STATUS: Final[Mapping[int, type[errors.PamJobsError]]] = {
 }
 
 
-def error_of(response: httpx.Response) -> errors.PamJobsError:
+def error_of(response: Said) -> errors.PamJobsError:
     """Return what the router said instead of an answer."""
     try:
         problem = response.json()

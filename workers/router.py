@@ -17,6 +17,7 @@ from pam_jobs import errors
 from pam_jobs.clock import Clock
 from pam_jobs.crypto.p256 import PrivateKey
 from pam_jobs.jobs import wire
+from workers.https import Https, Said
 from workers.refusal import error_of
 
 __all__ = ["DeviceToken", "JobLink", "MaybeDone", "NotBelieved", "RouterClient", "RouterUnavailable"]
@@ -89,7 +90,7 @@ class RouterClient:
 
     def __init__(
         self,
-        http: httpx.Client,
+        http: Https,
         token: DeviceToken,
         instance: str,
         *,
@@ -97,7 +98,7 @@ class RouterClient:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Use a client whose base URL is the router.
+        """Use a client of the router.
 
         Args:
             http: keeps the connections and knows the router's CA.
@@ -185,7 +186,7 @@ class RouterClient:
         """Post the body where the answer holds nothing."""
         self._post(path, body, patience_seconds)
 
-    def _post(self, path: str, body: BaseModel, patience_seconds: float | None) -> httpx.Response:
+    def _post(self, path: str, body: BaseModel, patience_seconds: float | None) -> Said:
         end = self._monotonic() + (self._patience_seconds if patience_seconds is None else patience_seconds)
         content = body.model_dump_json().encode()
         pause = _FIRST_PAUSE_SECONDS
@@ -213,7 +214,7 @@ class RouterClient:
             self._sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
-    def _checked(self, response: httpx.Response, *, may_be_handled: bool) -> httpx.Response:
+    def _checked(self, response: Said, *, may_be_handled: bool) -> Said:
         if response.is_success:
             return response
         error = error_of(response)

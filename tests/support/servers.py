@@ -59,13 +59,14 @@ def rabbitmq(config: str = "", made: Callable[[Control], None] = lambda _control
     with _folder() as folder:
         port, password = free_port(), secrets.token_urlsafe(18)
         environment = _environment(folder, port)
-        (folder / "rabbitmq.conf").write_text(config)
+        first = (
+            f"default_user = pam\ndefault_pass = {password}\n"  # each rabbitmqctl starts an Erlang machine of its own
+        )
+        (folder / "rabbitmq.conf").write_text(f"{first}default_user_tags.administrator = false\n{config}")
         log = folder / "server.log"
         process = spawn([str(_RABBITMQ / "rabbitmq-server")], log, environment=environment)
         try:
             _wait(port, log)
-            for arguments in (("add_user", "pam", password), ("set_permissions", "pam", ".*", ".*", ".*")):
-                _control(environment, *arguments)
             made(lambda *arguments, text="": _control(environment, *arguments, text=text))
             yield f"amqp://pam:{password}@127.0.0.1:{port}//"
         finally:

@@ -416,6 +416,9 @@ class Connector(ABC):
     def keep_state(self, folder: Path) -> None:  # noqa: B027
         """Remember in this folder, beyond the process, what must not be forgotten: host keys that were first seen."""
 
+    def close_idle(self) -> None:  # noqa: B027
+        """Close the connections that are kept for later sessions, as at shutdown."""
+
     def recognise(self, host: str, port: int, deadline: Deadline) -> Service | None:  # noqa: ARG002
         """Return what listens there if it speaks this connector's protocol, without a login; else None."""
         return None

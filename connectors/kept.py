@@ -1,4 +1,4 @@
-"""Idle connections of rotators, kept for the next session with the same credential.
+"""Idle connections of rotators, kept for the next session with the same credential, and the session that takes one.
 
 Logging in costs a target far more than the change itself, so a rotator's connection outlives its session. Nothing here
 runs in the background: what is too old is closed when somebody takes, gives, or calls ``close_idle()``.
@@ -11,13 +11,16 @@ import hmac
 import secrets
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Generic, Self, TypeVar
 
-from connectors.base import Credential, Target
+from connectors.base import Account, Connector, Credential, Deadline, Session, Target
+from pam_jobs.errors import Unsupported
+from pam_jobs.secret import SecretValue
 
-__all__ = ["KeptConnections", "KeptKey", "kept_key"]
+__all__ = ["KeepingConnector", "KeptConnections", "KeptKey", "KeptSession", "kept_key"]
 
 C = TypeVar("C")
 
@@ -32,16 +35,18 @@ class KeptKey:
     port: int
     login: str
     secret_digest: bytes
-    transport: tuple[str, ...] = ()  # what else must be equal: database, TLS, accepted host keys
+    how: tuple[object, ...]  # whatever else target and credential say: database, TLS, accepted host keys, options
 
 
-def kept_key(target: Target, credential: Credential, *transport: str) -> KeptKey:
+def kept_key(target: Target, credential: Credential) -> KeptKey:
     """Return the key under which the credential's connection to the target is kept."""
     parts = [part.reveal() if part is not None else "" for part in (credential.password, credential.private_key)]
     digest = hmac.digest(_PROCESS_KEY, "\0".join(parts).encode(errors="surrogatepass"), "sha256")
-    return KeptKey(
-        host=target.host, port=target.port, login=credential.login, secret_digest=digest, transport=transport
-    )
+    how = (
+        target.protocol, target.use_ssl, target.database, target.host_keys, tuple(sorted(target.options.items())),
+        credential.database, credential.distinguished_name,
+    )  # fmt: skip
+    return KeptKey(host=target.host, port=target.port, login=credential.login, secret_digest=digest, how=how)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,3 +185,102 @@ class KeptConnections(Generic[C]):
         """Close outside the lock: closing may wait for the network."""
         for connection in connections:
             self._close(connection)
+
+
+class KeepingConnector(Connector, Generic[C]):
+    """A connector that keeps the idle connections of its rotators."""
+
+    kept: KeptConnections[C]
+
+    def close_idle(self) -> None:
+        """Close the kept connections, as at shutdown."""
+        self.kept.close_idle()
+
+
+class KeptSession(Session, Generic[C]):
+    """A session that begins with a kept connection of its rotator, or a new one, and gives it back when it closes."""
+
+    def __init__(
+        self, kept: KeptConnections[C], target: Target, rotator: Credential | None, deadline: Deadline
+    ) -> None:
+        self._kept = kept
+        self._target = target
+        self._rotator = rotator
+        self._deadline = deadline
+        self._link: C | None = None  # the rotator's
+        self._key: KeptKey | None = None  # whose the connection is; None once nobody else may have it
+
+    def connect(self) -> Self:
+        """Log in as the rotator, unless there is none.
+
+        Raises:
+            NotApplied: with the cause.
+        """
+        if self._rotator is not None:
+            self._link, self._key = self._taken(self._rotator)
+            self._prepare(self._link)
+        return self
+
+    def close(self) -> None:
+        """Give the connection back to be kept, or close it; never raises."""
+        link, self._link = self._link, None
+        if link is not None:
+            self._kept.put_back(self._key, link)
+
+    @abstractmethod
+    def _log_in(self, rotator: Credential) -> C:
+        """Return a new connection on which the rotator is logged in.
+
+        Raises:
+            NotApplied: with the cause.
+        """
+
+    def _prepare(self, link: C) -> None:
+        """Make the connection ready for this session, whether it was kept or is new."""
+
+    def _key_of(self, rotator: Credential) -> KeptKey:
+        return kept_key(self._target, rotator)
+
+    def _taken(self, rotator: Credential) -> tuple[C, KeptKey]:
+        """Return a connection on which the rotator is logged in, and the key to give it back with.
+
+        Raises:
+            NotApplied: with the cause.
+        """
+        key = self._key_of(rotator)
+        link = self._kept.take(key)
+        if link is None:
+            self._deadline.check("the connection was made")
+            link = self._log_in(rotator)
+        return link, key
+
+    def _changed(self, login: str, password: SecretValue | None, *, is_self: bool) -> None:
+        """Let nobody else have a connection that logged in with what is now an old credential.
+
+        Args:
+            login: whose credential changed, as the keys name it.
+            password: the new one; None where it was not the password.
+            is_self: the rotator itself was changed.
+        """
+        self._kept.forget(self._target.host, self._target.port, login)
+        if is_self:
+            self._key = None
+            if password is not None:
+                self._rotator = replace(self._require_rotator(), password=password)
+
+    def _is_self(self, account: Account) -> bool:
+        return self._rotator is not None and self._rotator.login == account.login
+
+    def _require_rotator(self) -> Credential:
+        if self._rotator is None:
+            raise _no_rotator()
+        return self._rotator
+
+    def _require_link(self) -> C:
+        if self._link is None:
+            raise _no_rotator()
+        return self._link
+
+
+def _no_rotator() -> Unsupported:
+    return Unsupported("this session has no rotator, so it can only probe", remedy="give the resource an admin")

@@ -140,9 +140,7 @@ class ConnectorRegistry:
     def close_idle(self) -> None:
         """Close the kept connections of every connector, as at shutdown."""
         for connector in self._made.values():
-            close = getattr(connector, "close_idle", None)
-            if close is not None:
-                close()
+            connector.close_idle()
 
     def _others(self) -> list[Connector]:
         return [self.by_name(name) for name in self.names() if name not in BUILT_IN]

@@ -27,7 +27,6 @@ from connectors.base import (
     AccountMetadata,
     Candidate,
     Capability,
-    Connector,
     Credential,
     Deadline,
     Fence,
@@ -39,7 +38,7 @@ from connectors.base import (
     Verdict,
     VerdictState,
 )
-from connectors.kept import KeptConnections
+from connectors.kept import KeepingConnector, KeptConnections
 from connectors.ldap.errors import FAILURES, LdapRefusal
 from connectors.ldap.link import Entry, Link
 from connectors.ldap.look import ACTIVE_DIRECTORY, domain_of, product_of, recognised, unseen_of
@@ -57,7 +56,7 @@ _YES: Final = frozenset({"true", "yes", "1", "on"})
 _NO: Final = frozenset({"", "false", "no", "0", "off"})
 
 
-class ActiveDirectoryConnector(Connector):
+class ActiveDirectoryConnector(KeepingConnector[Link]):
     """Domain controllers of Windows Server 2008 R2 and newer, and Samba's."""
 
     name: ClassVar[str] = "activedirectory"
@@ -72,7 +71,7 @@ class ActiveDirectoryConnector(Connector):
         Args:
             kept: where rotators' connections wait for their next session; one with the usual bounds when absent.
         """
-        self.kept: KeptConnections[Link] = kept or KeptConnections(is_usable=Link.is_idle, close=Link.close)
+        self.kept = kept or KeptConnections(is_usable=Link.is_idle, close=Link.close)
         self._kinds: dict[tuple[str, int, str], tuple[bool, float]] = {}
 
     def open(self, target: Target, rotator: Credential | None, deadline: Deadline) -> ActiveDirectorySession:
@@ -84,13 +83,7 @@ class ActiveDirectoryConnector(Connector):
         """
         if target.options.get("directory_type") != "active_directory":
             self._look(target, deadline)
-        session = ActiveDirectorySession(self.kept, target, rotator, deadline)
-        session.connect()
-        return session
-
-    def close_idle(self) -> None:
-        """Close the kept connections, as at shutdown."""
-        self.kept.close_idle()
+        return ActiveDirectorySession(self.kept, target, rotator, deadline).connect()
 
     def recognise(self, host: str, port: int, deadline: Deadline) -> Service | None:
         """Return the service when it answers as a domain controller does, in the clear or within TLS, without a login."""
@@ -143,7 +136,7 @@ class ActiveDirectorySession(DirectorySession):
             state = self._state(link, account)
             refuse_special(state)
             rules = read_rules(link, self._domain(link), state.entry)
-            is_self = self._is_self(link, state)
+            is_self = self._is_own(link, state)
             if not is_self:
                 self._check_right(link, state)
         self._check_state(state)
@@ -170,13 +163,14 @@ class ActiveDirectorySession(DirectorySession):
         with mapped(sent=False):
             state = self._state(link, account)
             refuse_special(state)
-            is_self = self._is_self(link, state)
+            is_self = self._is_own(link, state)
             values = {"unicodePwd": _quoted(password), **self._beside(state)}
         self._deadline.check("the change was sent")
         fence()
         try:
             if is_self:
-                link.exchange(state.dn, "unicodePwd", _quoted(self._own or password), values["unicodePwd"])
+                old = self._require_rotator().password or password
+                link.exchange(state.dn, "unicodePwd", _quoted(old), values["unicodePwd"])
             else:
                 link.replace(state.dn, values)
         except FAILURES as error:
@@ -278,7 +272,7 @@ class ActiveDirectorySession(DirectorySession):
         return Domain.of(root)
 
     @staticmethod
-    def _is_self(link: Link, state: AccountState) -> bool:
+    def _is_own(link: Link, state: AccountState) -> bool:
         return same_dn(link.bound_dn, state.dn)
 
     @staticmethod

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from connectors.base import Account, Candidate, Credential, Deadline, Session, Target
-from connectors.kept import KeptConnections, KeptKey, kept_key
+from connectors.base import Account, Candidate, Credential, Deadline, Target
+from connectors.kept import KeptConnections, KeptSession
 from connectors.ldap.link import Entry, Link
 from pam_jobs.errors import PolicyRefused, Unsupported
 from pam_jobs.secret import SecretValue
@@ -13,50 +13,22 @@ from pam_jobs.secret import SecretValue
 __all__ = ["DirectorySession", "password_of"]
 
 
-class DirectorySession(Session):
+class DirectorySession(KeptSession[Link]):
     """A session on one directory."""
 
     def __init__(
         self, kept: KeptConnections[Link], target: Target, rotator: Credential | None, deadline: Deadline
     ) -> None:
-        self._kept = kept
-        self._target = target
-        self._rotator = rotator
-        self._deadline = deadline
-        self._link: Link | None = None
-        self._key: KeptKey | None = None
-        self._own = rotator.password if rotator else None  # what the rotator logs in with now
+        super().__init__(kept, target, rotator, deadline)
         self._root: Entry | None = None
 
-    def connect(self) -> None:
-        """Log in as the rotator, unless there is none.
-
-        Raises:
-            NotApplied: with the cause.
-        """
-        if self._rotator is None:
-            return
-        if not self._rotator.password:
+    def _log_in(self, rotator: Credential) -> Link:
+        if not rotator.password:
             raise Unsupported("the rotator has no password", remedy="add one to the admin's record")
-        options = map(str, sorted(self._target.options.items()))
-        name = self._rotator.distinguished_name or ""
-        self._key = kept_key(
-            self._target, self._rotator, self._target.protocol, str(self._target.use_ssl), name, *options
-        )
-        self._link = self._kept.take(self._key)
-        if self._link is not None:
-            self._link.use(self._deadline)
-            return
-        self._deadline.check("the connection was made")
-        self._link = self._login_rotator(self._rotator)
+        return self._login_rotator(rotator)
 
-    def close(self) -> None:
-        """Give the connection back to be kept, or close it; never raises."""
-        link, self._link = self._link, None
-        self._own = None
-        if link is None:
-            return
-        self._kept.put_back(self._key, link)
+    def _prepare(self, link: Link) -> None:
+        link.use(self._deadline)
 
     @abstractmethod
     def _login_rotator(self, rotator: Credential) -> Link:
@@ -67,22 +39,14 @@ class DirectorySession(Session):
         """
 
     def _after_change(self, account: Account, dn: str, password: SecretValue, *, is_self: bool) -> None:
-        """Forget the connections that are logged in with what is now an old password."""
+        """Let nobody else have a connection of the account, by either of its names."""
         for login in {account.login, dn}:
-            self._kept.forget(self._target.host, self._target.port, login)
-        if is_self:
-            self._own = password
-            self._key = None  # logged in with what is now the old password: not for anybody else
+            self._changed(login, password, is_self=is_self)
 
     def _root_of(self, link: Link) -> Entry:
         if self._root is None:
             self._root = link.root()
         return self._root
-
-    def _require_link(self) -> Link:
-        if self._link is None:
-            raise Unsupported("this session has no rotator, so it can only probe", remedy="give the resource an admin")
-        return self._link
 
 
 def password_of(candidate: Candidate) -> SecretValue:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from connectors.base import Capability, Connector, Credential, Deadline, Service, Target
-from connectors.kept import KeptConnections
+from connectors.base import Capability, Credential, Deadline, Service, Target
+from connectors.kept import KeepingConnector, KeptConnections
 from connectors.linux.session import LinuxSession
 from connectors.ssh.keys import HostKeys
 from connectors.ssh.link import SshLink
@@ -21,7 +21,7 @@ __all__ = ["LinuxConnector"]
 _HANDSHAKES_PER_HOST = 8  # sshd drops logins at random from the tenth unfinished one on (MaxStartups 10:30:100)
 
 
-class LinuxConnector(Connector):
+class LinuxConnector(KeepingConnector[SshLink]):
     """Linux machines with OpenSSH and the shadow tools."""
 
     name: ClassVar[str] = "linux"
@@ -40,7 +40,7 @@ class LinuxConnector(Connector):
             kept: where rotators' connections wait for their next session; one with the usual bounds when absent.
             handshakes_per_host: logins under way to one server at a time, at least 1.
         """
-        self.kept: KeptConnections[SshLink] = kept or KeptConnections(is_usable=SshLink.is_alive, close=SshLink.close)
+        self.kept = kept or KeptConnections(is_usable=SshLink.is_alive, close=SshLink.close)
         self.host_keys = HostKeys()
         self._handshakes_per_host = handshakes_per_host
         self._gates: dict[tuple[str, int], threading.Semaphore] = {}
@@ -56,13 +56,7 @@ class LinuxConnector(Connector):
         Raises:
             NotApplied: with the cause; nothing on the target changed.
         """
-        session = LinuxSession(self.kept, self.login, target, rotator, deadline)
-        session.connect()
-        return session
-
-    def close_idle(self) -> None:
-        """Close the kept connections, as at shutdown."""
-        self.kept.close_idle()
+        return LinuxSession(self.kept, self.login, target, rotator, deadline).connect()
 
     def login(self, target: Target, credential: Credential, deadline: Deadline) -> SshLink:
         """Return a new connection on which the credential is logged in.

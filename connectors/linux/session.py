@@ -16,13 +16,12 @@ from connectors.base import (
     Fence,
     Finding,
     Preflight,
-    Session,
     Target,
     Unseen,
     Verdict,
     VerdictState,
 )
-from connectors.kept import KeptConnections, KeptKey, kept_key
+from connectors.kept import KeptConnections, KeptSession
 from connectors.linux.files import ScriptFiles
 from connectors.linux.forced import PasswordExpired, change_expired, must_change_first
 from connectors.linux.keys import KeyFile, OwnKeyFile, UserKeyFile
@@ -48,7 +47,7 @@ from pam_jobs.secret import SecretValue
 __all__ = ["LinuxSession"]
 
 
-class LinuxSession(Session):
+class LinuxSession(KeptSession[SshLink]):
     """A session on one machine."""
 
     def __init__(
@@ -59,33 +58,10 @@ class LinuxSession(Session):
         rotator: Credential | None,
         deadline: Deadline,
     ) -> None:
-        self._kept = kept
+        super().__init__(kept, target, rotator, deadline)
         self._login = login
-        self._target = target
-        self._rotator = rotator
-        self._deadline = deadline
-        self._link: SshLink | None = None
-        self._key: KeptKey | None = None
         self._rights_known: Rights | None = None
         self.host_key: str | None = None  # "type base64" of the server, once connected; for the caller to pin
-
-    def connect(self) -> None:
-        """Log in as the rotator, unless there is none.
-
-        Raises:
-            NotApplied: with the cause.
-        """
-        if self._rotator is None:
-            return
-        if not self._rotator.password and not self._rotator.private_key:
-            raise Unsupported("the rotator has neither password nor key", remedy="add one to the admin's record")
-        self._key = kept_key(self._target, self._rotator, *self._target.host_keys)
-        self._link = self._kept.take(self._key)
-        if self._link is None:
-            self._deadline.check("the connection was made")
-            with mapped(sent=False):
-                self._link = self._login(self._target, self._rotator, self._deadline)
-        self.host_key = self._link.host_key
 
     def preflight(self, account: Account) -> Preflight:
         """Learn whether the change would be allowed.
@@ -133,7 +109,7 @@ class LinuxSession(Session):
         once = _Once(fence)
         if candidate.password is not None:
             self._set_password(account, candidate.password, once)
-            self._changed(account, candidate.password)
+            self._after_change(account, candidate.password)
         if write_key is not None:
             try:
                 write_key(once)
@@ -141,7 +117,7 @@ class LinuxSession(Session):
                 if candidate.password is None:
                     raise
                 raise PartlyApplied(error.message, remedy=error.remedy, changed="password") from None
-            self._changed(account, None)
+            self._after_change(account, None)
         return Effect.APPLIED
 
     def _change_expired(self, account: Account, candidate: Candidate, fence: Fence) -> Effect:
@@ -160,7 +136,7 @@ class LinuxSession(Session):
         finally:
             self._link, self._rights_known = None, None
             self._kept.discard(link)
-        self._changed(account, None)
+        self._after_change(account, None)
         if candidate.public_key is not None:
             raise PartlyApplied("the password had to be changed before the key", remedy="rotate again")
         return Effect.APPLIED
@@ -255,23 +231,20 @@ class LinuxSession(Session):
         """
         ScriptFiles(self._require_link(), self._deadline).remove(path)
 
-    def close(self) -> None:
-        """Give the connection back to be kept, or close it; never raises."""
-        link, self._link = self._link, None
-        if link is None:
-            return
-        self._kept.put_back(self._key, link)
+    def _log_in(self, rotator: Credential) -> SshLink:
+        if not rotator.password and not rotator.private_key:
+            raise Unsupported("the rotator has neither password nor key", remedy="add one to the admin's record")
+        with mapped(sent=False):
+            return self._login(self._target, rotator, self._deadline)
 
-    def _changed(self, account: Account, password: SecretValue | None) -> None:
-        """Take note that connections of the account logged in with what is now the old credential."""
-        self._kept.forget(self._target.host, self._target.port, account.login)
-        if self._is_self(account):
-            self._key = None  # not for anybody else
-            if password is not None:
-                self._rights.renew(password)
+    def _prepare(self, link: SshLink) -> None:
+        self.host_key = link.host_key
 
-    def _is_self(self, account: Account) -> bool:
-        return self._rotator is not None and self._rotator.login == account.login
+    def _after_change(self, account: Account, password: SecretValue | None) -> None:
+        is_self = self._is_self(account)
+        self._changed(account.login, password, is_self=is_self)
+        if is_self and password is not None:
+            self._rights.renew(password)
 
     @property
     def _rights(self) -> Rights:
@@ -281,11 +254,6 @@ class LinuxSession(Session):
 
     def _new_rights(self, link: SshLink, shell: str) -> Rights:
         return Rights(link, self._rotator, self._deadline, shell)
-
-    def _require_link(self) -> SshLink:
-        if self._link is None:
-            raise Unsupported("this session has no rotator, so it can only probe", remedy="give the resource an admin")
-        return self._link
 
     def _key_change(self, account: Account, candidate: Candidate, entry: Entry) -> Callable[[Fence], None] | None:
         """Read the account's keys and return what writes the new ones; None when there is no key to set."""

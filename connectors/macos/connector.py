@@ -23,6 +23,4 @@ class MacosConnector(LinuxConnector):
         Raises:
             NotApplied: with the cause; nothing on the target changed.
         """
-        session = MacSession(self.kept, self.login, target, rotator, deadline)
-        session.connect()
-        return session
+        return MacSession(self.kept, self.login, target, rotator, deadline).connect()

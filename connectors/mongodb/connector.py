@@ -5,8 +5,8 @@ from __future__ import annotations
 import ssl
 from typing import ClassVar
 
-from connectors.base import Capability, Connector, Credential, Deadline, Service, Target
-from connectors.kept import KeptConnections
+from connectors.base import Capability, Credential, Deadline, Service, Target
+from connectors.kept import KeepingConnector, KeptConnections
 from connectors.mongodb.accounts import user_of
 from connectors.mongodb.errors import FAILURES, Garbled, ServerRefusal
 from connectors.mongodb.link import CONNECT_SECONDS, Link
@@ -22,7 +22,7 @@ _HANDSHAKE_SECONDS = 1.5  # a server without TLS waits for the end of what it ta
 _WRONG = 18
 
 
-class MongodbConnector(Connector):
+class MongodbConnector(KeepingConnector[Link]):
     """MongoDB 4.2 and newer: standalone, primary of a replica set, or router of a sharded cluster."""
 
     name: ClassVar[str] = "mongodb"
@@ -37,7 +37,7 @@ class MongodbConnector(Connector):
         Args:
             kept: where rotators' connections wait for their next session; one with the usual bounds when absent.
         """
-        self.kept: KeptConnections[Link] = kept or KeptConnections(is_usable=Link.is_idle, close=Link.close)
+        self.kept = kept or KeptConnections(is_usable=Link.is_idle, close=Link.close)
         self._contexts = TlsContexts()
         self._speaks_tls: dict[tuple[str, int], bool] = {}
 
@@ -47,13 +47,7 @@ class MongodbConnector(Connector):
         Raises:
             NotApplied: with the cause; nothing on the target changed.
         """
-        session = MongodbSession(self, target, rotator, deadline)
-        session.connect()
-        return session
-
-    def close_idle(self) -> None:
-        """Close the kept connections, as at shutdown."""
-        self.kept.close_idle()
+        return MongodbSession(self, target, rotator, deadline).connect()
 
     def login(self, target: Target, credential: Credential, deadline: Deadline) -> Link:
         """Log in once, over TLS wherever the port speaks it.

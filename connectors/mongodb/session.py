@@ -13,13 +13,12 @@ from connectors.base import (
     Fence,
     Finding,
     Preflight,
-    Session,
     Target,
     Unseen,
     Verdict,
     VerdictState,
 )
-from connectors.kept import KeptKey, kept_key
+from connectors.kept import KeptSession
 from connectors.mongodb.accounts import User, grants, user_of
 from connectors.mongodb.errors import FAILURES, mapped, verdict_of
 from connectors.mongodb.link import Link
@@ -37,37 +36,14 @@ _CONTROL = "".join(map(chr, (*range(32), 127)))
 _USERS = 10_000  # listed at most
 
 
-class MongodbSession(Session):
-    """A session; the rotator's connection stays the one it began with until it closes."""
+class MongodbSession(KeptSession[Link]):
+    """A session on one server."""
 
     def __init__(
         self, connector: MongodbConnector, target: Target, rotator: Credential | None, deadline: Deadline
     ) -> None:
+        super().__init__(connector.kept, target, rotator, deadline)
         self._connector = connector
-        self._target = target
-        self._rotator = rotator
-        self._deadline = deadline
-        self._link: Link | None = None
-        self._key: KeptKey | None = None
-
-    def connect(self) -> None:
-        """Log in as the rotator, unless there is none.
-
-        Raises:
-            NotApplied: with the cause.
-        """
-        if self._rotator is None:
-            return
-        options = map(str, sorted(self._target.options.items()))
-        self._key = kept_key(
-            self._target, self._rotator, str(self._rotator_user()), str(self._target.use_ssl), *options
-        )
-        self._link = self._connector.kept.take(self._key)
-        if self._link is None:
-            self._deadline.check("the connection was made")
-            with mapped(sent=False):
-                self._link = self._connector.login(self._target, self._rotator, self._deadline)
-        self._link.use(self._deadline)
 
     def preflight(self, account: Account) -> Preflight:
         """Learn whether the change would be allowed.
@@ -129,9 +105,7 @@ class MongodbSession(Session):
             answer = link.command(user.database, content)
         if answer.get("writeConcernError"):
             raise AmbiguousReply("the primary took the change, and the majority of the set not in time")
-        self._connector.kept.forget(self._target.host, self._target.port, account.login)
-        if self._is_self(account):
-            self._key = None  # this connection logged in with what is now the old password: not for anybody else
+        self._changed(account.login, candidate.password, is_self=self._is_self(account))
         return Effect.APPLIED
 
     def probe(self, account: Account, credential: Credential) -> Verdict:  # noqa: ARG002
@@ -171,19 +145,15 @@ class MongodbSession(Session):
             else:
                 yield Finding(kind="users", name=str(User(name=name, database=database)), facts=facts)
 
-    def close(self) -> None:
-        """Give the connection back to be kept, or close it; never raises."""
-        link, self._link = self._link, None
-        if link is None:
-            return
-        self._connector.kept.put_back(self._key, link)
+    def _log_in(self, rotator: Credential) -> Link:
+        with mapped(sent=False):
+            return self._connector.login(self._target, rotator, self._deadline)
+
+    def _prepare(self, link: Link) -> None:
+        link.use(self._deadline)
 
     def _user(self, account: Account) -> User:
         return user_of(account.login, account.database, self._target)
-
-    def _rotator_user(self) -> User:
-        assert self._rotator is not None  # noqa: S101 - asked for sessions with one
-        return user_of(self._rotator.login, self._rotator.database, self._target)
 
     def _mechanisms(self, link: Link, user: User) -> list[str]:
         """Return how the user may log in by password.
@@ -231,9 +201,5 @@ class MongodbSession(Session):
             )
 
     def _is_self(self, account: Account) -> bool:
-        return self._rotator is not None and self._rotator_user() == self._user(account)
-
-    def _require_link(self) -> Link:
-        if self._link is None:
-            raise Unsupported("this session has no rotator, so it can only probe", remedy="give the resource an admin")
-        return self._link
+        rotator = self._rotator
+        return rotator is not None and user_of(rotator.login, rotator.database, self._target) == self._user(account)

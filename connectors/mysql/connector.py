@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from connectors.base import Capability, Connector, Credential, Deadline, Service, Target
-from connectors.kept import KeptConnections
+from connectors.base import Capability, Credential, Deadline, Service, Target
+from connectors.kept import KeepingConnector, KeptConnections
 from connectors.mysql.accounts import parse_login
 from connectors.mysql.link import CONNECT_SECONDS, Link, Login
 from connectors.mysql.session import MysqlSession
@@ -16,7 +16,7 @@ from pam_jobs.errors import Unsupported
 __all__ = ["MysqlConnector"]
 
 
-class MysqlConnector(Connector):
+class MysqlConnector(KeepingConnector[Link]):
     """MySQL 5.7 and newer, MariaDB 10.4 and newer, on premises or managed."""
 
     name: ClassVar[str] = "mysql"
@@ -31,7 +31,7 @@ class MysqlConnector(Connector):
         Args:
             kept: where rotators' connections wait for their next session; one with the usual bounds when absent.
         """
-        self.kept: KeptConnections[Link] = kept or KeptConnections(is_usable=Link.is_idle, close=Link.close)
+        self.kept = kept or KeptConnections(is_usable=Link.is_idle, close=Link.close)
         self._contexts = TlsContexts()
 
     def open(self, target: Target, rotator: Credential | None, deadline: Deadline) -> MysqlSession:
@@ -40,13 +40,7 @@ class MysqlConnector(Connector):
         Raises:
             NotApplied: with the cause; nothing on the target changed.
         """
-        session = MysqlSession(self, target, rotator, deadline)
-        session.connect()
-        return session
-
-    def close_idle(self) -> None:
-        """Close the kept connections, as at shutdown."""
-        self.kept.close_idle()
+        return MysqlSession(self, target, rotator, deadline).connect()
 
     def login(self, target: Target, credential: Credential, deadline: Deadline) -> Link:
         """Log in once, with TLS wherever the server speaks it.

@@ -17,13 +17,12 @@ from connectors.base import (
     Fence,
     Finding,
     Preflight,
-    Session,
     Target,
     Unseen,
     Verdict,
     VerdictState,
 )
-from connectors.kept import KeptKey, kept_key
+from connectors.kept import KeptKey, KeptSession
 from connectors.mysql.accounts import (
     Identity,
     check_plugin,
@@ -69,38 +68,15 @@ _PROTOCOL_PLUGINS = {
 }  # as the protocol, and as the server calls it
 
 
-class MysqlSession(Session):
-    """A session on one server; the rotator's connection stays the one it began with until it closes."""
+class MysqlSession(KeptSession[Link]):
+    """A session on one server."""
 
     def __init__(
         self, connector: MysqlConnector, target: Target, rotator: Credential | None, deadline: Deadline
     ) -> None:
+        super().__init__(connector.kept, target, rotator, deadline)
         self._connector = connector
-        self._target = target
-        self._rotator = rotator
-        self._deadline = deadline
-        self._link: Link | None = None
-        self._key: KeptKey | None = None
         self._server: Server | None = None
-
-    def connect(self) -> None:
-        """Log in as the rotator, unless there is none.
-
-        Raises:
-            NotApplied: with the cause.
-        """
-        if self._rotator is None:
-            return
-        rotator = replace(self._rotator, login=parse_login(self._rotator.login).user)
-        options = map(str, sorted(self._target.options.items()))
-        self._key = kept_key(self._target, rotator, str(self._target.use_ssl), *options)
-        self._link = self._connector.kept.take(self._key)
-        if self._link is not None:
-            return
-        self._deadline.check("the connection was made")
-        with mapped(sent=False):
-            self._link = self._connector.login(self._target, rotator, self._deadline)
-            self._link.query(_SETTINGS, (), self._deadline)
 
     def preflight(self, account: Account) -> Preflight:
         """Learn whether the change would be allowed, and whether a login from here could prove it.
@@ -153,10 +129,7 @@ class MysqlSession(Session):
                 with contextlib.suppress(*FAILURES):  # the change stands; the next one tries again
                     self._require_link().query(*discard_old(change.discards), self._deadline)
         user = parse_login(account.login).user
-        self._connector.kept.forget(self._target.host, self._target.port, user)
-        if self._rotator is not None and user == parse_login(self._rotator.login).user:
-            self._key = None  # this connection logged in with what is now the old password: not for anybody else
-            self._rotator = replace(self._rotator, password=candidate.password)
+        self._changed(user, candidate.password, is_self=user == parse_login(self._require_rotator().login).user)
         return Effect.APPLIED
 
     def probe(self, account: Account, credential: Credential) -> Verdict:
@@ -219,12 +192,18 @@ class MysqlSession(Session):
             }
             yield Finding(kind="users", name=user, facts=facts)
 
-    def close(self) -> None:
-        """Give the connection back to be kept, or close it; never raises."""
-        link, self._link = self._link, None
-        if link is None:
-            return
-        self._connector.kept.put_back(self._key, link)
+    def _log_in(self, rotator: Credential) -> Link:
+        with mapped(sent=False):
+            link = self._connector.login(self._target, rotator, self._deadline)
+            try:
+                link.query(_SETTINGS, (), self._deadline)
+            except BaseException:
+                link.close()
+                raise
+            return link
+
+    def _key_of(self, rotator: Credential) -> KeptKey:
+        return super()._key_of(replace(rotator, login=parse_login(rotator.login).user))
 
     def _find(self, account: Account) -> Found:
         """Return the accounts that the login names and that the rotator may change.
@@ -365,8 +344,3 @@ class MysqlSession(Session):
         link = self._require_link()
         with mapped(sent=False):
             return link.query(statement, values, self._deadline)
-
-    def _require_link(self) -> Link:
-        if self._link is None:
-            raise Unsupported("this session has no rotator, so it can only probe", remedy="give the resource an admin")
-        return self._link

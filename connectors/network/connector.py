@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from connectors.base import Capability, Connector, Credential, Deadline, Service, Target
-from connectors.kept import KeptConnections
+from connectors.base import Capability, Credential, Deadline, Service, Target
+from connectors.kept import KeepingConnector, KeptConnections
 from connectors.linux.connector import LinuxConnector
 from connectors.network.dialogue import FIELD, DialogueSession
 from connectors.network.ios_xe import IosXeSession
@@ -20,7 +20,7 @@ __all__ = ["NetworkConnector"]
 _LOGINS_PER_DEVICE = 3  # a device has few lines (vty), and people need one too
 
 
-class NetworkConnector(Connector):
+class NetworkConnector(KeepingConnector[Terminal]):
     """Cisco IOS XE; with the custom field ``Dialogue``, any device with a command line."""
 
     name: ClassVar[str] = "network"
@@ -35,7 +35,7 @@ class NetworkConnector(Connector):
         Args:
             kept: where rotators' command lines wait for their next session; few and briefly, when absent.
         """
-        self.kept: KeptConnections[Terminal] = kept or KeptConnections(
+        self.kept = kept or KeptConnections(
             is_usable=Terminal.is_idle, close=Terminal.close, max_per_key=1, idle_seconds=30
         )
         self._ssh = LinuxConnector(handshakes_per_host=_LOGINS_PER_DEVICE)  # for its way to log in: gates, host keys
@@ -51,13 +51,7 @@ class NetworkConnector(Connector):
             NotApplied: with the cause; nothing on the target changed.
         """
         kind = DialogueSession if target.options.get(FIELD, "").strip() else IosXeSession
-        session = kind(self, target, rotator, deadline)
-        session.connect()
-        return session
-
-    def close_idle(self) -> None:
-        """Close the kept command lines, as at shutdown."""
-        self.kept.close_idle()
+        return kind(self, target, rotator, deadline).connect()
 
     def login(self, target: Target, credential: Credential, deadline: Deadline) -> SshLink:
         """Return a new connection on which the credential is logged in.

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from connectors.base import Account, Candidate, Fence, Preflight
 from connectors.network.secrets import check_login, check_password
@@ -82,14 +82,14 @@ class DialogueSession(NetworkSession):
     def _dialogue(self) -> Dialogue:
         return Dialogue.parse(self._target.options[FIELD])
 
-    def connect(self) -> None:
+    def connect(self) -> Self:
         """Check the dialogue, then log in as the rotator, unless there is none.
 
         Raises:
             NotApplied: with the cause.
         """
         _ = self._dialogue
-        super().connect()
+        return super().connect()
 
     def preflight(self, account: Account) -> Preflight:
         """Run the steps of ``check``, which change nothing.
@@ -100,7 +100,7 @@ class DialogueSession(NetworkSession):
         """
         check_login(account.login)
         self._look(account)
-        link = self._require_terminal().link
+        link = self._require_link().link
         return Preflight(
             server=f"{link.banner}, by the record's dialogue",
             is_self=self._is_self(account),
@@ -121,7 +121,7 @@ class DialogueSession(NetworkSession):
         check_login(account.login)
         self._look(account)
         self._deadline.check("the change was sent")
-        terminal, dialogue = self._require_terminal(), self._dialogue
+        terminal, dialogue = self._require_link(), self._dialogue
         values = self._values(account) | {"password": password.reveal()}
         fence()
         try:
@@ -142,22 +142,22 @@ class DialogueSession(NetworkSession):
         except TargetError:
             self._spoil()
             raise
-        self._changed(account)
+        self._changed(account.login, candidate.password, is_self=self._is_self(account))
         return Effect.APPLIED
 
     def _begin(self, terminal: Terminal) -> None:
         dialogue = self._dialogue
         terminal.expect(dialogue.prompt)
-        assert self._rotator is not None  # noqa: S101 - it has just logged in
-        old = self._rotator.password.reveal() if self._rotator.password else ""
-        refused = self._run(terminal, dialogue.begin, {"login": self._rotator.login, "old": old})
+        rotator = self._require_rotator()
+        old = rotator.password.reveal() if rotator.password else ""
+        refused = self._run(terminal, dialogue.begin, {"login": rotator.login, "old": old})
         if refused:
             raise Forbidden(f"the device refused: {refused[0]}", remedy="look at begin of the record's dialogue")
 
     def _look(self, account: Account) -> None:
         try:
             with mapped(sent=False):
-                refused = self._run(self._require_terminal(), self._dialogue.check, self._values(account))
+                refused = self._run(self._require_link(), self._dialogue.check, self._values(account))
         except TargetError:
             self._spoil()
             raise

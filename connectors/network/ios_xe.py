@@ -87,7 +87,7 @@ class IosXeSession(NetworkSession):
         secret = type9(password)
         new = f"enable secret 9 {secret}" if account.login == ENABLE else _SECRET.sub(f"secret 9 {secret}", old)
         self._deadline.check("the change was sent")
-        terminal = self._require_terminal()
+        terminal = self._require_link()
         try:
             self._configure(terminal)
             try:
@@ -103,34 +103,34 @@ class IosXeSession(NetworkSession):
         except (AmbiguousReply, ConnectionLost, TimedOutAfterSend):
             self._spoil()
             raise
-        self._changed(account)
+        self._changed(account.login, candidate.password, is_self=self._is_self(account))
         return Effect.APPLIED
 
     def probe(self, account: Account, credential: Credential) -> Verdict:
         """Log in once, afresh; the enable secret is tried on the rotator's command line."""
         if account.login != ENABLE:
             return super().probe(account, credential)
-        if self._terminal is not None:
+        if self._link is not None:
             with contextlib.suppress(TargetError):
-                self._require_terminal()
-        if self._terminal is None or not credential.password:
+                self._require_link()
+        if self._link is None or not credential.password:
             return Verdict(
                 state=VerdictState.UNKNOWN, cause="no_login", detail="the enable secret is tried after an admin's login"
             )
         try:
-            self._terminal.ask("disable", _PROMPT)
-            answer = self._terminal.ask(ENABLE, _PROMPT_OR_PASSWORD)
-            if self._terminal.prompt.endswith(":"):
-                answer = self._terminal.ask(credential.password.reveal(), _PROMPT_OR_PASSWORD)
-            while self._terminal.prompt.endswith(":"):  # it asks up to three times: an empty line is no guess
-                answer += self._terminal.ask("", _PROMPT_OR_PASSWORD)
+            self._link.ask("disable", _PROMPT)
+            answer = self._link.ask(ENABLE, _PROMPT_OR_PASSWORD)
+            if self._link.prompt.endswith(":"):
+                answer = self._link.ask(credential.password.reveal(), _PROMPT_OR_PASSWORD)
+            while self._link.prompt.endswith(":"):  # it asks up to three times: an empty line is no guess
+                answer += self._link.ask("", _PROMPT_OR_PASSWORD)
         except FAILURES as error:
             self._spoil()
             return verdict_of(error)
-        if self._terminal.prompt.endswith("#"):
+        if self._link.prompt.endswith("#"):
             return Verdict(state=VerdictState.ACCEPTED)
         self._spoil()  # it stands below the level that commands need
-        self._terminal = None
+        self._link = None
         refused = bool(_RIGHT.search(answer))
         return Verdict(
             state=VerdictState.REFUSED if refused else VerdictState.UNKNOWN,
@@ -153,8 +153,8 @@ class IosXeSession(NetworkSession):
         if terminal.prompt.endswith(">"):
             terminal.ask(ENABLE, _PROMPT_OR_PASSWORD)
             if terminal.prompt.endswith(":"):
-                password = self._rotator.password.reveal() if self._rotator and self._rotator.password else ""
-                terminal.ask(password, _PROMPT_OR_PASSWORD)
+                password = self._require_rotator().password
+                terminal.ask(password.reveal() if password else "", _PROMPT_OR_PASSWORD)
         if not terminal.prompt.endswith("#"):
             return  # a login without rights can still be told so, by what is asked of it
         terminal.ask("terminal length 0", _PROMPT)
@@ -167,7 +167,7 @@ class IosXeSession(NetworkSession):
             Forbidden: the login may not ask.
             TargetError: no answer.
         """
-        terminal = self._require_terminal()
+        terminal = self._require_link()
         try:
             if not terminal.prompt.endswith("#"):
                 raise Forbidden("the rotator's login is not privileged", remedy="give it privilege 15")

@@ -13,7 +13,6 @@ from connectors.base import (
     AccountMetadata,
     Candidate,
     Capability,
-    Connector,
     Credential,
     Deadline,
     Fence,
@@ -25,7 +24,7 @@ from connectors.base import (
     Verdict,
     VerdictState,
 )
-from connectors.kept import KeptConnections
+from connectors.kept import KeepingConnector, KeptConnections
 from connectors.ldap.errors import (
     FAILURES,
     NO_SUCH_OBJECT,
@@ -59,7 +58,7 @@ _MODIFY_PASSWORD: Final = "1.3.6.1.4.1.4203.1.11.1"  # noqa: S105 - an object id
 _NO_NAME: Final = "set distinguishedName in the user record, or the custom field User DN Template of the resource"
 
 
-class OpenldapConnector(Connector):
+class OpenldapConnector(KeepingConnector[Link]):
     """OpenLDAP 2.4 and newer, and what speaks LDAPv3 with userPassword like it."""
 
     name: ClassVar[str] = "openldap"
@@ -74,7 +73,7 @@ class OpenldapConnector(Connector):
         Args:
             kept: where rotators' connections wait for their next session; one with the usual bounds when absent.
         """
-        self.kept: KeptConnections[Link] = kept or KeptConnections(is_usable=Link.is_idle, close=Link.close)
+        self.kept = kept or KeptConnections(is_usable=Link.is_idle, close=Link.close)
 
     def open(self, target: Target, rotator: Credential | None, deadline: Deadline) -> OpenldapSession:
         """Connect as the rotator, over a kept connection where there is one.
@@ -82,13 +81,7 @@ class OpenldapConnector(Connector):
         Raises:
             NotApplied: with the cause; nothing on the target changed.
         """
-        session = OpenldapSession(self.kept, target, rotator, deadline)
-        session.connect()
-        return session
-
-    def close_idle(self) -> None:
-        """Close the kept connections, as at shutdown."""
-        self.kept.close_idle()
+        return OpenldapSession(self.kept, target, rotator, deadline).connect()
 
     def recognise(self, host: str, port: int, deadline: Deadline) -> Service | None:
         """Return the service when it answers as a directory does, in the clear or within TLS, without a login."""
@@ -156,7 +149,7 @@ class OpenldapSession(DirectorySession):
         fence()
         try:
             if uses_operation:
-                link.modify_password(dn, self._own if is_self else None, password)
+                link.modify_password(dn, self._require_rotator().password if is_self else None, password)
             else:
                 link.replace(dn, {"userPassword": password.reveal().encode()})
         except FAILURES as error:

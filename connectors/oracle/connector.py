@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-from connectors.base import Capability, Connector, Credential, Deadline, Service, Target
-from connectors.kept import KeptConnections
+from connectors.base import Capability, Credential, Deadline, Service, Target
+from connectors.kept import KeepingConnector, KeptConnections
 from connectors.oracle.link import CONNECT_SECONDS, Link, Login
 from connectors.oracle.quoting import stored_name
 from connectors.oracle.session import OracleSession
@@ -23,7 +23,7 @@ _LOOPBACK = re.compile(r"127\.[0-9.]+|::1|localhost", re.IGNORECASE)
 _CLEAR = "Allow Clear Text"
 
 
-class OracleConnector(Connector):
+class OracleConnector(KeepingConnector[Link]):
     """Oracle Database 12.1 and newer, on premises or managed."""
 
     name: ClassVar[str] = "oracle"
@@ -38,7 +38,7 @@ class OracleConnector(Connector):
         Args:
             kept: where rotators' connections wait for their next session; one with the usual bounds when absent.
         """
-        self.kept: KeptConnections[Link] = kept or KeptConnections(is_usable=Link.is_idle, close=Link.close)
+        self.kept = kept or KeptConnections(is_usable=Link.is_idle, close=Link.close)
         self._contexts = TlsContexts()
 
     def open(self, target: Target, rotator: Credential | None, deadline: Deadline) -> OracleSession:
@@ -47,13 +47,7 @@ class OracleConnector(Connector):
         Raises:
             NotApplied: with the cause; nothing on the target changed.
         """
-        session = OracleSession(self, target, rotator, deadline)
-        session.connect()
-        return session
-
-    def close_idle(self) -> None:
-        """Close the kept connections, as at shutdown."""
-        self.kept.close_idle()
+        return OracleSession(self, target, rotator, deadline).connect()
 
     def login(
         self, target: Target, credential: Credential, deadline: Deadline, *, new_password: SecretValue | None = None

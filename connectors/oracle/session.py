@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from connectors.base import (
     Account,
@@ -15,13 +16,12 @@ from connectors.base import (
     Fence,
     Finding,
     Preflight,
-    Session,
     Target,
     Unseen,
     Verdict,
     VerdictState,
 )
-from connectors.kept import KeptKey, kept_key
+from connectors.kept import KeptSession
 from connectors.oracle.database import Database, User, find_user, look_at, shortest, users
 from connectors.oracle.errors import FAILURES, ServerRefusal, map_error, mapped, verdict_of
 from connectors.oracle.link import Link
@@ -39,45 +39,31 @@ _ROOT = "CDB$ROOT"
 _SHORT = 30  # bytes of a password where nothing is known of the database
 
 
-class OracleSession(Session):
-    """A session on one database; the rotator's connection stays the one it began with until it closes."""
+class OracleSession(KeptSession[Link]):
+    """A session on one database."""
 
     def __init__(
         self, connector: OracleConnector, target: Target, rotator: Credential | None, deadline: Deadline
     ) -> None:
+        super().__init__(connector.kept, target, rotator, deadline)
         self._connector = connector
-        self._target = target
-        self._rotator = rotator
-        self._deadline = deadline
-        self._link: Link | None = None
-        self._key: KeptKey | None = None
         self._database: Database | None = None
         self._expired = False  # the rotator's own password: it logs in with a new one only
 
-    def connect(self) -> None:
-        """Log in as the rotator, unless there is none.
+    def connect(self) -> Self:
+        """Log in as the rotator, unless there is none, or its password has expired.
 
         Raises:
             NotApplied: with the cause.
         """
-        if self._rotator is None:
-            return
-        options = map(str, sorted(self._target.options.items()))
-        self._key = kept_key(
-            self._target, self._rotator, self._target.database or "", str(self._target.use_ssl), *options
-        )
-        self._link = self._connector.kept.take(self._key)
-        if self._link is not None:
-            return
-        self._deadline.check("the connection was made")
-        try:
-            self._link = self._connector.login(self._target, self._rotator, self._deadline)
-        except ServerRefusal as refusal:
-            self._expired = refusal.code == _EXPIRED
-            if not self._expired:
-                raise map_error(refusal, sent=False) from None
-        except FAILURES as error:
-            raise map_error(error, sent=False) from None
+        with mapped(sent=False):
+            try:
+                super().connect()
+            except ServerRefusal as refusal:
+                self._expired = refusal.code == _EXPIRED
+                if not self._expired:
+                    raise
+        return self
 
     def preflight(self, account: Account) -> Preflight:
         """Learn whether the change would be allowed, and whether a login could prove it.
@@ -135,7 +121,7 @@ class OracleSession(Session):
                 raise map_error(refusal, sent=True) from None
         except FAILURES as error:
             raise map_error(error, sent=True) from None
-        self._after_change(account, candidate.password, is_own=found.name == database.me)
+        self._changed(account.login, candidate.password, is_self=found.name == database.me)
         return Effect.APPLIED
 
     def probe(self, account: Account, credential: Credential) -> Verdict:
@@ -189,12 +175,8 @@ class OracleSession(Session):
             }  # fmt: skip
             yield Finding(kind="users", name=each.name, facts=facts)
 
-    def close(self) -> None:
-        """Give the connection back to be kept, or close it; never raises."""
-        link, self._link = self._link, None
-        if link is None:
-            return
-        self._connector.kept.put_back(self._key, link)
+    def _log_in(self, rotator: Credential) -> Link:
+        return self._connector.login(self._target, rotator, self._deadline)
 
     def _find(self, account: Account) -> tuple[User, Database]:
         """Return the user, which the rotator may change, and the database.
@@ -251,19 +233,13 @@ class OracleSession(Session):
             raise map_error(error, sent=True) from None
         link.close()
         self._rotator, self._expired = replace(rotator, password=password), False
-        self.connect()
+        with contextlib.suppress(TargetError):  # the password is set, whatever becomes of the next login
+            self.connect()
         return Effect.APPLIED
 
     def _is_present(self, account: Account, candidate: Candidate) -> bool:
         """Say whether the refused value is the user's already, as after an answer that was lost."""
         return self.probe(account, candidate.credential(account)).state is VerdictState.ACCEPTED
-
-    def _after_change(self, account: Account, password: SecretValue, *, is_own: bool) -> None:
-        """Let nobody use connections that logged in with what is now the old password."""
-        self._connector.kept.forget(self._target.host, self._target.port, account.login)
-        if is_own:
-            self._key = None
-            self._rotator = replace(self._require_rotator(), password=password)
 
     def _look(self) -> Database:
         """Return what the database says of itself, asked once in a session."""
@@ -274,12 +250,6 @@ class OracleSession(Session):
         return self._database
 
     def _require_link(self) -> Link:
-        self._require_rotator()
-        if self._link is None:
+        if self._expired:
             raise Locked("the rotator's password has expired", remedy="rotate the rotator first")
-        return self._link
-
-    def _require_rotator(self) -> Credential:
-        if self._rotator is None:
-            raise Unsupported("this session has no rotator, so it can only probe", remedy="give the resource an admin")
-        return self._rotator
+        return super()._require_link()

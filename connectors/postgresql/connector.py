@@ -6,13 +6,12 @@ from typing import ClassVar
 
 from connectors.base import (
     Capability,
-    Connector,
     Credential,
     Deadline,
     Service,
     Target,
 )
-from connectors.kept import KeptConnections
+from connectors.kept import KeepingConnector, KeptConnections
 from connectors.postgresql.errors import ServerRefusal
 from connectors.postgresql.link import Link
 from connectors.postgresql.session import PostgresqlSession
@@ -22,7 +21,7 @@ from connectors.tls import TlsContexts
 __all__ = ["PostgresqlConnector"]
 
 
-class PostgresqlConnector(Connector):
+class PostgresqlConnector(KeepingConnector[Link]):
     """PostgreSQL 9.4 and newer, on premises or managed."""
 
     name: ClassVar[str] = "postgresql"
@@ -37,7 +36,7 @@ class PostgresqlConnector(Connector):
         Args:
             kept: where rotators' connections wait for their next session; one with the usual bounds when absent.
         """
-        self.kept: KeptConnections[Link] = kept or KeptConnections(is_usable=Link.is_idle, close=Link.close)
+        self.kept = kept or KeptConnections(is_usable=Link.is_idle, close=Link.close)
         self._speaks_tls: dict[tuple[str, int], bool] = {}
         self._tls = TlsContexts()
 
@@ -47,13 +46,7 @@ class PostgresqlConnector(Connector):
         Raises:
             NotApplied: with the cause; nothing on the target changed.
         """
-        session = PostgresqlSession(self, target, rotator, deadline)
-        session.connect()
-        return session
-
-    def close_idle(self) -> None:
-        """Close the kept connections, as at shutdown."""
-        self.kept.close_idle()
+        return PostgresqlSession(self, target, rotator, deadline).connect()
 
     def login(self, target: Target, parameters: dict[str, str], deadline: Deadline) -> Link:
         """Log in once, with TLS wherever the server speaks it.

@@ -19,13 +19,12 @@ from connectors.base import (
     Fence,
     Finding,
     Preflight,
-    Session,
     Target,
     Unseen,
     Verdict,
     VerdictState,
 )
-from connectors.kept import KeptKey, kept_key
+from connectors.kept import KeptSession
 from connectors.postgresql.errors import FAILURES, mapped, verdict_of
 from connectors.postgresql.link import Link, Row
 from connectors.postgresql.scram import (
@@ -72,41 +71,17 @@ _PASSWORDCHECK_LENGTH: Final = 8  # of the module, before PostgreSQL 18 let it b
 _STALE: Final = "the pooler before the server does not know the server's password: let it ask (auth_query)"
 
 
-class PostgresqlSession(Session):
-    """A session on one server; the rotator's connection stays the one it began with until it closes."""
+class PostgresqlSession(KeptSession[Link]):
+    """A session on one server."""
 
     def __init__(
         self, connector: PostgresqlConnector, target: Target, rotator: Credential | None, deadline: Deadline
     ) -> None:
+        super().__init__(connector.kept, target, rotator, deadline)
         self._connector = connector
-        self._target = target
-        self._rotator = rotator
-        self._deadline = deadline
-        self._link: Link | None = None
-        self._key: KeptKey | None = None
         self._iterations = DEFAULT_ITERATIONS
         self._is_pooled: bool | None = None  # something stands before the server, and looks at passwords itself
         self._made: dict[str, tuple[SecretValue, ScramKeys]] = {}  # by login: what this session set, ready to log in
-
-    def connect(self) -> None:
-        """Log in as the rotator, unless there is none.
-
-        Raises:
-            NotApplied: with the cause.
-        """
-        if self._rotator is None:
-            return
-        if self._rotator.password is None:
-            raise Unsupported("the rotator has no password", remedy="add one to the admin's record")
-        parameters = self._parameters(self._rotator, is_probe=False)
-        identity = [parameters["dbname"], str(self._target.use_ssl), *map(str, sorted(self._target.options.items()))]
-        self._key = kept_key(self._target, self._rotator, *identity)
-        self._link = self._connector.kept.take(self._key)
-        if self._link is not None:
-            return
-        self._deadline.check("the connection was made")
-        with mapped(sent=False):
-            self._link = self._connector.login(self._target, parameters, self._deadline)
 
     def preflight(self, account: Account) -> Preflight:
         """Learn whether the change would be allowed, and whether the account could log in afterwards.
@@ -183,9 +158,7 @@ class PostgresqlSession(Session):
             raise
         if tags != ["ALTER ROLE", "COMMIT"]:
             raise AmbiguousReply(f"the server answered {', '.join(tags)} to the change")
-        self._connector.kept.forget(self._target.host, self._target.port, account.login)
-        if self._rotator is not None and account.login == self._rotator.login:
-            self._key = None  # this connection logged in with what is now the old password: not for anybody else
+        self._changed(account.login, candidate.password, is_self=self._is_self(account))
         if before is not None:
             self._demand_that_pooler_knows(account, candidate, before)
         return Effect.APPLIED
@@ -233,11 +206,14 @@ class PostgresqlSession(Session):
 
     def close(self) -> None:
         """Give the connection back to be kept, or close it; never raises."""
-        link, self._link = self._link, None
         self._made.clear()
-        if link is None:
-            return
-        self._connector.kept.put_back(self._key, link)
+        super().close()
+
+    def _log_in(self, rotator: Credential) -> Link:
+        if rotator.password is None:
+            raise Unsupported("the rotator has no password", remedy="add one to the admin's record")
+        with mapped(sent=False):
+            return self._connector.login(self._target, self._parameters(rotator, is_probe=False), self._deadline)
 
     def _look_at_way_in(self, account: Account, *, is_pooled: bool, me: str) -> None:
         """Return where a login of the account proves the password that the server keeps.
@@ -385,11 +361,6 @@ class PostgresqlSession(Session):
         link = self._require_link()
         with mapped(sent=False):
             return link.query(statement, parameters, self._deadline)
-
-    def _require_link(self) -> Link:
-        if self._link is None:
-            raise Unsupported("this session has no rotator, so it can only probe", remedy="give the resource an admin")
-        return self._link
 
     def _roll_back(self, link: Link) -> None:
         """Leave the transaction, or the connection when that fails: its end undoes the transaction too."""

@@ -7,8 +7,8 @@ import ipaddress
 import ssl
 from typing import ClassVar
 
-from connectors.base import Capability, Connector, Credential, Deadline, Service, Target
-from connectors.kept import KeptConnections
+from connectors.base import Capability, Credential, Deadline, Service, Target
+from connectors.kept import KeepingConnector, KeptConnections
 from connectors.rabbitmq.amqp import greeting_of
 from connectors.rabbitmq.api import CONNECT_SECONDS, Api, speaks_tls
 from connectors.rabbitmq.errors import ApiRefusal, Garbled
@@ -22,7 +22,7 @@ _LOOK_SECONDS = 3.0
 _NOBODY = Credential(login="")
 
 
-class RabbitmqConnector(Connector):
+class RabbitmqConnector(KeepingConnector[Api]):
     """RabbitMQ 3.8 and newer with its management plugin."""
 
     name: ClassVar[str] = "rabbitmq"
@@ -37,9 +37,7 @@ class RabbitmqConnector(Connector):
         Args:
             kept: where rotators' connections wait for their next session; one with the usual bounds when absent.
         """
-        self.kept: KeptConnections[Api] = kept or KeptConnections(
-            is_usable=Api.is_idle, close=Api.close, idle_seconds=30
-        )
+        self.kept = kept or KeptConnections(is_usable=Api.is_idle, close=Api.close, idle_seconds=30)
         self._contexts = TlsContexts()
         self._speaks_tls: dict[tuple[str, int], bool] = {}
 
@@ -49,13 +47,7 @@ class RabbitmqConnector(Connector):
         Raises:
             NotApplied: with the cause; nothing on the target changed.
         """
-        session = RabbitmqSession(self, target, rotator, deadline)
-        session.connect()
-        return session
-
-    def close_idle(self) -> None:
-        """Close the kept connections, as at shutdown."""
-        self.kept.close_idle()
+        return RabbitmqSession(self, target, rotator, deadline).connect()
 
     def connect(self, target: Target, credential: Credential, deadline: Deadline) -> Api:
         """Connect to the management API, over TLS wherever the port speaks it; nothing is asked yet.

@@ -14,13 +14,12 @@ from connectors.base import (
     Fence,
     Finding,
     Preflight,
-    Session,
     Target,
     Unseen,
     Verdict,
     VerdictState,
 )
-from connectors.kept import KeptKey, kept_key
+from connectors.kept import KeptSession
 from connectors.rabbitmq.amqp import log_in
 from connectors.rabbitmq.api import CONNECT_SECONDS, HASHES, Api, password_hash
 from connectors.rabbitmq.errors import FAILURES, AmqpRefusal, ApiRefusal, mapped, verdict_of
@@ -41,48 +40,15 @@ _LOCAL_ONLY = "guest"
 _PORT, _SECURE_PORT = 5672, 5671
 
 
-class RabbitmqSession(Session):
-    """A session; the rotator's connection stays the one it began with until it closes."""
+class RabbitmqSession(KeptSession[Api]):
+    """A session on one broker."""
 
     def __init__(
         self, connector: RabbitmqConnector, target: Target, rotator: Credential | None, deadline: Deadline
     ) -> None:
+        super().__init__(connector.kept, target, rotator, deadline)
         self._connector = connector
-        self._target = target
-        self._rotator = rotator
-        self._deadline = deadline
-        self._api: Api | None = None
-        self._key: KeptKey | None = None
         self._overview: dict[str, Any] | None = None
-
-    def connect(self) -> None:
-        """Log in as the rotator, unless there is none.
-
-        Raises:
-            NotApplied: with the cause.
-        """
-        if self._rotator is None:
-            return
-        if not self._rotator.password:
-            raise Unsupported("the rotator has no password", remedy="add one to the admin's record")
-        _check_login(self._rotator.login)
-        if ":" in self._rotator.login:
-            raise Unsupported("a rotator's name has no colon here", remedy="give the resource another administrator")
-        options = map(str, sorted(self._target.options.items()))
-        self._key = kept_key(self._target, self._rotator, str(self._target.use_ssl), *options)
-        self._api = self._connector.kept.take(self._key)
-        if self._api is not None:
-            self._api.use(self._deadline)
-            return
-        self._deadline.check("the connection was made")
-        with mapped(sent=False):
-            api = self._connector.connect(self._target, self._rotator, self._deadline)
-            try:
-                api.get("whoami")
-            except BaseException:
-                api.close()
-                raise
-        self._api = api
 
     def preflight(self, account: Account) -> Preflight:
         """Learn whether the change would be allowed.
@@ -126,15 +92,16 @@ class RabbitmqSession(Session):
             "tags": tags if isinstance(tags, str) else ",".join(map(str, tags)),
         }
         self._deadline.check("the change was sent")
-        api = self._require_api()
+        api = self._require_link()
         fence()
         with mapped(sent=True):
             api.put("users", account.login, content=content)
-        self._connector.kept.forget(self._target.host, self._target.port, account.login)
-        if self._is_self(account):
-            self._key = None  # this connection carries what is now the old password
-            api.close()
-            self._renew(password)
+        is_self = self._is_self(account)
+        self._changed(account.login, password, is_self=is_self)
+        if is_self:
+            api.close()  # every request on it carries what is now the old password
+            with contextlib.suppress(*FAILURES, TargetError):
+                self._link = self._connector.connect(self._target, self._require_rotator(), self._deadline)
         return Effect.APPLIED
 
     def probe(self, account: Account, credential: Credential) -> Verdict:  # noqa: ARG002
@@ -156,7 +123,7 @@ class RabbitmqSession(Session):
         """Yield the broker's own users."""
         try:
             with mapped(sent=False):
-                users = self._require_api().get("users")
+                users = self._require_link().get("users")
         except Forbidden:
             yield Unseen(what="users", cause="not_permitted", detail="that takes the tag administrator")
             return
@@ -169,12 +136,23 @@ class RabbitmqSession(Session):
             }  # fmt: skip
             yield Finding(kind="users", name=str(user.get("name", "")), facts=facts)
 
-    def close(self) -> None:
-        """Give the connection back to be kept, or close it; never raises."""
-        api, self._api = self._api, None
-        if api is None:
-            return
-        self._connector.kept.put_back(self._key, api)
+    def _log_in(self, rotator: Credential) -> Api:
+        if not rotator.password:
+            raise Unsupported("the rotator has no password", remedy="add one to the admin's record")
+        _check_login(rotator.login)
+        if ":" in rotator.login:
+            raise Unsupported("a rotator's name has no colon here", remedy="give the resource another administrator")
+        with mapped(sent=False):
+            api = self._connector.connect(self._target, rotator, self._deadline)
+            try:
+                api.get("whoami")
+            except BaseException:
+                api.close()
+                raise
+            return api
+
+    def _prepare(self, link: Api) -> None:
+        link.use(self._deadline)
 
     def _user(self, login: str) -> dict[str, Any]:
         """Return a user of the broker's own.
@@ -185,9 +163,9 @@ class RabbitmqSession(Session):
         """
         try:
             with mapped(sent=False):
-                user = self._require_api().get("users", login)
+                user = self._require_link().get("users", login)
         except Unsupported as error:
-            if self._api is None:
+            if self._link is None:
                 raise
             raise Unsupported(
                 f"the broker keeps no user {login!r}",
@@ -201,7 +179,7 @@ class RabbitmqSession(Session):
         """Return what the broker says of itself, asked once in a session."""
         if self._overview is None:
             with mapped(sent=False):
-                told = self._require_api().get("overview")
+                told = self._require_link().get("overview")
             self._overview = told if isinstance(told, dict) else {}
         return self._overview
 
@@ -218,7 +196,7 @@ class RabbitmqSession(Session):
             return int(text)
         mode = tls_mode(self._target)
         told: dict[str, int] = {}
-        if self._api is not None:
+        if self._link is not None:
             with contextlib.suppress(TargetError):
                 listeners = self._look().get("listeners") or []
                 told = {str(each.get("protocol")): int(each.get("port", 0)) for each in listeners}
@@ -261,21 +239,6 @@ class RabbitmqSession(Session):
         finally:
             api.close()
         return Verdict(state=VerdictState.ACCEPTED)
-
-    def _renew(self, password: SecretValue) -> None:
-        """Go on as the rotator with its new password: every request carries it."""
-        assert self._rotator is not None  # noqa: S101 - it just changed itself
-        self._rotator = Credential(login=self._rotator.login, password=password)
-        with contextlib.suppress(*FAILURES, TargetError):
-            self._api = self._connector.connect(self._target, self._rotator, self._deadline)
-
-    def _is_self(self, account: Account) -> bool:
-        return self._rotator is not None and self._rotator.login == account.login
-
-    def _require_api(self) -> Api:
-        if self._api is None:
-            raise Unsupported("this session has no rotator, so it can only probe", remedy="give the resource an admin")
-        return self._api
 
 
 def _check_login(login: str) -> None:

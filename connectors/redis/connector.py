@@ -6,8 +6,8 @@ import contextlib
 import ssl
 from typing import ClassVar
 
-from connectors.base import Capability, Connector, Credential, Deadline, Service, Target
-from connectors.kept import KeptConnections
+from connectors.base import Capability, Credential, Deadline, Service, Target
+from connectors.kept import KeepingConnector, KeptConnections
 from connectors.redis.errors import Garbled, ServerRefusal
 from connectors.redis.link import CONNECT_SECONDS, Link
 from connectors.redis.session import RedisSession
@@ -23,7 +23,7 @@ _HANDSHAKE_SECONDS = 1.5  # a server without TLS waits for the end of what it ta
 _ANSWERS = frozenset({"NOAUTH", "NOPERM", "LOADING", "MISCONF", "MASTERDOWN", "BUSY"})
 
 
-class RedisConnector(Connector):
+class RedisConnector(KeepingConnector[Link]):
     """Redis 6 and newer, Valkey; of older ones the one password that all clients have."""
 
     name: ClassVar[str] = "redis"
@@ -38,7 +38,7 @@ class RedisConnector(Connector):
         Args:
             kept: where rotators' connections wait for their next session; one with the usual bounds when absent.
         """
-        self.kept: KeptConnections[Link] = kept or KeptConnections(is_usable=Link.is_idle, close=Link.close)
+        self.kept = kept or KeptConnections(is_usable=Link.is_idle, close=Link.close)
         self._contexts = TlsContexts()
         self._speaks_tls: dict[tuple[str, int], bool] = {}
 
@@ -48,13 +48,7 @@ class RedisConnector(Connector):
         Raises:
             NotApplied: with the cause; nothing on the target changed.
         """
-        session = RedisSession(self, target, rotator, deadline)
-        session.connect()
-        return session
-
-    def close_idle(self) -> None:
-        """Close the kept connections, as at shutdown."""
-        self.kept.close_idle()
+        return RedisSession(self, target, rotator, deadline).connect()
 
     def login(self, target: Target, credential: Credential, deadline: Deadline) -> Link:
         """Log in once, over TLS wherever the port speaks it.

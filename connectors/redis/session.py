@@ -16,13 +16,12 @@ from connectors.base import (
     Fence,
     Finding,
     Preflight,
-    Session,
     Target,
     Unseen,
     Verdict,
     VerdictState,
 )
-from connectors.kept import KeptKey, kept_key
+from connectors.kept import KeptSession
 from connectors.redis.errors import FAILURES, ServerRefusal, mapped, verdict_of
 from connectors.redis.link import Link
 from connectors.redis.nodes import Node, named, places_of, set_everywhere, told_by
@@ -42,36 +41,15 @@ _PERSISTENCE = "persistence"
 _MEMORY = "memory"
 
 
-class RedisSession(Session):
-    """A session; the rotator's connection stays the one it began with until it closes."""
+class RedisSession(KeptSession[Link]):
+    """A session on one server and those that belong to it."""
 
     def __init__(
         self, connector: RedisConnector, target: Target, rotator: Credential | None, deadline: Deadline
     ) -> None:
+        super().__init__(connector.kept, target, rotator, deadline)
         self._connector = connector
-        self._target = target
-        self._rotator = rotator
-        self._deadline = deadline
-        self._link: Link | None = None
-        self._key: KeptKey | None = None
         self._nodes_known: list[Node] | None = None
-
-    def connect(self) -> None:
-        """Log in as the rotator, unless there is none.
-
-        Raises:
-            NotApplied: with the cause.
-        """
-        if self._rotator is None:
-            return
-        options = map(str, sorted(self._target.options.items()))
-        self._key = kept_key(self._target, self._rotator, str(self._target.use_ssl), *options)
-        self._link = self._connector.kept.take(self._key)
-        if self._link is None:
-            self._deadline.check("the connection was made")
-            with mapped(sent=False):
-                self._link = self._connector.login(self._target, self._rotator, self._deadline)
-        self._link.use(self._deadline)
 
     def preflight(self, account: Account) -> Preflight:
         """Learn whether the change would be allowed on every server, and would outlive its restart.
@@ -112,9 +90,7 @@ class RedisSession(Session):
             set_everywhere(found, account.login, digest(password), fence)
         else:
             self._set_common(found[0][0], password, fence)
-        self._connector.kept.forget(self._target.host, self._target.port, account.login)
-        if self._is_self(account):
-            self._key = None  # this connection logged in with what is now the old password: not for anybody else
+        self._changed(account.login, password, is_self=self._is_self(account))
         return Effect.APPLIED
 
     def probe(self, account: Account, credential: Credential) -> Verdict:
@@ -159,15 +135,19 @@ class RedisSession(Session):
             yield Finding(kind="users", name=name, facts=facts)
 
     def close(self) -> None:
-        """Give the connection back to be kept, or close it; never raises."""
-        link, self._link = self._link, None
+        """Give the connection back to be kept, or close it, and close those to the other servers; never raises."""
         for node in self._nodes_known or []:
-            if node.link is not link:
+            if node.link is not self._link:
                 node.link.close()
         self._nodes_known = None
-        if link is None:
-            return
-        self._connector.kept.put_back(self._key, link)
+        super().close()
+
+    def _log_in(self, rotator: Credential) -> Link:
+        with mapped(sent=False):
+            return self._connector.login(self._target, rotator, self._deadline)
+
+    def _prepare(self, link: Link) -> None:
+        link.use(self._deadline)
 
     def _nodes(self) -> list[Node]:
         """Return this server and the others that belong to it, with the rotator logged in to each.
@@ -197,10 +177,10 @@ class RedisSession(Session):
 
     def _joined(self, host: str, port: int, *, writes: bool) -> Node:
         place = f"{host}:{port}"
-        assert self._rotator is not None  # noqa: S101 - a link was there
+        target, rotator = replace(self._target, host=host, port=port), self._require_rotator()
         try:
             with named(place, sent=False):
-                link = self._connector.login(replace(self._target, host=host, port=port), self._rotator, self._deadline)
+                link = self._connector.login(target, rotator, self._deadline)
                 link.use(self._deadline)
                 return Node(place=place, link=link, server=look_at(link), writes=writes)
         except NotApplied as error:
@@ -297,14 +277,6 @@ class RedisSession(Session):
         if verdict.state is VerdictState.ACCEPTED and user.takes_any_password:
             return Verdict(state=VerdictState.UNKNOWN, cause="any_password", detail="the user takes any password")
         return verdict
-
-    def _is_self(self, account: Account) -> bool:
-        return self._rotator is not None and self._rotator.login == account.login
-
-    def _require_link(self) -> Link:
-        if self._link is None:
-            raise Unsupported("this session has no rotator, so it can only probe", remedy="give the resource an admin")
-        return self._link
 
 
 def _password_of(candidate: Candidate) -> SecretValue:

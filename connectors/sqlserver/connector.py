@@ -7,8 +7,8 @@ import ssl
 from pathlib import Path
 from typing import ClassVar
 
-from connectors.base import Capability, Connector, Credential, Deadline, Service, Target
-from connectors.kept import KeptConnections
+from connectors.base import Capability, Credential, Deadline, Service, Target
+from connectors.kept import KeepingConnector, KeptConnections
 from connectors.sqlserver.link import CONNECT_SECONDS, Drivers, Link, Login
 from connectors.sqlserver.quoting import checked_database, checked_name, checked_password
 from connectors.sqlserver.session import DEFAULT_DATABASE, SqlserverSession
@@ -22,7 +22,7 @@ _HOST = re.compile(r"[A-Za-z0-9_.:%-]{1,253}")  # it goes into a file of FreeTDS
 _LOOPBACK = re.compile(r"127\.[0-9.]+|::1|localhost", re.IGNORECASE)
 
 
-class SqlserverConnector(Connector):
+class SqlserverConnector(KeepingConnector[Link]):
     """SQL Server 2012 and newer, Azure SQL Managed Instance, Azure SQL Database."""
 
     name: ClassVar[str] = "sqlserver"
@@ -38,7 +38,7 @@ class SqlserverConnector(Connector):
             kept: where rotators' connections wait for their next session; a small one when absent.
             drivers: where the driver's processes wait for a login; its own, ended by ``close_idle``, when absent.
         """
-        self.kept: KeptConnections[Link] = kept or KeptConnections(
+        self.kept = kept or KeptConnections(
             is_usable=Link.is_idle, close=Link.close, max_total=16, max_per_key=8
         )  # fewer than elsewhere: each one is a process
         self._drivers = drivers or Drivers()
@@ -50,13 +50,11 @@ class SqlserverConnector(Connector):
         Raises:
             NotApplied: with the cause; nothing on the target changed.
         """
-        session = SqlserverSession(self, target, rotator, deadline)
-        session.connect()
-        return session
+        return SqlserverSession(self, target, rotator, deadline).connect()
 
     def close_idle(self) -> None:
         """Close the kept connections and end the waiting processes, as at shutdown."""
-        self.kept.close_idle()
+        super().close_idle()
         if self._owns_drivers:
             self._drivers.close_idle()
 

@@ -18,13 +18,12 @@ from connectors.base import (
     Fence,
     Finding,
     Preflight,
-    Session,
     Target,
     Unseen,
     Verdict,
     VerdictState,
 )
-from connectors.kept import KeptKey, kept_key
+from connectors.kept import KeptKey, KeptSession
 from connectors.sqlserver.errors import FAILURES, ServerRefusal, map_error, mapped, verdict_of
 from connectors.sqlserver.link import Link
 from connectors.sqlserver.quoting import LONGEST, alter_login, alter_user, checked_name, checked_password
@@ -40,7 +39,6 @@ from connectors.sqlserver.server import (
     unlock_batch,
 )
 from pam_jobs.errors import Effect, Forbidden, NotApplied, TargetError, Unsupported
-from pam_jobs.secret import SecretValue
 
 if TYPE_CHECKING:
     from connectors.sqlserver.connector import SqlserverConnector
@@ -55,28 +53,18 @@ _RIGHTS = (
 _HISTORY = frozenset({15114, 15115})  # refused as used before or too young: the value may be the present one
 
 
-class SqlserverSession(Session):
-    """A session on one server; the rotator's connection stays the one it began with until it closes."""
+class SqlserverSession(KeptSession[Link]):
+    """A session on one server; its first connection is to where the rotator is contained, else to what all may open."""
 
     def __init__(
         self, connector: SqlserverConnector, target: Target, rotator: Credential | None, deadline: Deadline
     ) -> None:
+        if rotator is not None:
+            rotator = replace(rotator, database=rotator.database or DEFAULT_DATABASE)
+        super().__init__(connector.kept, target, rotator, deadline)
         self._connector = connector
-        self._target = target
-        self._rotator = rotator
-        self._deadline = deadline
-        self._links: dict[str, tuple[Link, KeptKey]] = {}  # by database, the rotator's
-        self._outdated: set[str] = set()  # databases whose link logged in with what is now the old password
+        self._elsewhere: dict[str, tuple[Link, KeptKey | None]] = {}  # the rotator's other connections, by database
         self._server: Server | None = None
-
-    def connect(self) -> None:
-        """Log in as the rotator, unless there is none.
-
-        Raises:
-            NotApplied: with the cause.
-        """
-        if self._rotator is not None:
-            self._link(self._home)
 
     def preflight(self, account: Account) -> Preflight:
         """Learn whether the change would be allowed, and whether a login could prove it.
@@ -111,7 +99,7 @@ class SqlserverSession(Session):
             raise Unsupported("a login here has a password, no key", remedy="give the user record a password")
         password = checked_password(candidate.password.reveal())
         found, is_own = self._find(account)
-        link = self._link(self._database_of(account) if found.is_contained else self._home)
+        link = self._link_to(self._database_of(account)) if found.is_contained else self._require_link()
         statement = self._statement(found, password, is_own=is_own)
         self._check_private()
         self._deadline.check("the change was sent")
@@ -125,7 +113,9 @@ class SqlserverSession(Session):
                     raise error from None
             except FAILURES as error:
                 raise map_error(error, sent=True) from None
-        self._after_change(account, candidate.password, is_own=is_own)
+        self._changed(account.login, candidate.password, is_self=is_own)
+        if is_own:
+            self._elsewhere = {database: (link, None) for database, (link, _) in self._elsewhere.items()}
         return Effect.APPLIED
 
     def probe(self, account: Account, credential: Credential) -> Verdict:
@@ -166,8 +156,7 @@ class SqlserverSession(Session):
 
     def discover(self) -> Iterator[Finding | Unseen]:
         """Yield the SQL logins of the server, and the users contained in the database that the resource names."""
-        server = self._look()
-        link = self._link(self._home)
+        server, link = self._look(), self._require_link()
         with mapped(sent=False):
             found = logins(link, server, self._deadline)
         for each in found:
@@ -179,44 +168,38 @@ class SqlserverSession(Session):
         if not server.may_alter:
             yield Unseen(what="other logins", cause="not_permitted", detail="that takes ALTER ANY LOGIN")
         if self._target.database:
-            link = self._link(self._target.database)
+            link = self._link_to(self._target.database)
             with mapped(sent=False):
                 names = contained_users(link, self._deadline)
             yield from (Finding(kind="users", name=name, facts={"database": self._target.database}) for name in names)
 
     def close(self) -> None:
         """Give the connections back to be kept, or close them; never raises."""
-        links, self._links = self._links, {}
-        for database, (link, key) in links.items():
-            self._connector.kept.put_back(None if database in self._outdated else key, link)
+        links, self._elsewhere = self._elsewhere, {}
+        for link, key in links.values():
+            self._kept.put_back(key, link)
+        super().close()
 
-    @property
-    def _home(self) -> str:
-        """Return the database of the rotator's own connection: where it is contained, else one that all may open."""
-        return (self._rotator.database if self._rotator else None) or DEFAULT_DATABASE
+    def _log_in(self, rotator: Credential) -> Link:
+        with mapped(sent=False):
+            return self._connector.login(self._target, rotator, self._deadline)
 
     def _database_of(self, account: Account) -> str:
         return account.database or self._target.database or DEFAULT_DATABASE
 
-    def _link(self, database: str) -> Link:
+    def _link_to(self, database: str) -> Link:
         """Return the rotator's connection to the database: one of this session, a kept one, or a new one.
 
         Raises:
             Unsupported: there is no rotator.
             NotApplied: with the cause; nothing on the target changed.
         """
-        if database in self._links:
-            return self._links[database][0]
         rotator = self._require_rotator()
-        options = map(str, sorted(self._target.options.items()))
-        key = kept_key(self._target, rotator, database, str(self._target.use_ssl), *options)
-        link = self._connector.kept.take(key)
-        if link is None:
-            self._deadline.check("the connection was made")
-            with mapped(sent=False):
-                link = self._connector.login(self._target, replace(rotator, database=database), self._deadline)
-        self._links[database] = (link, key)
-        return link
+        if database == rotator.database:
+            return self._require_link()
+        if database not in self._elsewhere:
+            self._elsewhere[database] = self._taken(replace(rotator, database=database))
+        return self._elsewhere[database][0]
 
     def _find(self, account: Account) -> tuple[Principal, bool]:
         """Return the account, and whether it is the rotator itself.
@@ -229,12 +212,12 @@ class SqlserverSession(Session):
         server = self._look()
         database = self._database_of(account)
         if database != DEFAULT_DATABASE:
-            link = self._link(database)
+            link = self._link_to(database)
             with mapped(sent=False):
                 user = contained_user(link, name, self._deadline)
             if user is not None:
                 return self._allowed_user(user, database)
-        link = self._link(self._home)
+        link = self._require_link()
         with mapped(sent=False):
             found = server_login(link, name, server, self._deadline)
         if found is None:
@@ -304,16 +287,9 @@ class SqlserverSession(Session):
         """Say whether the refused value is the account's already, as after an answer that was lost."""
         return self.probe(account, candidate.credential(account)).state is VerdictState.ACCEPTED
 
-    def _after_change(self, account: Account, password: SecretValue, *, is_own: bool) -> None:
-        """Let nobody use connections that logged in with what is now the old password."""
-        self._connector.kept.forget(self._target.host, self._target.port, account.login)
-        if is_own:
-            self._rotator = replace(self._require_rotator(), password=password)
-            self._outdated.update(self._links)
-
     def _why_refused(self, verdict: Verdict) -> Verdict:
         """Look whether the server refuses every SQL login, which it does by the same number."""
-        if verdict.state is VerdictState.REFUSED and self._links:
+        if verdict.state is VerdictState.REFUSED and self._link is not None:
             with contextlib.suppress(TargetError):
                 if self._look().windows_only:
                     return Verdict(state=VerdictState.UNKNOWN, cause="method_not_allowed", detail=verdict.detail)
@@ -322,12 +298,7 @@ class SqlserverSession(Session):
     def _look(self) -> Server:
         """Return what the server says of itself, asked once in a session."""
         if self._server is None:
-            link = self._link(self._home)
+            link = self._require_link()
             with mapped(sent=False):
                 self._server = look_at(link, self._deadline)
         return self._server
-
-    def _require_rotator(self) -> Credential:
-        if self._rotator is None:
-            raise Unsupported("this session has no rotator, so it can only probe", remedy="give the resource an admin")
-        return self._rotator

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Final
 
-from connectors.base import Capability, Connector, Credential, Deadline, Service, Target
-from connectors.kept import KeptConnections
+from connectors.base import Capability, Credential, Deadline, Service, Target
+from connectors.kept import KeepingConnector, KeptConnections
 from connectors.linux.connector import LinuxConnector
 from connectors.ssh.recognise import is_windows, look_at_ssh
 from connectors.windows.errors import FAILURES
@@ -28,7 +28,7 @@ def _kept() -> KeptConnections[Link]:
     return KeptConnections(is_usable=lambda link: link.is_alive(), close=lambda link: link.close())
 
 
-class WinrmConnector(Connector):
+class WinrmConnector(KeepingConnector[Link]):
     """Windows over WinRM."""
 
     name: ClassVar[str] = "winrm"
@@ -50,13 +50,7 @@ class WinrmConnector(Connector):
         Raises:
             NotApplied: with the cause; nothing on the target changed.
         """
-        session = WindowsSession(self.kept, WinrmLink.connect, target, rotator, deadline)
-        session.connect()
-        return session
-
-    def close_idle(self) -> None:
-        """Close the kept connections, as at shutdown."""
-        self.kept.close_idle()
+        return WindowsSession(self.kept, WinrmLink.connect, target, rotator, deadline).connect()
 
     def recognise(self, host: str, port: int, deadline: Deadline) -> Service | None:
         """Return the service when it offers logins to WinRM, without one."""
@@ -77,7 +71,7 @@ class WinrmConnector(Connector):
         return None
 
 
-class WindowsSshConnector(Connector):
+class WindowsSshConnector(KeepingConnector[Link]):
     """Windows over OpenSSH."""
 
     name: ClassVar[str] = "windows-ssh"
@@ -103,13 +97,7 @@ class WindowsSshConnector(Connector):
         Raises:
             NotApplied: with the cause; nothing on the target changed.
         """
-        session = WindowsSession(self.kept, self._login, _on_ssh(target), rotator, deadline)
-        session.connect()
-        return session
-
-    def close_idle(self) -> None:
-        """Close the kept connections, as at shutdown."""
-        self.kept.close_idle()
+        return WindowsSession(self.kept, self._login, _on_ssh(target), rotator, deadline).connect()
 
     def recognise(self, host: str, port: int, deadline: Deadline) -> Service | None:
         """Return the service when it is OpenSSH for Windows, without a login."""

@@ -22,13 +22,12 @@ from connectors.base import (
     Finding,
     Preflight,
     RunAs,
-    Session,
     Target,
     Unseen,
     Verdict,
     VerdictState,
 )
-from connectors.kept import KeptConnections, KeptKey, kept_key
+from connectors.kept import KeptConnections, KeptSession
 from connectors.windows import programs
 from connectors.windows.dependants import Dependants
 from connectors.windows.errors import FAILURES, map_error, map_refusal, verdict_of, verdict_of_logon
@@ -44,7 +43,7 @@ __all__ = ["WindowsSession"]
 _POWERSHELL: Final = "-NoLogo -NoProfile -NonInteractive -ExecutionPolicy Bypass -File"
 
 
-class WindowsSession(Session):
+class WindowsSession(KeptSession[Link]):
     """A session on one machine."""
 
     def __init__(
@@ -55,39 +54,11 @@ class WindowsSession(Session):
         rotator: Credential | None,
         deadline: Deadline,
     ) -> None:
-        self._kept = kept
+        super().__init__(kept, target, rotator, deadline)
         self._login = login
-        self._target = target
-        self._rotator = rotator
-        self._deadline = deadline
-        self._link: Link | None = None
-        self._key: KeptKey | None = None
         self._looks: dict[str, Look] = {}
         self._may_change_others = False
         self.host_key: str | None = None  # "type base64" of an SSH server, once connected; for the caller to pin
-
-    def connect(self) -> None:
-        """Log in as the rotator, unless there is none.
-
-        Raises:
-            NotApplied: with the cause.
-        """
-        if self._rotator is None:
-            return
-        if not self._rotator.password and not self._rotator.private_key:
-            raise Unsupported("the rotator has neither password nor key", remedy="add one to the admin's record")
-        Name.parse(self._rotator.login)
-        transport = (self._target.protocol, str(self._target.use_ssl), *self._target.host_keys)
-        options = (f"{name}={value}" for name, value in sorted(self._target.options.items()))
-        self._key = kept_key(self._target, self._rotator, *transport, *options)
-        self._link = self._kept.take(self._key)
-        if self._link is None:
-            self._deadline.check("the connection was made")
-            try:
-                self._link = self._login(self._target, self._rotator, self._deadline)
-            except FAILURES as error:
-                raise map_error(error, sent=False) from None
-        self.host_key = self._link.host_key
 
     def preflight(self, account: Account) -> Preflight:
         """Learn whether the change would be allowed.
@@ -140,7 +111,8 @@ class WindowsSession(Session):
             answer = self._tell(programs.CHANGE_OWN, {"login": login}, password, old, fence=fence, account=account)
         if not answer.ok:
             raise map_refusal(answer, password, old)
-        self._changed(account, password)
+        self._changed(account.login, password, is_self=self._is_self(account))
+        self._looks.clear()
         return Effect.APPLIED
 
     def probe(self, account: Account, credential: Credential) -> Verdict:
@@ -242,12 +214,17 @@ class WindowsSession(Session):
         if not self._ask(programs.REMOVE, {"path": path}).ok:
             raise NotApplied("the script's folder could not be removed", remedy=f"remove {folder} by hand")
 
-    def close(self) -> None:
-        """Give the connection back to be kept, or close it; never raises."""
-        link, self._link = self._link, None
-        if link is None:
-            return
-        self._kept.put_back(self._key, link)
+    def _log_in(self, rotator: Credential) -> Link:
+        if not rotator.password and not rotator.private_key:
+            raise Unsupported("the rotator has neither password nor key", remedy="add one to the admin's record")
+        Name.parse(rotator.login)
+        try:
+            return self._login(self._target, rotator, self._deadline)
+        except FAILURES as error:
+            raise map_error(error, sent=False) from None
+
+    def _prepare(self, link: Link) -> None:
+        self.host_key = link.host_key
 
     def _require(self, account: Account) -> Look:
         """Return what is known of the account once it is sure that the rotator may change it.
@@ -319,14 +296,6 @@ class WindowsSession(Session):
         except FAILURES as error:
             raise map_error(error, sent=sent) from None
 
-    def _changed(self, account: Account, password: SecretValue) -> None:
-        """Take note that connections of the account logged in with what is now the old password."""
-        self._kept.forget(self._target.host, self._target.port, account.login)
-        self._looks.clear()
-        if self._is_self(account) and self._rotator is not None:
-            self._key = None  # not for anybody else
-            self._rotator = Credential(login=self._rotator.login, password=password)
-
     def _is_self(self, account: Account) -> bool:
         if self._rotator is None:
             return False
@@ -334,11 +303,6 @@ class WindowsSession(Session):
             return Name.parse(self._rotator.login).is_same(Name.parse(account.login))
         except Unsupported:
             return False
-
-    def _require_link(self) -> Link:
-        if self._link is None:
-            raise Unsupported("this session has no rotator, so it can only probe", remedy="give the resource an admin")
-        return self._link
 
     def _try(self, credential: Credential) -> Verdict:
         """Log in once from here and out again."""

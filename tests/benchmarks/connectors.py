@@ -168,7 +168,7 @@ def main() -> None:
                 half = statistics.median(each.percentile(0.5) for each, _ in rounds)
                 spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
                 print(f"{name:<12} {workers:>9} {ours:>12.1f} {half:>8.1f} {bare:>8.1f} {spread:>22}")
-            getattr(bench.connector, "close_idle", lambda: None)()
+            bench.connector.close_idle()
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def test_a_configuration_that_somebody_holds_or_forbids_is_refused_before_the_fe
 
 def test_a_user_with_a_password_in_place_of_a_secret_and_one_of_a_directory_are_refused(bench):
     with bench.open(bench.admin) as session:
-        terminal = session._terminal
+        terminal = session._link
         for line in ("configure terminal", "username plain privilege 1 password 0 First1", "end"):
             terminal.ask(line, _PROMPT)
         with pytest.raises(Unsupported, match="in place of a secret"):
@@ -154,14 +154,14 @@ def test_command_line_that_the_device_ended_is_opened_again(bench):
     new = Candidate(password=new_password())
     with bench.open(bench.admin) as session:
         assert session.preflight(account).may_change
-        hang_up(session._terminal)  # while the new value was made durable
+        hang_up(session._link)  # while the new value was made durable
         assert session.change(account, new, lambda: None) is Effect.APPLIED
-        hang_up(session._terminal)
+        hang_up(session._link)
         enabled = Account(login=ENABLE, record_uid="x")
         assert session.probe(enabled, Credential(login=ENABLE, password=new.password)).state is VerdictState.REFUSED
     assert state(bench, new.credential(account)) is VerdictState.ACCEPTED
     with bench.open(bench.admin) as session:
-        terminal = session._terminal
+        terminal = session._link
     assert len(bench.connector.kept) == 1
     hang_up(terminal)
     with bench.open(bench.admin) as session:
@@ -175,7 +175,7 @@ def test_keyboard_interactive_logins_and_pages_are_answered(bench):
     assert state(bench, new) is VerdictState.ACCEPTED
     assert state(bench, old) is VerdictState.REFUSED
     with bench.open(bench.admin) as session:
-        session._terminal.ask("terminal length 5", _PROMPT)
+        session._link.ask("terminal length 5", _PROMPT)
         text = session._show("show running-config | include interface")
         assert text.count("interface Gigabit") == 40
         session._spoil()
@@ -250,7 +250,7 @@ def test_a_device_is_driven_by_its_records_dialogue(switch):
     with session_on(switch) as session:
         assert session.preflight(account).account_exists
         assert session.change(account, new, lambda: None) is Effect.APPLIED
-        session._terminal.ask("restart", session._dialogue.prompt)
+        session._link.ask("restart", session._dialogue.prompt)
         assert session.probe(account, new.credential(account)).state is VerdictState.ACCEPTED
     with session_on(switch, look=True) as session:
         old = Credential(login="operator", password=SecretValue("First-1-Secret"))
@@ -276,7 +276,7 @@ def test_a_refusal_is_told_apart_by_where_it_comes(switch):
     steps = [{"send": "password user {login}", "expect": "never said"}, "{password}"]
     with session_on(switch, change=steps) as session:
         session._deadline = Deadline(1)
-        session._terminal.use(Deadline(1))
+        session._link.use(Deadline(1))
         with pytest.raises(EffectUnknown):
             session.change(account, Candidate(password=new_password()), lambda: None)
 

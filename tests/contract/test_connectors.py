@@ -126,9 +126,7 @@ def bench(request: pytest.FixtureRequest, record_property) -> Bench:
     test = request.node.originalname.removeprefix("test_").replace("_", " ")
     record_property("contract", [test, made.name, "emulated" if made.emulated else "real"])
     yield made
-    close = getattr(made.connector, "close_idle", None)
-    if close:
-        close()
+    made.connector.close_idle()
 
 
 every_bench = pytest.mark.parametrize("bench", list(BENCHES), indirect=True)

@@ -37,7 +37,7 @@ def store(**bounds) -> tuple[KeptConnections[Link], Time]:
 
 
 def key(login: str = "admin", password: str = "pw", **more: str):  # noqa: S107
-    return kept_key(HERE, Credential(login=login, password=SecretValue(password)), *more.values())
+    return kept_key(HERE, Credential(login=login, password=SecretValue(password), **more))
 
 
 def test_connection_is_taken_by_the_same_credential_only():

@@ -38,6 +38,7 @@ from connectors.base import (
     Verdict,
     VerdictState,
 )
+from connectors.errors import NO_PASSWORD
 from connectors.kept import KeepingConnector, KeptConnections
 from connectors.ldap.errors import FAILURES, LdapRefusal
 from connectors.ldap.link import Entry, Link
@@ -182,7 +183,7 @@ class ActiveDirectorySession(DirectorySession):
     def probe(self, account: Account, credential: Credential) -> Verdict:
         """Log in once, afresh, at the controller that this session changed the account on."""
         if not credential.password:
-            return Verdict(state=VerdictState.UNKNOWN, cause="no_password", detail="the credential has no password")
+            return NO_PASSWORD
         try:
             self._logged_in(credential, account.distinguished_name, writable=False).close()
         except Unsupported as error:

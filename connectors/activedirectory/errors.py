@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator
 from typing import Final
 
 from connectors.base import Verdict, VerdictState
+from connectors.errors import mapping
 from connectors.ldap import errors as ldap
 from connectors.ldap.errors import FAILURES, INSUFFICIENT_ACCESS, INVALID_CREDENTIALS, LdapRefusal
 from pam_jobs.errors import (
@@ -104,13 +103,8 @@ def map_error(error: BaseException, *, sent: bool) -> TargetError:
     return known[0](f"the domain controller refused: {error}", remedy=known[1])
 
 
-@contextlib.contextmanager
-def mapped(*, sent: bool) -> Iterator[None]:
-    """Raise our error in place of the driver's; see ``map_error``."""
-    try:
-        yield
-    except FAILURES as error:
-        raise map_error(error, sent=sent) from None  # the driver's text may quote what it was given
+mapped = mapping(FAILURES, map_error)
+"""Raises our error in place of the link's; see ``map_error``."""
 
 
 def policy_refused(error: BaseException) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import ssl
 from collections.abc import Iterator
@@ -12,17 +11,16 @@ from enum import IntEnum
 from ldap3.core import exceptions as driver
 
 from connectors.base import Verdict, VerdictState
+from connectors.errors import mapping, unanswered
 from pam_jobs.errors import (
     AmbiguousReply,
     AuthRejected,
-    ConnectionLost,
     Forbidden,
     HostKeyMismatch,
     Locked,
     NotApplied,
     PolicyRefused,
     TargetError,
-    TimedOutAfterSend,
     Unreachable,
     Unsupported,
 )
@@ -252,7 +250,7 @@ def map_error(error: BaseException, *, sent: bool) -> TargetError:
     if isinstance(error, LdapRefusal):
         return _map_refusal(error, sent=sent)
     if sent:
-        return TimedOutAfterSend() if isinstance(error, TimeoutError) else ConnectionLost()
+        return unanswered(error)
     for kind in type(error).__mro__:
         if kind in BY_DRIVER_TYPE:
             ours, sentence, remedy = BY_DRIVER_TYPE[kind]
@@ -260,13 +258,8 @@ def map_error(error: BaseException, *, sent: bool) -> TargetError:
     return Unreachable(f"the connection failed ({type(error).__name__})", remedy=_ADDRESS)
 
 
-@contextlib.contextmanager
-def mapped(*, sent: bool) -> Iterator[None]:
-    """Raise our error in place of the driver's; see ``map_error``."""
-    try:
-        yield
-    except FAILURES as error:
-        raise map_error(error, sent=sent) from None  # the driver's text may quote what it was given
+mapped = mapping(FAILURES, map_error)
+"""Raises our error in place of the link's; see ``map_error``."""
 
 
 def _map_refusal(error: LdapRefusal, *, sent: bool) -> TargetError:

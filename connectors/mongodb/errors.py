@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bson.errors import BSONError
 
 from connectors.base import Verdict, VerdictState
+from connectors.errors import mapping, of_connection, refused, unanswered, unproven
 from pam_jobs.errors import (
-    AmbiguousReply,
     AuthRejected,
-    ConnectionLost,
     Forbidden,
     NotApplied,
     PolicyRefused,
     TargetError,
-    TimedOutAfterSend,
     Unreachable,
     Unsupported,
 )
@@ -76,37 +71,19 @@ def map_error(error: Exception, *, sent: bool) -> TargetError:
     if isinstance(error, TargetError):
         return error
     if isinstance(error, ServerRefusal):
-        if error.code in BY_CODE:
-            kind, remedy = BY_CODE[error.code]
-            return kind(f"the server refused: {error}", remedy=remedy)
-        if sent:
-            return AmbiguousReply(f"the server answered the change with: {error}")
-        wanting = Unreachable if error.code in _STARTING else NotApplied
-        return wanting(f"the server refused: {error}", remedy="look at the server's log")
-    if isinstance(error, TimeoutError):
-        return TimedOutAfterSend() if sent else Unreachable("the server did not answer in time")
-    return ConnectionLost() if sent else _of_connection(error)
-
-
-def _of_connection(error: Exception) -> NotApplied:
-    """Return what a failure before anything was sent means."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        told = error.verify_message
-        return Unreachable(f"the server's certificate is not accepted: {told}", remedy="set ssl_ca to its CA's file")
-    if isinstance(error, ssl.SSLError):
-        return Unreachable(f"TLS failed ({error.reason})", remedy="check sslmode, ssl_ca, ssl_cert and ssl_key")
+        if sent or error.code in BY_CODE:
+            return refused(error, error.code, BY_CODE, sent=sent)
+        kind = Unreachable if error.code in _STARTING else NotApplied
+        return kind(f"the server refused: {error}", remedy="look at the server's log")
+    if sent:
+        return unanswered(error)
     if isinstance(error, (Garbled, BSONError)):
         return Unreachable("what listens there does not speak MongoDB's protocol", remedy="check the record's port")
-    return Unreachable("the server cannot be reached", remedy="check host, port and firewall")
+    return of_connection(error)
 
 
-@contextlib.contextmanager
-def mapped(*, sent: bool) -> Iterator[None]:
-    """Raise our error in place of the link's; see ``map_error``."""
-    try:
-        yield
-    except FAILURES as error:
-        raise map_error(error, sent=sent) from None
+mapped = mapping(FAILURES, map_error)
+"""Raises our error in place of the link's; see ``map_error``."""
 
 
 def verdict_of(error: Exception) -> Verdict:
@@ -117,6 +94,4 @@ def verdict_of(error: Exception) -> Verdict:
         if error.code == 18 or (error.code == 8000 and "bad auth" in error.text):
             state, cause = VerdictState.REFUSED, "wrong_password"
         return Verdict(state=state, cause=cause, detail=str(error))
-    if isinstance(error, TimeoutError):
-        return Verdict(state=state, cause="timed_out", detail="the server did not answer in time")
-    return Verdict(state=state, cause=cause, detail=map_error(error, sent=False).message)
+    return unproven(error, map_error)

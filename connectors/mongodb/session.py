@@ -18,6 +18,7 @@ from connectors.base import (
     Verdict,
     VerdictState,
 )
+from connectors.errors import NO_PASSWORD, untried
 from connectors.kept import KeptSession
 from connectors.mongodb.accounts import User, grants, user_of
 from connectors.mongodb.errors import FAILURES, mapped, verdict_of
@@ -111,11 +112,11 @@ class MongodbSession(KeptSession[Link]):
     def probe(self, account: Account, credential: Credential) -> Verdict:  # noqa: ARG002
         """Log in once, afresh."""
         if not credential.password:
-            return Verdict(state=VerdictState.UNKNOWN, cause="no_password", detail="the credential has no password")
+            return NO_PASSWORD
         try:
             self._connector.login(self._target, credential, self._deadline).close()
         except TargetError as error:
-            return Verdict(state=VerdictState.UNKNOWN, cause=error.code, detail=error.message)
+            return untried(error)
         except FAILURES as error:
             return verdict_of(error)
         return Verdict(state=VerdictState.ACCEPTED)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pymysql import err
 
 from connectors.base import Verdict, VerdictState
+from connectors.errors import mapping, refused, unanswered, unproven
 from pam_jobs.errors import (
     AmbiguousReply,
     AuthRejected,
-    ConnectionLost,
-    EffectUnknown,
     Forbidden,
     Locked,
     NotApplied,
     PolicyRefused,
     TargetError,
-    TimedOutAfterSend,
     Unreachable,
     Unsupported,
 )
@@ -88,6 +84,7 @@ BY_CODE: dict[int, tuple[type[NotApplied], str | None]] = {
 }  # fmt: skip
 """Codes with a meaning of their own, and the remedy. Once the change was sent, these alone say that nothing changed."""
 
+_CANNOT_USER = 1396
 _END_MIDWAY = frozenset({1047, 1053})  # they may come after the change took effect
 _OTHER_PLUGINS = frozenset({"dialog", "mysql_clear_password"})  # a directory or PAM behind it looks at the password
 
@@ -125,32 +122,20 @@ def map_error(error: Exception, *, sent: bool, several: bool = False) -> TargetE
     """
     if isinstance(error, TargetError):
         return error
-    if isinstance(error, TimeoutError):
-        return TimedOutAfterSend() if sent else Unreachable("the server did not answer in time")
     if isinstance(error, ServerRefusal):
-        return _map_refusal(error, sent=sent, several=several)
+        if sent and several and error.code == _CANNOT_USER:  # some of them may have been changed
+            return AmbiguousReply(f"the server answered the change with: {error}")
+        return refused(error, error.code, BY_CODE, sent=sent, ended=error.code in _END_MIDWAY)
     if sent:
-        return ConnectionLost()
+        return unanswered(error)
+    if isinstance(error, TimeoutError):
+        return Unreachable("the server did not answer in time")
     kind = next((ours for theirs, ours in BY_DRIVER_TYPE.items() if isinstance(error, theirs)), Unreachable)
     return kind(f"the driver could not go on ({_told(error)})", remedy="check host, port and TLS settings")
 
 
-@contextlib.contextmanager
-def mapped(*, sent: bool, several: bool = False) -> Iterator[None]:
-    """Raise our error in place of the driver's; see ``map_error``."""
-    try:
-        yield
-    except FAILURES as error:
-        raise map_error(error, sent=sent, several=several) from None  # the driver's text may quote what it was given
-
-
-def _map_refusal(error: ServerRefusal, *, sent: bool, several: bool) -> NotApplied | EffectUnknown:
-    if sent and error.code in _END_MIDWAY:
-        return ConnectionLost(f"the server ended the connection: {error}")
-    if sent and (error.code not in BY_CODE or (several and error.code == 1396)):
-        return AmbiguousReply(f"the server answered the change with: {error}")
-    kind, remedy = BY_CODE.get(error.code, (NotApplied, None))
-    return kind(f"the server refused: {error}", remedy=remedy)
+mapped = mapping(FAILURES, map_error)
+"""Raises our error in place of the link's; see ``map_error``."""
 
 
 _STATES = {
@@ -182,9 +167,7 @@ def verdict_of(error: Exception) -> Verdict:
         if state is VerdictState.REFUSED and error.without_tls:  # so the server answers for an account with REQUIRE SSL
             state, cause = VerdictState.UNKNOWN, "refused_without_tls"
         return Verdict(state=state, cause=cause, detail=str(error))
-    if isinstance(error, TimeoutError):
-        return Verdict(state=VerdictState.UNKNOWN, cause="timed_out", detail="the server did not answer in time")
-    return Verdict(state=VerdictState.UNKNOWN, cause="unreachable", detail=map_error(error, sent=False).message)
+    return unproven(error, map_error)
 
 
 def _told(error: Exception) -> str:

@@ -22,6 +22,7 @@ from connectors.base import (
     Verdict,
     VerdictState,
 )
+from connectors.errors import NO_PASSWORD, untried
 from connectors.kept import KeptKey, KeptSession
 from connectors.mysql.accounts import (
     Identity,
@@ -135,12 +136,12 @@ class MysqlSession(KeptSession[Link]):
     def probe(self, account: Account, credential: Credential) -> Verdict:
         """Log in once, afresh, and see that it was the account that was reached."""
         if not credential.password:
-            return Verdict(state=VerdictState.UNKNOWN, cause="no_password", detail="the credential has no password")
+            return NO_PASSWORD
         try:
             wanted = parse_login(account.login)
             link = self._connector.login(self._target, credential, self._deadline)
         except TargetError as error:
-            return Verdict(state=VerdictState.UNKNOWN, cause=error.code, detail=error.message)
+            return untried(error)
         except FAILURES as error:
             return self._why_refused(account, verdict_of(error))
         try:

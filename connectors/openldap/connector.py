@@ -24,6 +24,7 @@ from connectors.base import (
     Verdict,
     VerdictState,
 )
+from connectors.errors import NO_PASSWORD
 from connectors.kept import KeepingConnector, KeptConnections
 from connectors.ldap.errors import (
     FAILURES,
@@ -165,7 +166,7 @@ class OpenldapSession(DirectorySession):
     def probe(self, account: Account, credential: Credential) -> Verdict:
         """Log in once, afresh."""
         if not credential.password:
-            return Verdict(state=VerdictState.UNKNOWN, cause="no_password", detail="the credential has no password")
+            return NO_PASSWORD
         known = credential.distinguished_name or account.distinguished_name
         try:
             link = self._login(replace(credential, distinguished_name=known))

@@ -5,25 +5,20 @@ Source: Oracle Database Error Messages Reference.
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import oracledb
 
 from connectors.base import Verdict, VerdictState
+from connectors.errors import mapping, refused, unanswered, unproven
 from pam_jobs.errors import (
-    AmbiguousReply,
     AuthRejected,
-    ConnectionLost,
-    EffectUnknown,
     Forbidden,
     Locked,
     NotApplied,
     PolicyRefused,
     TargetError,
-    TimedOutAfterSend,
     Unreachable,
     Unsupported,
 )
@@ -120,32 +115,19 @@ def map_error(error: Exception, *, sent: bool) -> TargetError:
         return error
     if isinstance(error, oracledb.Error):
         return map_error(refusal_of(error), sent=sent)
-    if isinstance(error, TimeoutError):
-        return TimedOutAfterSend() if sent else Unreachable("the server did not answer in time")
     if isinstance(error, ServerRefusal):
-        return _map_refusal(error, sent=sent)
+        ended = error.code in _END_MIDWAY
+        return refused(error, error.code, BY_CODE, sent=sent, ended=ended, who="database")
     if sent:
-        return ConnectionLost()
+        return unanswered(error)
+    if isinstance(error, TimeoutError):
+        return Unreachable("the server did not answer in time")
     kind = _BY_DRIVER.get(error.code, Unreachable) if isinstance(error, DriverFailure) else Unreachable
     return kind(f"no connection to the database: {error}", remedy="check host, port, service and TLS settings")
 
 
-@contextlib.contextmanager
-def mapped(*, sent: bool) -> Iterator[None]:
-    """Raise our error in place of the link's; see ``map_error``."""
-    try:
-        yield
-    except FAILURES as error:
-        raise map_error(error, sent=sent) from None
-
-
-def _map_refusal(error: ServerRefusal, *, sent: bool) -> NotApplied | EffectUnknown:
-    if sent and error.code in _END_MIDWAY:
-        return ConnectionLost(f"the database ended the connection: {error}")
-    if sent and error.code not in BY_CODE:
-        return AmbiguousReply(f"the database answered the change with: {error}")
-    kind, remedy = BY_CODE.get(error.code, (NotApplied, None))
-    return kind(f"the database refused: {error}", remedy=remedy)
+mapped = mapping(FAILURES, map_error)
+"""Raises our error in place of the link's; see ``map_error``."""
 
 
 _STATES = {
@@ -169,8 +151,6 @@ def verdict_of(error: Exception) -> Verdict:
     if isinstance(error, ServerRefusal):
         state, cause = _STATES.get(error.code, (VerdictState.UNKNOWN, "refused_login"))
         return Verdict(state=state, cause=cause, detail=str(error))
-    if isinstance(error, TimeoutError):
-        return Verdict(state=VerdictState.UNKNOWN, cause="timed_out", detail="the server did not answer in time")
     if isinstance(error, DriverFailure) and error.code in {"DPY-6001", "DPY-6003"}:
         return Verdict(state=VerdictState.UNKNOWN, cause="no_database", detail=str(error))
-    return Verdict(state=VerdictState.UNKNOWN, cause="unreachable", detail=map_error(error, sent=False).message)
+    return unproven(error, map_error)

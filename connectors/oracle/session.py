@@ -21,6 +21,7 @@ from connectors.base import (
     Verdict,
     VerdictState,
 )
+from connectors.errors import NO_PASSWORD, untried
 from connectors.kept import KeptSession
 from connectors.oracle.database import Database, User, find_user, look_at, shortest, users
 from connectors.oracle.errors import FAILURES, ServerRefusal, map_error, mapped, verdict_of
@@ -127,12 +128,12 @@ class OracleSession(KeptSession[Link]):
     def probe(self, account: Account, credential: Credential) -> Verdict:
         """Log in once, afresh, and see that it was the user that was reached."""
         if not credential.password:
-            return Verdict(state=VerdictState.UNKNOWN, cause="no_password", detail="the credential has no password")
+            return NO_PASSWORD
         try:
             wanted = stored_name(account.login)
             link = self._connector.login(self._target, credential, self._deadline)
         except TargetError as error:
-            return Verdict(state=VerdictState.UNKNOWN, cause=error.code, detail=error.message)
+            return untried(error)
         except FAILURES as error:
             return verdict_of(error)
         try:

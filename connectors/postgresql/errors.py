@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import psycopg
 
 from connectors.base import Verdict, VerdictState
+from connectors.errors import mapping, unanswered, unproven
 from pam_jobs.errors import (
     AuthRejected,
     ConnectionLost,
@@ -18,7 +17,6 @@ from pam_jobs.errors import (
     NotApplied,
     PolicyRefused,
     TargetError,
-    TimedOutAfterSend,
     Unreachable,
     Unsupported,
 )
@@ -109,23 +107,18 @@ def map_error(error: Exception, *, sent: bool) -> TargetError:
     """
     if isinstance(error, TargetError):
         return error
-    if isinstance(error, TimeoutError):
-        return TimedOutAfterSend() if sent else Unreachable("the server did not answer in time")
     if isinstance(error, ServerRefusal):
         return _map_refusal(error, sent=sent)
     if sent:
-        return ConnectionLost()
+        return unanswered(error)
+    if isinstance(error, TimeoutError):
+        return Unreachable("the server did not answer in time")
     kind = next((ours for theirs, ours in BY_DRIVER_TYPE.items() if isinstance(error, theirs)), Unreachable)
     return kind(f"the driver could not go on ({type(error).__name__})", remedy="check host, port and TLS settings")
 
 
-@contextlib.contextmanager
-def mapped(*, sent: bool) -> Iterator[None]:
-    """Raise our error in place of the driver's; see ``map_error``."""
-    try:
-        yield
-    except FAILURES as error:
-        raise map_error(error, sent=sent) from None  # the driver's text may quote what it was given
+mapped = mapping(FAILURES, map_error)
+"""Raises our error in place of the link's; see ``map_error``."""
 
 
 def _map_refusal(error: ServerRefusal, *, sent: bool) -> NotApplied | EffectUnknown:
@@ -168,8 +161,6 @@ def verdict_of(error: Exception, login: str = "") -> Verdict:
         return Verdict(state=VerdictState.REFUSED, cause="wrong_password", detail="the server refused the password")
     if isinstance(error, ServerRefusal) and error.sqlstate == "28000" and error.routine == "InitializeSessionUserId":
         return Verdict(state=VerdictState.LOCKED, cause="no_login", detail="the role is not permitted to log in")
-    if isinstance(error, TimeoutError):
-        return Verdict(state=VerdictState.UNKNOWN, cause="timed_out", detail="the server did not answer in time")
     if isinstance(error, ServerRefusal):
         cause = _UNKNOWN_CAUSES.get(error.sqlstate or "", "refused_login")
         if error.sqlstate is None:
@@ -177,7 +168,7 @@ def verdict_of(error: Exception, login: str = "") -> Verdict:
         if error.sqlstate == "28000" and error.used_password:  # LDAP, PAM …: a wrong password or a sick directory
             cause = "external_authentication"
         return Verdict(state=VerdictState.UNKNOWN, cause=cause, detail=str(error))
-    return Verdict(state=VerdictState.UNKNOWN, cause="unreachable", detail=map_error(error, sent=False).message)
+    return unproven(error, map_error)
 
 
 _VERBOSE = re.compile(r":  (?P<sqlstate>(?=[A-Z]*\d)[0-9A-Z]{5}): (?P<text>.*)")

@@ -24,6 +24,7 @@ from connectors.base import (
     Verdict,
     VerdictState,
 )
+from connectors.errors import NO_PASSWORD
 from connectors.kept import KeptSession
 from connectors.postgresql.errors import FAILURES, mapped, verdict_of
 from connectors.postgresql.link import Link, Row
@@ -166,7 +167,7 @@ class PostgresqlSession(KeptSession[Link]):
     def probe(self, account: Account, credential: Credential) -> Verdict:
         """Log in once, afresh; twice only when keys made here are refused, since another attempt may have salted anew."""
         if not credential.password:
-            return Verdict(state=VerdictState.UNKNOWN, cause="no_password", detail="the credential has no password")
+            return NO_PASSWORD
         verdict = None
         keys = self._keys_of(account, credential.password)
         if keys is not None:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
-import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from connectors.base import Verdict, VerdictState
+from connectors.errors import mapping, of_connection, unanswered, unproven
 from pam_jobs.errors import (
     AmbiguousReply,
     AuthRejected,
-    ConnectionLost,
     Forbidden,
     NotApplied,
     PolicyRefused,
     TargetError,
-    TimedOutAfterSend,
     Unreachable,
     Unsupported,
 )
@@ -92,34 +88,22 @@ def map_error(error: Exception, *, sent: bool) -> TargetError:
         return Unreachable(
             f"the management API answered: {error}", remedy="point the port at RabbitMQ's management API"
         )
-    if isinstance(error, TimeoutError):
-        return TimedOutAfterSend() if sent else Unreachable("the broker did not answer in time")
-    return ConnectionLost() if sent else _of_connection(error)
+    return unanswered(error) if sent else _of_links(error)
 
 
-def _of_connection(error: Exception) -> NotApplied:
+def _of_links(error: Exception) -> NotApplied:
     """Return what a failure before anything was sent means."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        told = error.verify_message
-        return Unreachable(f"the broker's certificate is not accepted: {told}", remedy="set ssl_ca to its CA's file")
-    if isinstance(error, ssl.SSLError):
-        return Unreachable(f"TLS failed ({error.reason})", remedy="check sslmode, ssl_ca, ssl_cert and ssl_key")
     if isinstance(error, AmqpRefusal):
         return AuthRejected(f"the broker refused: {error}", remedy="check the login's password")
     if isinstance(error, (Garbled, http.client.HTTPException)):
         return Unreachable(
             "what listens there is not RabbitMQ", remedy="set the record's port to that of the management API"
         )
-    return Unreachable("the broker cannot be reached", remedy="check host, port and firewall")
+    return of_connection(error, "broker")
 
 
-@contextlib.contextmanager
-def mapped(*, sent: bool) -> Iterator[None]:
-    """Raise our error in place of the link's; see ``map_error``."""
-    try:
-        yield
-    except FAILURES as error:
-        raise map_error(error, sent=sent) from None
+mapped = mapping(FAILURES, map_error)
+"""Raises our error in place of the link's; see ``map_error``."""
 
 
 def verdict_of(error: Exception) -> Verdict:
@@ -145,6 +129,4 @@ def verdict_of(error: Exception) -> Verdict:
         else:
             cause = "starting_up" if error.code == 320 else "refused_login"
         return Verdict(state=state, cause=cause, detail=str(error))
-    if isinstance(error, TimeoutError):
-        return Verdict(state=state, cause="timed_out", detail="the broker did not answer in time")
-    return Verdict(state=state, cause=cause, detail=map_error(error, sent=False).message)
+    return unproven(error, map_error)

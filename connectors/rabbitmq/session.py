@@ -19,6 +19,7 @@ from connectors.base import (
     Verdict,
     VerdictState,
 )
+from connectors.errors import NO_PASSWORD, untried
 from connectors.kept import KeptSession
 from connectors.rabbitmq.amqp import log_in
 from connectors.rabbitmq.api import CONNECT_SECONDS, HASHES, Api, password_hash
@@ -107,14 +108,14 @@ class RabbitmqSession(KeptSession[Api]):
     def probe(self, account: Account, credential: Credential) -> Verdict:  # noqa: ARG002
         """Log in once over AMQP; to the management API where the gateway does not reach AMQP."""
         if not credential.password:
-            return Verdict(state=VerdictState.UNKNOWN, cause="no_password", detail="the credential has no password")
+            return NO_PASSWORD
         try:
             _check_login(credential.login)
             verdict = self._over_amqp(credential, credential.password)
             if verdict is None or (verdict.state is VerdictState.REFUSED and credential.login == _LOCAL_ONLY):
                 verdict = self._over_http(credential)  # which tells that this one may log in on its own machine only
         except TargetError as error:
-            return Verdict(state=VerdictState.UNKNOWN, cause=error.code, detail=error.message)
+            return untried(error)
         except FAILURES as error:
             return verdict_of(error)
         return verdict

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from connectors.base import Verdict, VerdictState
+from connectors.errors import mapping, of_connection, unanswered, unproven
 from pam_jobs.errors import (
     AuthRejected,
-    ConnectionLost,
     Forbidden,
     NotApplied,
     TargetError,
-    TimedOutAfterSend,
     Unreachable,
     Unsupported,
 )
@@ -91,37 +87,17 @@ def map_error(error: Exception, *, sent: bool) -> TargetError:
     if isinstance(error, ServerRefusal):
         kind, remedy = _kind_of(error)
         return kind(f"the server refused: {error}", remedy=remedy)
-    if isinstance(error, TimeoutError):
-        return TimedOutAfterSend() if sent else Unreachable("the server did not answer in time")
     if sent:
-        return ConnectionLost()
-    return _of_connection(error)
-
-
-def _of_connection(error: Exception) -> NotApplied:
-    """Return what a failure before anything was sent means."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return Unreachable(
-            f"the server's certificate is not accepted: {error.verify_message}", remedy="set ssl_ca to its CA's file"
-        )
-    if isinstance(error, ssl.SSLError):
-        return Unreachable(
-            f"TLS failed ({error.reason})", remedy="check sslmode, ssl_ca, ssl_cert and ssl_key of the record"
-        )
+        return unanswered(error)
     if isinstance(error, Garbled):
         return Unreachable("what listens there does not speak Redis", remedy="check port and TLS of the record")
     if isinstance(error, UnicodeError):
         return Unsupported("a value is no text", remedy="correct the record")
-    return Unreachable("the server cannot be reached", remedy="check host, port and firewall")
+    return of_connection(error)
 
 
-@contextlib.contextmanager
-def mapped(*, sent: bool) -> Iterator[None]:
-    """Raise our error in place of the link's; see ``map_error``."""
-    try:
-        yield
-    except FAILURES as error:
-        raise map_error(error, sent=sent) from None
+mapped = mapping(FAILURES, map_error)
+"""Raises our error in place of the link's; see ``map_error``."""
 
 
 def verdict_of(error: Exception) -> Verdict:
@@ -142,9 +118,7 @@ def verdict_of(error: Exception) -> Verdict:
         elif "without any password configured" in error.text:
             cause = "any_password"
         return Verdict(state=state, cause=cause, detail=str(error))
-    if isinstance(error, TimeoutError):
-        return Verdict(state=VerdictState.UNKNOWN, cause="timed_out", detail="the server did not answer in time")
-    return Verdict(state=VerdictState.UNKNOWN, cause="unreachable", detail=map_error(error, sent=False).message)
+    return unproven(error, map_error)
 
 
 def _kind_of(error: ServerRefusal) -> tuple[type[NotApplied], str]:

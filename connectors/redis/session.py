@@ -21,6 +21,7 @@ from connectors.base import (
     Verdict,
     VerdictState,
 )
+from connectors.errors import NO_PASSWORD, untried
 from connectors.kept import KeptSession
 from connectors.redis.errors import FAILURES, ServerRefusal, mapped, verdict_of
 from connectors.redis.link import Link
@@ -96,7 +97,7 @@ class RedisSession(KeptSession[Link]):
     def probe(self, account: Account, credential: Credential) -> Verdict:
         """Log in once, afresh, to each server that is known; one that is down proves nothing."""
         if not credential.password:
-            return Verdict(state=VerdictState.UNKNOWN, cause="no_password", detail="the credential has no password")
+            return NO_PASSWORD
         verdict = self._try(account, credential, self._target)
         if verdict.state is not VerdictState.ACCEPTED:
             return verdict
@@ -258,7 +259,7 @@ class RedisSession(KeptSession[Link]):
             self._connector.login(target, credential, self._deadline).close()
             verdict = Verdict(state=VerdictState.ACCEPTED)
         except TargetError as error:
-            return Verdict(state=VerdictState.UNKNOWN, cause=error.code, detail=error.message)
+            return untried(error)
         except FAILURES as error:
             verdict = verdict_of(error)
         return self._beside(account, verdict) if target is self._target else verdict

@@ -5,22 +5,17 @@ Source: Microsoft documentation, "Database Engine events and errors".
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from connectors.base import Verdict, VerdictState
+from connectors.errors import mapping, refused, unanswered, unproven
 from pam_jobs.errors import (
-    AmbiguousReply,
     AuthRejected,
-    ConnectionLost,
-    EffectUnknown,
     Forbidden,
     Locked,
     NotApplied,
     PolicyRefused,
     TargetError,
-    TimedOutAfterSend,
     Unreachable,
     Unsupported,
 )
@@ -112,24 +107,20 @@ def map_error(error: Exception, *, sent: bool) -> TargetError:
     """
     if isinstance(error, TargetError):
         return error
-    if isinstance(error, TimeoutError):
-        return TimedOutAfterSend() if sent else Unreachable("the server did not answer in time")
     if isinstance(error, ServerRefusal):
-        return _map_refusal(error, sent=sent)
+        ended = error.number in _END_MIDWAY or error.severity >= _FATAL
+        return refused(error, error.number, BY_NUMBER, sent=sent, ended=ended)
     if sent:
-        return ConnectionLost()
+        return unanswered(error)
+    if isinstance(error, TimeoutError):
+        return Unreachable("the server did not answer in time")
     if isinstance(error, UnicodeError):
         return Unsupported("a value is no text that the driver can send", remedy="correct the user record")
     return Unreachable(f"no connection to the server: {error}", remedy="check host, port and TLS settings")
 
 
-@contextlib.contextmanager
-def mapped(*, sent: bool) -> Iterator[None]:
-    """Raise our error in place of the link's; see ``map_error``."""
-    try:
-        yield
-    except FAILURES as error:
-        raise map_error(error, sent=sent) from None
+mapped = mapping(FAILURES, map_error)
+"""Raises our error in place of the link's; see ``map_error``."""
 
 
 def refusal_of(messages: list[tuple[int, int, int, str]]) -> ServerRefusal | None:
@@ -145,15 +136,6 @@ def refusal_of(messages: list[tuple[int, int, int, str]]) -> ServerRefusal | Non
     return ServerRefusal(
         number=number, state=state, severity=severity, text="" if number in _QUOTES_STATEMENT else text[:300]
     )
-
-
-def _map_refusal(error: ServerRefusal, *, sent: bool) -> NotApplied | EffectUnknown:
-    if sent and (error.number in _END_MIDWAY or error.severity >= _FATAL):
-        return ConnectionLost(f"the server ended the connection: {error}")
-    if sent and error.number not in BY_NUMBER:
-        return AmbiguousReply(f"the server answered the change with: {error}")
-    kind, remedy = BY_NUMBER.get(error.number, (NotApplied, None))
-    return kind(f"the server refused: {error}", remedy=remedy)
 
 
 _STATES = {
@@ -180,6 +162,4 @@ def verdict_of(error: Exception) -> Verdict:
     if isinstance(error, ServerRefusal):
         state, cause = _STATES.get(error.number, (VerdictState.UNKNOWN, "refused_login"))
         return Verdict(state=state, cause=cause, detail=str(error))
-    if isinstance(error, TimeoutError):
-        return Verdict(state=VerdictState.UNKNOWN, cause="timed_out", detail="the server did not answer in time")
-    return Verdict(state=VerdictState.UNKNOWN, cause="unreachable", detail=map_error(error, sent=False).message)
+    return unproven(error, map_error)

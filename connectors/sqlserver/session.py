@@ -23,6 +23,7 @@ from connectors.base import (
     Verdict,
     VerdictState,
 )
+from connectors.errors import NO_PASSWORD, untried
 from connectors.kept import KeptKey, KeptSession
 from connectors.sqlserver.errors import FAILURES, ServerRefusal, map_error, mapped, verdict_of
 from connectors.sqlserver.link import Link
@@ -121,13 +122,13 @@ class SqlserverSession(KeptSession[Link]):
     def probe(self, account: Account, credential: Credential) -> Verdict:
         """Log in once, afresh, and see that it was the account that was reached."""
         if not credential.password:
-            return Verdict(state=VerdictState.UNKNOWN, cause="no_password", detail="the credential has no password")
+            return NO_PASSWORD
         wanted = replace(credential, database=credential.database or self._database_of(account))
         try:
             checked_name(account.login)
             link = self._connector.login(self._target, wanted, self._deadline)
         except TargetError as error:
-            return Verdict(state=VerdictState.UNKNOWN, cause=error.code, detail=error.message)
+            return untried(error)
         except FAILURES as error:
             return self._why_refused(verdict_of(error))
         try:

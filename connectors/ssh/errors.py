@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-from collections.abc import Iterator
 
 import paramiko
 from paramiko import ssh_exception
 from paramiko.pkey import UnknownKeyType
 
 from connectors.base import Verdict, VerdictState
+from connectors.errors import mapping, unanswered
 from pam_jobs.errors import (
     AuthRejected,
-    ConnectionLost,
     HostKeyMismatch,
     NotApplied,
     TargetError,
-    TimedOutAfterSend,
     Unreachable,
     Unsupported,
 )
@@ -81,7 +78,7 @@ def map_error(error: BaseException, *, sent: bool) -> TargetError:
     if isinstance(error, TargetError):
         return error
     if sent:
-        return TimedOutAfterSend() if isinstance(error, TimeoutError) else ConnectionLost()
+        return unanswered(error)
     for kind in type(error).__mro__:
         if kind in BY_DRIVER_TYPE:
             ours, sentence, remedy = BY_DRIVER_TYPE[kind]
@@ -89,13 +86,8 @@ def map_error(error: BaseException, *, sent: bool) -> TargetError:
     return Unreachable(f"the SSH connection failed ({type(error).__name__})")
 
 
-@contextlib.contextmanager
-def mapped(*, sent: bool) -> Iterator[None]:
-    """Raise our error in place of the driver's; see ``map_error``."""
-    try:
-        yield
-    except FAILURES as error:
-        raise map_error(error, sent=sent) from None
+mapped = mapping(FAILURES, map_error)
+"""Raises our error in place of the link's; see ``map_error``."""
 
 
 _UNKNOWN_CAUSES: dict[type[NotApplied], str] = {

@@ -12,6 +12,7 @@ import urllib3.exceptions
 import winrm.exceptions as driver
 
 from connectors.base import Verdict, VerdictState
+from connectors.errors import mapping
 from connectors.kerberos.errors import (
     KdcAwayError,
     KdcCode,
@@ -48,6 +49,7 @@ __all__ = [
     "NoAnswer",
     "map_error",
     "map_refusal",
+    "mapped",
     "verdict_of",
     "verdict_of_logon",
 ]
@@ -141,6 +143,10 @@ def map_error(error: BaseException, *, sent: bool) -> TargetError:
             ours, sentence, remedy = BY_DRIVER_TYPE[kind]
             return ours(sentence, remedy=remedy)
     return ssh_errors.map_error(error, sent=False)
+
+
+mapped = mapping(FAILURES, map_error)
+"""Raises our error in place of the link's; see ``map_error``."""
 
 
 def _by_code(error: BaseException) -> NotApplied | None:

@@ -30,7 +30,7 @@ from connectors.base import (
 from connectors.kept import KeptConnections, KeptSession
 from connectors.windows import programs
 from connectors.windows.dependants import Dependants
-from connectors.windows.errors import FAILURES, map_error, map_refusal, verdict_of, verdict_of_logon
+from connectors.windows.errors import FAILURES, map_error, map_refusal, mapped, verdict_of, verdict_of_logon
 from connectors.windows.facts import Look, Rules, metadata_of, read_accounts
 from connectors.windows.link import Link
 from connectors.windows.names import PASSWORD_LENGTH, Name, check_password
@@ -218,10 +218,8 @@ class WindowsSession(KeptSession[Link]):
         if not rotator.password and not rotator.private_key:
             raise Unsupported("the rotator has neither password nor key", remedy="add one to the admin's record")
         Name.parse(rotator.login)
-        try:
+        with mapped(sent=False):
             return self._login(self._target, rotator, self._deadline)
-        except FAILURES as error:
-            raise map_error(error, sent=False) from None
 
     def _prepare(self, link: Link) -> None:
         self.host_key = link.host_key
@@ -270,10 +268,8 @@ class WindowsSession(KeptSession[Link]):
         Raises:
             NotApplied: it did not run.
         """
-        try:
+        with mapped(sent=False):
             return self._require_link().call(program, facts, *secrets, deadline=self._deadline)
-        except FAILURES as error:
-            raise map_error(error, sent=False) from None
 
     def _tell(
         self, program: Program, facts: Mapping[str, object], *secrets: SecretValue,

@@ -97,7 +97,7 @@ def test_rotator_that_rotates_itself_by_a_pooler_goes_on(bench, pooler):
         assert session.preflight(admin).may_change
 
 
-@pytest.mark.parametrize("login", [COPIED, PLAIN])
+@pytest.mark.parametrize("login", [COPIED, PLAIN], ids=["copied", "plain"])  # the names end with chance
 def test_change_that_the_pooler_would_never_hear_of_is_taken_back(bench, pooler, login):
     account, current = Account(login=login, record_uid="x"), Credential(login=login, password=FIRST)
     before, straight = bench.fingerprint(account), bench.target

@@ -5,7 +5,7 @@ pytest_plugins = [
     "tests.support.database",
     "tests.support.router",
     "tests.support.lab",
-    "tests.support.services",
+    "tests.support.promises",
     "tests.support.beat",
     "tests.support.lanes",
 ]

@@ -6,13 +6,11 @@ the catalog views about them. Numbers and sentences of errors are the vendor's. 
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import pysqlbridge.server as bridge
 from pysqlbridge.certificate import Certificate
 from pysqlbridge.tds.connection import Connection, ConnectionState
 from pysqlbridge.tds.login import deobfuscate_password
-from pysqlbridge.tds.result import Column, Integer, NVarChar, Query, QueryError, QueryResult
+from pysqlbridge.tds.result import Column, Integer, NVarChar, Query, QueryResult
 from pysqlbridge.tds.token import DoneStatus, done
 from pysqlbridge.tds.token import error as error_token
 
@@ -28,10 +26,10 @@ from deploy.lab import catalog
 from deploy.lab.catalog import Cell, Table
 from deploy.lab.emulated import EmulatedServer, Settings
 from deploy.lab.emulated import start as start_emulated
+from deploy.lab.mssql_accounts import Account, Accounts, password_hash, refuse, set_password, validated
 
 __all__ = ["start"]
 
-_SYSTEM = ("master", "tempdb")
 _NAME = r"(?:\[((?:[^\]]|\]\])+)\]|([A-Za-z_#][\w#$@]*))"
 _TEXT = r"N?'((?:[^']|'')*)'"
 _OPTION = rf"""\s*(?:,\s*)?(?:(MUST_CHANGE|UNLOCK|HASHED)|OLD_PASSWORD\s*=\s*{_TEXT}|(CHECK_POLICY|CHECK_EXPIRATION)\s*=\s*(ON|OFF))"""
@@ -54,120 +52,10 @@ _of_thread = threading.local()
 _SECRET = re.compile(r"PASSWORD", re.IGNORECASE)
 
 
-@dataclass(kw_only=True)
-class _Account:
-    """A login, or a user of a database; a name is told apart without regard to case."""
-
-    name: str
-    password: str | None = None  # None: a Windows login, or a user of a login
-    kind: str = "SQL_LOGIN"
-    is_disabled: bool = False
-    policy: bool = True
-    expiration: bool = False
-    must_change: bool = False
-    is_expired: bool = False
-    failures: int = 0
-    is_locked: bool = False
-    set_at: float = field(default_factory=time.time)
-    changes: int = 0
-    former: list[str] = field(default_factory=list)
-    rights: set[str] = field(default_factory=set)
-
-
-@dataclass(kw_only=True)
-class _Database:
-    name: str
-    contained: bool = False
-    online: bool = True
-    read_only: bool = False
-    users: dict[str, _Account] = field(default_factory=dict)
-
-
-def _refuse(number: int, text: str, severity: int = 16, state: int = 1) -> QueryError:
-    return QueryError(text, number=number, severity=severity, state=state)
-
-
-def _validated(password: str, name: str) -> str:
-    """Apply the policy of Windows: length, three of four kinds, not the name.
-
-    Raises:
-        QueryError: it refuses the password.
-    """
-    start = (
-        "Password validation failed. The password does not meet the operating system policy requirements because it is "
-    )
-    if len(password) > 128:
-        raise _refuse(15117, start.replace("operating system policy", "operating system policy") + "too long.")
-    if len(password) < 8:
-        raise _refuse(15116, start + "too short.")
-    kinds = sum(bool(re.search(kind, password)) for kind in (r"[a-z]", r"[A-Z]", r"\d", r"[^A-Za-z0-9]"))
-    if kinds < 3 or (len(name) > 2 and name.casefold() in password.casefold()):
-        raise _refuse(15118, start + "not complex enough.")
-    return password
-
-
-class _Server:
-    """What the server keeps; one lock around everything."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.lock = threading.RLock()
-        admin = _Account(name=settings.admin_login, password=settings.admin_password, rights={"CONTROL SERVER"})
-        self.logins = {admin.name.casefold(): admin}
-        self.databases = {name: _Database(name=name) for name in _SYSTEM}
-        for name, how in settings.options.get("databases", {}).items():
-            self.databases[name.casefold()] = _Database(name=name, **how)
-        self.lockout = int(settings.options.get("lockout", 5))
-        self.windows_only = bool(settings.options.get("windows_only"))
-        self.history = int(settings.options.get("history", 0))
-        self.locks: dict[str, int] = {}
-        self.freed = threading.Condition(self.lock)
-        self.log = settings.log_path.open("a", encoding="utf-8")
-
-    def admit(self, user: str, password: str, database: str) -> tuple[str, list[tuple[int, int, str]]]:
-        """Return the database of a login, or the errors (number, severity, text) that refuse it."""
-        failed = (18456, 14, f"Login failed for user '{user}'.")
-        place = self.databases.get((database or "master").casefold())
-        if place is not None and place.contained and place.online:
-            inside = place.users.get(user.casefold())
-            if inside is not None and inside.password is not None:
-                return place.name, [] if inside.password == password else [failed]
-        login = self.logins.get(user.casefold())
-        if login is None or login.password is None or self.windows_only:
-            return "", [failed]
-        refusal = self._check(login, password)
-        if refusal:
-            return "", [refusal]
-        if place is None or not place.online or not self._may_enter(login, place):
-            text = f'Cannot open database "{database}" requested by the login. The login failed.'
-            return "", [(4060, 11, text), failed]
-        return place.name, []
-
-    def _check(self, login: _Account, password: str) -> tuple[int, int, str] | None:
-        start = f"Login failed for user '{login.name}'"
-        if login.is_locked:
-            more = " because the account is currently locked out. The system administrator can unlock it."
-            return 18486, 14, start + more
-        if login.password != password:
-            login.failures += 1
-            login.is_locked = login.policy and login.failures >= self.lockout
-            return 18456, 14, start + "."
-        login.failures = 0
-        if login.is_disabled:
-            return 18470, 14, start + ". Reason: The account is disabled."
-        if login.is_expired:
-            return 18487, 14, start + ".  Reason: The password of the account has expired."
-        if login.must_change:
-            return 18488, 14, start + ".  Reason: The password of the account must be changed."
-        return None
-
-    def _may_enter(self, login: _Account, place: _Database) -> bool:
-        return place.name in _SYSTEM or "CONTROL SERVER" in login.rights or login.name.casefold() in place.users
-
-
 class _Session:
     """One connection: answers its batches, statement by statement."""
 
-    def __init__(self, server: _Server, identity: int, login: str, database: str) -> None:
+    def __init__(self, server: Accounts, identity: int, login: str, database: str) -> None:
         self._server = server
         self._identity = identity
         self.login = login
@@ -201,11 +89,11 @@ class _Session:
                         result = action(match) or result
                         rest = rest[match.end() :]
                         if rest and not rest.lstrip(" \r\n\t").startswith(";"):
-                            raise _refuse(102, f"Incorrect syntax near '{rest.split()[0]}'.", 15)
+                            raise refuse(102, f"Incorrect syntax near '{rest.split()[0]}'.", 15)
                         rest = rest.strip(" ;\r\n\t")
                         break
                 else:
-                    raise _refuse(102, f"Incorrect syntax near '{rest.split()[0]}'.", 15)
+                    raise refuse(102, f"Incorrect syntax near '{rest.split()[0]}'.", 15)
         return result
 
     def leave(self) -> None:
@@ -228,7 +116,7 @@ class _Session:
         name = _name(match, 1)
         found = self._server.databases.get(name.casefold())
         if found is None or not found.online:
-            raise _refuse(911, f"Database '{name}' does not exist. Make sure that the name is entered correctly.")
+            raise refuse(911, f"Database '{name}' does not exist. Make sure that the name is entered correctly.")
         self._database = found
 
     def _principal(self, match: re.Match[str]) -> None:
@@ -248,10 +136,10 @@ class _Session:
     def _create_login(self, name: str, password: str | None, words: set[str], switches: Mapping[str, bool]) -> None:
         self._demand("ALTER ANY LOGIN")
         if name.casefold() in self._server.logins:
-            raise _refuse(15025, f"The server principal '{name}' already exists.")
+            raise refuse(15025, f"The server principal '{name}' already exists.")
         policy = switches.get("CHECK_POLICY", True)
-        kept = _validated(password or "", name) if policy else password
-        self._server.logins[name.casefold()] = _Account(
+        kept = validated(password or "", name) if policy else password
+        self._server.logins[name.casefold()] = Account(
             name=name, password=kept, policy=policy, expiration=switches.get("CHECK_EXPIRATION", False),
             must_change="MUST_CHANGE" in words,
         )  # fmt: skip
@@ -264,16 +152,16 @@ class _Session:
         needs = () if login and "CONTROL SERVER" in login.rights else ("ALTER ANY LOGIN",)
         if login is None or not (self._may(*needs) or (is_own and old is not None and not words and not switches)):
             text = f"Cannot alter the login '{name}', because it does not exist or you do not have permission."
-            raise _refuse(15151, text)
+            raise refuse(15151, text)
         if password is not None:
             if old is not None and old != login.password:
-                raise _refuse(15211, "The old (current) password did not match.")
+                raise refuse(15211, "The old (current) password did not match.")
             if login.policy:
-                _validated(password, login.name)
+                validated(password, login.name)
                 if old is not None and password in login.former[-self._server.history :][: self._server.history]:
                     text = "Password validation failed. The password cannot be used at this time."
-                    raise _refuse(15115, text)
-            _set(login, password)
+                    raise refuse(15115, text)
+            set_password(login, password)
             login.must_change = "MUST_CHANGE" in words
             login.is_expired = False
         if "UNLOCK" in words:
@@ -284,23 +172,23 @@ class _Session:
     def _user(self, verb: str, name: str, password: str | None, old: str | None) -> None:
         users = self._database.users
         if not self._database.contained:
-            raise _refuse(33233, "You can only create a user with a password in a contained database.")
+            raise refuse(33233, "You can only create a user with a password in a contained database.")
         if verb == "CREATE":
             self._demand("ALTER ANY USER")
             if name.casefold() in users:
-                raise _refuse(15023, f"User, group, or role '{name}' already exists in the current database.")
-            users[name.casefold()] = _Account(name=name, password=_validated(password or "", name), kind="SQL_USER")
+                raise refuse(15023, f"User, group, or role '{name}' already exists in the current database.")
+            users[name.casefold()] = Account(name=name, password=validated(password or "", name), kind="SQL_USER")
             return
         user = users.get(name.casefold())
         is_own = self._is_contained and name.casefold() == self.login.casefold()
         if user is None or not (self._may("ALTER ANY USER") or (is_own and old is not None)):
             text = f"Cannot alter the user '{name}', because it does not exist or you do not have permission."
-            raise _refuse(15151, text)
+            raise refuse(15151, text)
         if self._database.read_only:
-            raise _refuse(3906, f'Failed to update database "{self._database.name}" because the database is read-only.')
+            raise refuse(3906, f'Failed to update database "{self._database.name}" because the database is read-only.')
         if old is not None and old != user.password:
-            raise _refuse(15211, "The old (current) password did not match.")
-        _set(user, _validated(password or "", name))
+            raise refuse(15211, "The old (current) password did not match.")
+        set_password(user, validated(password or "", name))
 
     def _state(self, match: re.Match[str]) -> None:
         self._demand("ALTER ANY LOGIN")
@@ -309,11 +197,11 @@ class _Session:
     def _windows(self, match: re.Match[str]) -> None:
         self._demand("ALTER ANY LOGIN")
         name = _name(match, 1)
-        self._server.logins[name.casefold()] = _Account(name=name, kind="WINDOWS_LOGIN")
+        self._server.logins[name.casefold()] = Account(name=name, kind="WINDOWS_LOGIN")
 
     def _mapped(self, match: re.Match[str]) -> None:
         self._demand("ALTER ANY USER")
-        self._database.users[_name(match, 3).casefold()] = _Account(name=_name(match, 1), kind="SQL_USER")
+        self._database.users[_name(match, 3).casefold()] = Account(name=_name(match, 1), kind="SQL_USER")
 
     def _drop(self, match: re.Match[str]) -> None:
         self._demand("ALTER ANY LOGIN" if match[1].upper() == "LOGIN" else "ALTER ANY USER")
@@ -344,7 +232,7 @@ class _Session:
         try:
             columns, rows = catalog.run(statement, "tsql", self._tables(), self._functions())
         except ValueError as error:
-            raise _refuse(208, f"Invalid object name or syntax: {error}") from None
+            raise refuse(208, f"Invalid object name or syntax: {error}") from None
         return _rows(columns, rows)
 
     def _tables(self) -> dict[str, Table]:
@@ -357,7 +245,7 @@ class _Session:
         ]
         sql = [
             (numbers[each.name.casefold()], each.name, int(each.is_disabled), int(each.policy), int(each.expiration),
-             _hash(each) if self._may() else None)
+             password_hash(each) if self._may() else None)
             for each in seen if each.kind == "SQL_LOGIN"
         ]  # fmt: skip
         users = [
@@ -402,21 +290,21 @@ class _Session:
         }  # fmt: skip
         return values[str(what)]
 
-    def _login(self, name: str) -> _Account:
+    def _login(self, name: str) -> Account:
         found = self._server.logins.get(name.casefold())
         if found is None:
-            raise _refuse(15007, f"'{name}' is not a valid login or you do not have permission.")
+            raise refuse(15007, f"'{name}' is not a valid login or you do not have permission.")
         return found
 
     def _demand(self, *rights: str) -> None:
         if not self._may(*rights):
-            raise _refuse(15247, "User does not have permission to perform this action.")
+            raise refuse(15247, "User does not have permission to perform this action.")
 
 
 class _Connection(Connection):  # type: ignore[misc]  # the package is not typed
     """A connection whose logins and questions are answered here."""
 
-    server: _Server
+    server: Accounts
     numbers = iter(range(1, 1 << 62))
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -444,7 +332,7 @@ class _Connection(Connection):  # type: ignore[misc]  # the package is not typed
 
     def _ask(self, query: Query) -> QueryResult:
         if self._ours is None:
-            raise _refuse(18456, "Login failed.", 14)
+            raise refuse(18456, "Login failed.", 14)
         return self._ours.answer(query.sql)
 
     def leave(self) -> None:
@@ -469,17 +357,6 @@ def _name(match: re.Match[str], group: int) -> str:
 
 def _text(raw: str) -> str:
     return raw.replace("''", "'")
-
-
-def _set(account: _Account, password: str) -> None:
-    account.former.append(password)
-    account.password, account.set_at = password, time.time()
-    account.changes += 1
-
-
-def _hash(account: _Account) -> str:
-    made = hashlib.sha512(f"{account.changes}{account.password}".encode("utf-16-le")).hexdigest()
-    return f"0x0200{made.upper()}"
 
 
 def _iso(seconds: float) -> str:
@@ -525,7 +402,7 @@ def main(path: Path) -> None:
     if "certificate" in settings.options:
         pems = [Path(settings.options[name]).read_bytes() for name in ("certificate", "key")]
         certificate = Certificate(cert_pem=pems[0], key_pem=pems[1])
-    _Connection.server = _Server(settings)
+    _Connection.server = Accounts(settings)
     bridge.Connection, bridge._Handler = _Connection, _Handler  # noqa: SLF001
     bridge.serve("127.0.0.1", settings.port, certificate)
 

@@ -98,26 +98,12 @@ def submit(  # noqa: PLR0913 - each argument is a column of the job
         raise InvalidInput(f"{trigger!r} is not a trigger", remedy=f"use {ON_DEMAND} or {SCHEDULED}")
     now = clock.now()
     wanted = Job(
-        uid=job_uid or new_uid(),
-        kind=kind,
-        state=JobState.CREATED,
-        trigger=trigger,
-        priority=priority_of(trigger, kind),
-        gateway_uid=gateway_uid,
-        configuration_uid=configuration_uid,
-        record_uid=record_uid,
-        parameters=dict(parameters or {}),
-        schedule_uid=schedule_uid,
-        due_at=due_at,
-        requested_by=requested_by.username,
-        idempotency_key=_scoped(requested_by, idempotency_key),
-        created_at=now,
-        expires_at=now + expires_after,
-        epoch=0,
-        attempts=0,
-        crashes=0,
-        timings={},
-    )
+        uid=job_uid or new_uid(), kind=kind, state=JobState.CREATED, trigger=trigger, priority=priority_of(trigger, kind),
+        gateway_uid=gateway_uid, configuration_uid=configuration_uid, record_uid=record_uid,
+        parameters=dict(parameters or {}), schedule_uid=schedule_uid, due_at=due_at, requested_by=requested_by.username,
+        idempotency_key=_scoped(requested_by, idempotency_key), created_at=now, expires_at=now + expires_after,
+        epoch=0, attempts=0, crashes=0, timings={},
+    )  # fmt: skip
     known = _known(session, clock, requested_by, wanted)
     return (known, False) if known is not None else _add(session, clock, requested_by, wanted)
 

@@ -25,7 +25,7 @@ from pam_jobs.errors import AmbiguousReply, Effect, EffectUnknown, NotApplied, P
 from pam_jobs.secret import SecretValue
 from tests.support.benches.base import new_password
 from tests.support.benches.mongodb import MongodbBench
-from tests.support.services import target_folder
+from tests.support.lab import target_folder
 from tests.support.tls_front import make_certificate
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(120)]

@@ -32,7 +32,7 @@ from pam_jobs.errors import (
 from pam_jobs.secret import SecretValue
 from tests.support.benches.base import new_password
 from tests.support.benches.network import IosXeBench
-from tests.support.services import target_folder
+from tests.support.lab import target_folder
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(120)]
 

@@ -1,13 +1,13 @@
-"""Real targets for the test session: databases that log every statement, and an SSH server with real users."""
+"""Targets for the test session, each started for the first test that asks for it."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pytest
 
@@ -18,17 +18,24 @@ from deploy.lab import (
     PostgresServer,
     SambaServer,
     SshServer,
+    ios_xe,
     macos,
     mariadb,
+    mongodb,
     mssql,
     mysql8,
     openldap,
     oracle,
     postgres,
+    rabbitmq,
+    redis,
     samba,
     sshd,
     windows,
 )
+from deploy.lab.mongodb import MongoServer
+from deploy.lab.rabbitmq import RabbitmqServer
+from deploy.lab.redis import RedisServer
 from deploy.lab.saas import SaasServices
 from deploy.lab.windows import WindowsServer
 
@@ -56,31 +63,29 @@ LDAP_POLICIES = {
 }
 
 
+class _Server(Protocol):
+    def stop(self) -> None: ...
+
+
+S = TypeVar("S", bound=_Server)
+
+
 @pytest.fixture(scope="session")
 def target_postgres() -> Iterator[PostgresServer]:
     """A server to rotate on, with ``log_statement=all``, so that its log would show a secret that travelled."""
-    with _folder() as folder:
-        server = postgres.start(folder, settings={"log_statement": "all", "log_connections": "on"})
-        yield server
-        server.stop()
+    yield from _lent(lambda folder: postgres.start(folder, settings={"log_statement": "all", "log_connections": "on"}))
 
 
 @pytest.fixture(scope="session")
 def target_mariadb() -> Iterator[MariadbServer]:
     """A server to rotate on, whose general log would show a secret that travelled."""
-    with _folder() as folder:
-        server = mariadb.start(folder)
-        yield server
-        server.stop()
+    yield from _lent(mariadb.start)
 
 
 @pytest.fixture(scope="session")
 def target_mssql() -> Iterator[EmulatedServer]:
     """An emulated SQL Server with a database whose users have their passwords in it."""
-    with _folder() as folder:
-        server = mssql.start(folder, databases={"Shop]'s": {"contained": True}})
-        yield server
-        server.stop()
+    yield from _lent(lambda folder: mssql.start(folder, databases={"Shop]'s": {"contained": True}}))
 
 
 @pytest.fixture(scope="session")
@@ -97,65 +102,46 @@ def target_oracle() -> Iterator[EmulatedServer]:
         "STRICT": {"min_length": 12, "reuse_max": 3, "failed_attempts": 3},
         "GRACEFUL": {"grace_days": 7},
     }
-    with _folder() as folder:
-        server = oracle.start(folder, profiles=profiles, common=["C##COMMON"])
-        yield server
-        server.stop()
+    yield from _lent(lambda folder: oracle.start(folder, profiles=profiles, common=["C##COMMON"]))
 
 
 @pytest.fixture(scope="session")
 def target_mysql8() -> Iterator[EmulatedServer]:
     """An emulated MySQL 8 without TLS, so that passwords go by its RSA key."""
-    with _folder() as folder:
-        server = mysql8.start(folder)
-        yield server
-        server.stop()
+    yield from _lent(mysql8.start)
 
 
 @pytest.fixture(scope="session")
 def sshd_server() -> Iterator[SshServer]:
     """A server to rotate on; it needs root, as the whole lab does."""
-    with _folder() as folder:
-        server = sshd.start(folder, users=dict([ASKING_ADMIN, CHPASSWD_ADMIN, ROOT]), sudoers=SUDOERS)
-        yield server
-        server.stop()
+    yield from _lent(
+        lambda folder: sshd.start(folder, users=dict([ASKING_ADMIN, CHPASSWD_ADMIN, ROOT]), sudoers=SUDOERS)
+    )
 
 
 @pytest.fixture(scope="session")
 def openldap_server() -> Iterator[LdapServer]:
     """A directory to rotate on, with password policies beside the default one."""
-    with _folder() as folder:
-        server = openldap.start(folder, policies=LDAP_POLICIES)
-        yield server
-        server.stop()
+    yield from _lent(lambda folder: openldap.start(folder, policies=LDAP_POLICIES))
 
 
 @pytest.fixture(scope="session")
 def mac_server() -> Iterator[SshServer]:
     """An emulated Mac: a real sshd, with commands that stand in for those of macOS."""
-    with _folder() as folder:
-        server = macos.start(folder, users=dict([ASKING_ADMIN, ROOT]), sudoers=SUDOERS[:2])
-        yield server
-        server.stop()
+    yield from _lent(lambda folder: macos.start(folder, users=dict([ASKING_ADMIN, ROOT]), sudoers=SUDOERS[:2]))
 
 
 @pytest.fixture(scope="session")
 def windows_server() -> Iterator[WindowsServer]:
     """An emulated Windows machine whose policy takes any password."""
     policy = windows.Policy(complexity=False, maximum_age_seconds=0, lockout_threshold=0)
-    with _folder() as folder:
-        server = windows.start(folder / "windows", windows.Machine(policy=policy))
-        yield server
-        server.stop()
+    yield from _lent(lambda folder: windows.start(folder / "windows", windows.Machine(policy=policy)))
 
 
 @pytest.fixture(scope="session")
 def samba_server() -> Iterator[SambaServer]:
     """A domain controller to rotate on, which refuses an old password at once and takes any new one."""
-    with _folder() as folder:
-        server = samba.start(folder, policy=DOMAIN_POLICY)
-        yield server
-        server.stop()
+    yield from _lent(lambda folder: samba.start(folder, policy=DOMAIN_POLICY))
 
 
 @pytest.fixture(scope="session")
@@ -163,41 +149,52 @@ def joined_machine(samba_server: SambaServer) -> Iterator[JoinedMachine]:
     """An emulated Windows machine that is a member of the real domain."""
     from tests.support.joined import JoinedMachine
 
-    with _folder() as folder:
+    with target_folder() as folder:
         machine = JoinedMachine(samba_server, folder / "joined")
         yield machine
         machine.server.stop()
 
 
-class _folder:  # noqa: N801 - reads as a function
-    """A temporary folder that the servers' own users can pass through; pytest's folders are ours alone."""
-
-    def __enter__(self) -> Path:
-        self.path = Path(tempfile.mkdtemp(prefix="pam-targets-"))
-        self.path.chmod(0o755)
-        return self.path
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+@pytest.fixture(scope="session")
+def target_redis() -> Iterator[RedisServer]:
+    """A Redis server to rotate on, with a file of users."""
+    yield from _lent(redis.start)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print which connector keeps which promise on which target, and which targets are emulated."""
-    outcomes: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
-    for outcome in ("passed", "failed", "error"):
-        for report in terminalreporter.getreports(outcome):
-            for name, value in getattr(report, "user_properties", ()):
-                if name == "contract":
-                    promise, target, server = value
-                    outcomes[target, server][promise] = "+" if outcome == "passed" else "X"
-    if not outcomes:
-        return
-    promises = sorted({promise for row in outcomes.values() for promise in row})
-    terminalreporter.section("connector contract: target, server, promises (+ kept, X broken, . does not apply)")
-    for number, promise in enumerate(promises, 1):
-        terminalreporter.write_line(f"  {number:2}  {promise}")
-    width = max(len(target) for target, _ in outcomes)
-    terminalreporter.write_line(" " * (width + 12) + " ".join(f"{n:>2}" for n in range(1, len(promises) + 1)))
-    for (target, server), row in sorted(outcomes.items()):
-        marks = " ".join(f"{row.get(promise, '.'):>2}" for promise in promises)
-        terminalreporter.write_line(f"{target:<{width}}  {server:<8}  {marks}")
+@pytest.fixture(scope="session")
+def target_mongodb() -> Iterator[MongoServer]:
+    """A stand-in for MongoDB to rotate on."""
+    yield from _lent(mongodb.start)
+
+
+@pytest.fixture(scope="session")
+def ios_xe_device() -> Iterator[EmulatedServer]:
+    """An emulated Cisco IOS XE to rotate on."""
+    yield from _lent(ios_xe.start)
+
+
+@pytest.fixture(scope="session")
+def target_rabbitmq() -> Iterator[RabbitmqServer]:
+    """A broker to rotate on, one for all tests: it takes seconds to start."""
+    yield from _lent(rabbitmq.start)
+
+
+@contextlib.contextmanager
+def target_folder() -> Iterator[Path]:
+    """Give a temporary folder that the servers' own users can pass through; pytest's folders are ours alone."""
+    path = Path(tempfile.mkdtemp(prefix="pam-targets-"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _lent(start: Callable[[Path], S]) -> Iterator[S]:
+    """Lend a server in a folder of its own, until the tests are over."""
+    with target_folder() as folder:
+        server = start(folder)
+        try:
+            yield server
+        finally:
+            server.stop()

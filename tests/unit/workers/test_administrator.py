@@ -7,7 +7,8 @@ import pytest
 
 from connectors.fake import FakeAccount, FakeConnector, FakeSession
 from pam_jobs.secret import SecretValue
-from tests.support.gateway import GatewayWorld, MemoryJob
+from tests.support.gateway import GatewayWorld
+from tests.support.memory_router import MemoryJob
 from workers.values import Value
 
 pytestmark = pytest.mark.unit

@@ -10,7 +10,8 @@ from connectors.fake import FakeAccount, FakeService, FakeTarget
 from pam_jobs.crypto import aes
 from pam_jobs.jobs import wire
 from pam_jobs.records.services import ServiceKind, ServiceNames
-from tests.support.gateway import GatewayWorld, MemoryJob
+from tests.support.gateway import GatewayWorld
+from tests.support.memory_router import MemoryJob
 
 pytestmark = pytest.mark.unit
 OLD = "Old-Secret-1"

@@ -10,7 +10,8 @@ from connectors.fake import FakeAccount
 from pam_jobs.crypto import aes
 from pam_jobs.errors import InvalidInput
 from pam_jobs.records.record import Record
-from tests.support.gateway import GatewayWorld, MemoryJob
+from tests.support.gateway import GatewayWorld
+from tests.support.memory_router import MemoryJob
 from workers import discovery
 from workers.findings import Findings, object_uid
 from workers.scan import ScanResult, addresses_of

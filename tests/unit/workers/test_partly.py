@@ -10,7 +10,8 @@ from connectors.fake import FakeAccount
 from pam_jobs.records.keys import generate_key
 from pam_jobs.records.record import Record
 from pam_jobs.secret import SecretValue
-from tests.support.gateway import GatewayWorld, MemoryJob
+from tests.support.gateway import GatewayWorld
+from tests.support.memory_router import MemoryJob
 from workers.values import Value
 
 pytestmark = pytest.mark.unit

@@ -12,7 +12,8 @@ from pam_jobs.crypto import aes
 from pam_jobs.errors import InvalidInput, ScriptTimeout
 from pam_jobs.records.record import Record
 from pam_jobs.secret import SecretValue
-from tests.support.gateway import GatewayWorld, MemoryJob
+from tests.support.gateway import GatewayWorld
+from tests.support.memory_router import MemoryJob
 from workers.ports import EngineSettings
 from workers.script_host import argv_for, clean_environment, run_script, safe_name, sweep
 from workers.script_input import ScriptInput, records_member

@@ -8,107 +8,109 @@ every answer. ``python -m tests.benchmarks.connectors [NAME ...] [--rounds N] [-
 from __future__ import annotations
 
 import argparse
-import hashlib
-import shutil
-import ssl
 import statistics
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ldap3
-import paramiko
-import psycopg
-import redis
-from psycopg import sql
-
 from connectors.base import Account, Candidate, Effect, VerdictState
-from deploy.lab import mariadb, openldap, postgres, sshd
-from deploy.lab import redis as lab_redis
+from deploy.lab import (
+    ios_xe,
+    macos,
+    mariadb,
+    mongodb,
+    mssql,
+    mysql8,
+    openldap,
+    oracle,
+    postgres,
+    rabbitmq,
+    redis,
+    samba,
+    sshd,
+    windows,
+)
+from deploy.lab.saas import SaasServices
+from tests.benchmarks import bare_changes
 from tests.benchmarks.bare import Figures, run_parallel
-from tests.support.benches.base import Bench, new_password
+from tests.support.benches.activedirectory import ActiveDirectoryBench
+from tests.support.benches.base import new_password
 from tests.support.benches.linux import LinuxBench, password_admin
-from tests.support.benches.mariadb import MariadbBench
+from tests.support.benches.macos import MacosBench
+from tests.support.benches.mariadb import MariadbBench, Mysql8Bench
+from tests.support.benches.mongodb import MongodbBench
+from tests.support.benches.network import IosXeBench
 from tests.support.benches.openldap import OpenldapBench
+from tests.support.benches.oracle import OracleBench
 from tests.support.benches.postgresql import PostgresBench
+from tests.support.benches.rabbitmq import RabbitmqBench
 from tests.support.benches.redis import RedisBench
+from tests.support.benches.saas import SaasBench
+from tests.support.benches.sqlserver import SqlserverBench
+from tests.support.benches.windows import WindowsBench
+from tests.support.lab import DOMAIN_POLICY, target_folder
 
 Change = Callable[[Any, str, str], None]
 """Sets an account's password and logs in with it; raises when either fails."""
 
-
-def _postgresql(bench: PostgresBench, login: str, password: str) -> None:
-    place = {"host": bench.target.host, "port": bench.target.port, "dbname": "postgres"}
-    admin = bench.admin
-    with psycopg.connect(**place, user=admin.login, password=_text(admin), autocommit=True) as connection:
-        verifier = connection.pgconn.encrypt_password(password.encode(), login.encode(), b"scram-sha-256").decode()
-        connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(login), sql.Literal(verifier)))
-    psycopg.connect(**place, user=login, password=password).close()
+_FEW = 10  # rotations in a round where one takes a tenth of a second and more
 
 
-def _mariadb(bench: MariadbBench, login: str, password: str) -> None:
-    import pymysql
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """A connector's server, its bench, and the bare loop beside it."""
 
-    bench.execute("ALTER USER %s@'%%' IDENTIFIED BY %s", login, password)
-    pymysql.connect(host=bench.target.host, port=bench.target.port, user=login, password=password).close()
-
-
-def _openldap(bench: OpenldapBench, login: str, password: str) -> None:
-    with _ldaps(bench, bench.admin.login, _text(bench.admin)) as connection:
-        assert connection.extend.standard.modify_password(bench.dn(login), new_password=password)
-    _ldaps(bench, bench.dn(login), password).unbind()
-
-
-def _ldaps(bench: OpenldapBench, login: str, password: str) -> ldap3.Connection:
-    tls = ldap3.Tls(validate=ssl.CERT_REQUIRED, ca_certs_file=str(bench.server.ca))
-    server = ldap3.Server(bench.server.host, bench.server.secure_port, use_ssl=True, tls=tls, get_info=ldap3.NONE)
-    return ldap3.Connection(server, login, password, auto_bind=True)
+    start: Callable[[Path], Any]
+    bench: Callable[[Any], Any]
+    change: Change
+    accounts: int = 40
+    emulated: bool = False
+    at_a_time: int = 8  # at the most, so that the server turns nobody away
 
 
-def _redis(bench: RedisBench, login: str, password: str) -> None:
-    bench.execute("ACL", "SETUSER", login, "resetpass", f"#{hashlib.sha256(password.encode()).hexdigest()}")
-    bench.execute("ACL", "SAVE")
-    with redis.Redis(host=bench.server.host, port=bench.server.port, username=login, password=password) as client:
-        client.execute_command("AUTH", login, password)
-
-
-def _linux(bench: LinuxBench, login: str, password: str) -> None:
-    admin = bench.admin
-    with _ssh(bench, admin.login, _text(admin)) as client:
-        stdin, stdout, _ = client.exec_command("sudo -n chpasswd")
-        stdin.write(f"{login}:{password}\n")
-        stdin.channel.shutdown_write()
-        assert stdout.channel.recv_exit_status() == 0
-    _ssh(bench, login, password).close()
-
-
-def _ssh(bench: LinuxBench, login: str, password: str) -> paramiko.SSHClient:
-    client = paramiko.SSHClient()
-    client.set_missing_host_key_policy(paramiko.AutoAddPolicy())  # noqa: S507 - the lab's own server
-    client.connect(
-        bench.target.host, bench.target.port, login, password, allow_agent=False, look_for_keys=False, banner_timeout=30
-    )
-    return client
-
-
-def _text(credential: Any) -> str:
-    return str(credential.password.reveal())
-
-
-CONTENDERS: dict[str, tuple[Any, Callable[[Any], Bench], Change]] = {
-    "postgresql": (postgres, PostgresBench, _postgresql),
-    "mariadb": (mariadb, MariadbBench, _mariadb),
-    "openldap": (openldap, OpenldapBench, _openldap),
-    "redis": (lab_redis, RedisBench, _redis),
-    "linux": (
-        sshd, lambda server: LinuxBench(server, "admin with password", admin=password_admin(server)), _linux
+CONTENDERS: dict[str, Contender] = {
+    "postgresql": Contender(start=postgres.start, bench=PostgresBench, change=bare_changes.postgresql),
+    "mariadb": Contender(start=mariadb.start, bench=MariadbBench, change=bare_changes.mariadb),
+    "mysql": Contender(start=mysql8.start, bench=Mysql8Bench, change=bare_changes.mysql8, emulated=True),
+    "sqlserver": Contender(
+        start=mssql.start, bench=SqlserverBench, change=bare_changes.sqlserver, accounts=20, emulated=True
+    ),
+    "oracle": Contender(start=oracle.start, bench=OracleBench, change=bare_changes.oracle, accounts=20, emulated=True),
+    "mongodb": Contender(
+        start=mongodb.start, bench=MongodbBench, change=bare_changes.mongodb, accounts=20, emulated=True
+    ),
+    "redis": Contender(start=redis.start, bench=RedisBench, change=bare_changes.redis),
+    "rabbitmq": Contender(start=rabbitmq.start, bench=RabbitmqBench, change=bare_changes.rabbitmq, accounts=20),
+    "openldap": Contender(start=openldap.start, bench=OpenldapBench, change=bare_changes.openldap),
+    "activedirectory": Contender(
+        start=lambda folder: samba.start(folder, policy=DOMAIN_POLICY), bench=ActiveDirectoryBench,
+        change=bare_changes.activedirectory, accounts=_FEW,
+    ),
+    "linux": Contender(
+        start=sshd.start, change=bare_changes.linux, accounts=_FEW,
+        bench=lambda server: LinuxBench(server, "admin with password", admin=password_admin(server)),
+    ),
+    "macos": Contender(
+        start=macos.start, change=bare_changes.macos, accounts=_FEW, emulated=True,
+        bench=lambda server: MacosBench(server, "admin with password", admin=password_admin(server)),
+    ),
+    "winrm": Contender(
+        start=lambda folder: windows.start(folder / "windows", windows.Machine()), bench=WindowsBench,
+        change=bare_changes.windows, accounts=_FEW, emulated=True,
+    ),
+    "ios-xe": Contender(
+        start=ios_xe.start, bench=IosXeBench, change=bare_changes.ios_xe, accounts=_FEW, emulated=True, at_a_time=3
+    ),
+    "saas-rest": Contender(
+        start=lambda _: SaasServices().__enter__(), bench=lambda services: SaasBench(services, "REST"),
+        change=bare_changes.saas_rest, emulated=True,
     ),
 }  # fmt: skip
 
 
-def _ours(bench: Bench, account: Account) -> None:
+def _ours(bench: Any, account: Account) -> None:
     """Do what a gateway does: look, change, log in; the administrator's connection is kept."""
     candidate = Candidate(password=new_password())
     with bench.open(candidate.credential(account), seconds=60) as session:
@@ -118,7 +120,7 @@ def _ours(bench: Bench, account: Account) -> None:
     assert verdict.state is VerdictState.ACCEPTED, verdict
 
 
-def _round(bench: Bench, change: Change, accounts: dict[str, Account], workers: int, *, is_ours: bool) -> Figures:
+def _round(bench: Any, change: Change, accounts: dict[str, Account], workers: int, *, is_ours: bool) -> Figures:
     def once(login: str) -> None:
         if is_ours:
             _ours(bench, accounts[login])
@@ -129,46 +131,48 @@ def _round(bench: Bench, change: Change, accounts: dict[str, Account], workers: 
 
 
 @contextmanager
-def _running(module: Any) -> Iterator[Any]:
-    folder = Path(tempfile.mkdtemp(prefix="pam-bench-"))
-    folder.chmod(0o755)
-    try:
-        server = module.start(folder)
+def _running(contender: Contender) -> Iterator[Any]:
+    with target_folder() as folder:
+        server = contender.start(folder)
         try:
-            yield server
+            yield contender.bench(server)
         finally:
-            server.stop()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            stop = getattr(server, "stop", None)
+            server.__exit__(None, None, None) if stop is None else stop()
+
+
+def _measure(name: str, contender: Contender, rounds: int, accounts: int) -> None:
+    """Print one connector's lines."""
+    with _running(contender) as bench:
+        known = {each.login: each for each, _ in (bench.new_account() for _ in range(accounts))}
+        for workers in sorted({1, contender.at_a_time}):
+            pairs = []
+            for number in range(rounds):
+                order = (True, False) if number % 2 else (False, True)
+                pair = {each: _round(bench, contender.change, known, workers, is_ours=each) for each in order}
+                pairs.append((pair[True], pair[False]))
+            ours = statistics.median(each.rate for each, _ in pairs)
+            bare = statistics.median(each.rate for _, each in pairs)
+            ratios = sorted(each.rate / other.rate for each, other in pairs)
+            half = statistics.median(each.percentile(0.5) for each, _ in pairs)
+            spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            server = "emulated" if contender.emulated else "real"
+            print(
+                f"{name:<15} {server:<8} {workers:>9} {ours:>12.1f} {half:>8.1f} {bare:>8.1f} {spread:>22}", flush=True
+            )
+        bench.connector.close_idle()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Rotations a second of connectors, beside bare loops.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CONTENDERS)}; all when absent")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--accounts", type=int, default=40, help="rotations in a round")
+    parser.add_argument("--accounts", type=int, help="rotations in a round; by connector when absent")
     asked = parser.parse_args()
-    print(
-        f"{'connector':<12} {'at a time':>9} {'rotations/s':>12} {'p50 ms':>8} {'bare/s':>8} {'ratio (of rounds)':>22}"
-    )
+    head = ("connector", "server", "at a time", "rotations/s", "p50 ms", "bare/s", "ratio (of rounds)")
+    print("{:<15} {:<8} {:>9} {:>12} {:>8} {:>8} {:>22}".format(*head))
     for name in asked.names or list(CONTENDERS):
-        module, make, change = CONTENDERS[name]
-        with ExitStack() as stack:
-            bench = make(stack.enter_context(_running(module)))
-            accounts = {each.login: each for each, _ in (bench.new_account() for _ in range(asked.accounts))}
-            for workers in (1, 8):
-                rounds = []
-                for number in range(asked.rounds):
-                    order = (True, False) if number % 2 else (False, True)
-                    pair = {each: _round(bench, change, accounts, workers, is_ours=each) for each in order}
-                    rounds.append((pair[True], pair[False]))
-                ours = statistics.median(each.rate for each, _ in rounds)
-                bare = statistics.median(each.rate for _, each in rounds)
-                ratios = sorted(each.rate / other.rate for each, other in rounds)
-                half = statistics.median(each.percentile(0.5) for each, _ in rounds)
-                spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-                print(f"{name:<12} {workers:>9} {ours:>12.1f} {half:>8.1f} {bare:>8.1f} {spread:>22}")
-            bench.connector.close_idle()
+        _measure(name, CONTENDERS[name], asked.rounds, asked.accounts or CONTENDERS[name].accounts)
 
 
 if __name__ == "__main__":

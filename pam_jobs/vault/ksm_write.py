@@ -99,7 +99,7 @@ def update_secret(session: Session, clock: Clock, caller: Caller, payload: Updat
     if not records.has_current(session, record.uid):
         # The value of before must outlive the finalize that replaces it.
         ledger.client_current(session, clock, record.uid, record.data, caller.client.client_id)
-    staged = ledger.stage(
+    ledger.stage(
         session,
         clock,
         record_uid=record.uid,
@@ -108,9 +108,8 @@ def update_secret(session: Session, clock: Clock, caller: Caller, payload: Updat
         epoch=0,
         staged_by=caller.client.client_id,
         base_revision=record.revision,
+        evidence={_LINKS: list(payload.links2Remove)} if payload.links2Remove else None,
     )
-    if payload.links2Remove:
-        staged.evidence = {_LINKS: list(payload.links2Remove)}
     _event(session, clock, caller, "app_client_record_update", record.uid, status="staged")
 
 

@@ -59,6 +59,7 @@ def stage(  # noqa: PLR0913 - each argument is a column of the row
     staged_by: str,
     job_uid: str | None = None,
     base_revision: int | None = None,
+    evidence: Mapping[str, Any] | None = None,
 ) -> CredentialVersion:
     """Add a row ``staged``: durable with the commit, before the target hears of the value.
 
@@ -72,6 +73,7 @@ def stage(  # noqa: PLR0913 - each argument is a column of the row
         staged_by: gateway uid or client id.
         job_uid: of the attempt.
         base_revision: the record's revision that a whole record was made from.
+        evidence: identifiers and codes to keep with it.
 
     Returns:
         The row with its number.
@@ -103,7 +105,7 @@ def stage(  # noqa: PLR0913 - each argument is a column of the row
         staged_by=staged_by,
         staged_at=clock.now(),
         decided_at=None,
-        evidence={},
+        evidence=dict(evidence or {}),
     )
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from connectors.base import Capability, Credential, Deadline, Service, Target
 from connectors.kept import KeepingConnector, KeptConnections
 from connectors.linux.session import LinuxSession
+from connectors.ssh.errors import TurnedAway
+from connectors.ssh.gate import LoginGate
 from connectors.ssh.keys import HostKeys
 from connectors.ssh.link import SshLink
 from connectors.ssh.recognise import is_cisco, is_windows, look_at_ssh
@@ -19,6 +23,7 @@ from pam_jobs.errors import Unreachable
 __all__ = ["LinuxConnector"]
 
 _HANDSHAKES_PER_HOST = 8  # sshd drops logins at random from the tenth unfinished one on (MaxStartups 10:30:100)
+_PAUSES = (0.2, 0.4, 0.8, 1.6)  # seconds before a server that turned a connection away is asked again
 
 
 class LinuxConnector(KeepingConnector[SshLink]):
@@ -32,18 +37,24 @@ class LinuxConnector(KeepingConnector[SshLink]):
     })  # fmt: skip
 
     def __init__(
-        self, kept: KeptConnections[SshLink] | None = None, *, handshakes_per_host: int = _HANDSHAKES_PER_HOST
+        self,
+        kept: KeptConnections[SshLink] | None = None,
+        *,
+        handshakes_per_host: int = _HANDSHAKES_PER_HOST,
+        pauses: Sequence[float] = _PAUSES,
     ) -> None:
         """Start with no connection and no known host.
 
         Args:
             kept: where rotators' connections wait for their next session; one with the usual bounds when absent.
             handshakes_per_host: logins under way to one server at a time, at least 1.
+            pauses: seconds, about, before each further connection to a server that turned one away unheard.
         """
         self.kept = kept or KeptConnections(is_usable=SshLink.is_alive, close=SshLink.close)
         self.host_keys = HostKeys()
         self._handshakes_per_host = handshakes_per_host
-        self._gates: dict[tuple[str, int], threading.Semaphore] = {}
+        self._pauses = tuple(pauses)
+        self._gates: dict[tuple[str, int], LoginGate] = {}
         self._lock = threading.Lock()
 
     def keep_state(self, folder: Path) -> None:
@@ -61,10 +72,20 @@ class LinuxConnector(KeepingConnector[SshLink]):
     def login(self, target: Target, credential: Credential, deadline: Deadline) -> SshLink:
         """Return a new connection on which the credential is logged in.
 
+        A server that is too busy to listen (MaxStartups) has looked at nobody: it is asked again, by fewer at a time.
+
         Raises:
             TargetError: refused for a reason that is certain, such as ``HostKeyMismatch``.
             Exception: one of ``ssh_errors.FAILURES``.
         """
+        for pause in self._pauses:
+            with contextlib.suppress(TurnedAway):
+                return self._log_in(target, credential, deadline)
+            time.sleep(deadline.remaining(pause * (0.5 + secrets.randbelow(1000) / 1000)))
+            deadline.check("the server listened")
+        return self._log_in(target, credential, deadline)
+
+    def _log_in(self, target: Target, credential: Credential, deadline: Deadline) -> SshLink:
         with self._gate(target, deadline):
             link = SshLink.connect(target, self.host_keys, deadline)
             try:
@@ -83,13 +104,17 @@ class LinuxConnector(KeepingConnector[SshLink]):
             Unreachable: the time limit came before the turn.
         """
         with self._lock:
-            gate = self._gates.setdefault((target.host, target.port), threading.Semaphore(self._handshakes_per_host))
-        if not gate.acquire(timeout=deadline.remaining()):
+            gate = self._gates.setdefault((target.host, target.port), LoginGate(self._handshakes_per_host))
+        if not gate.enter(deadline.remaining()):
             raise Unreachable("too many logins to this machine are under way", remedy="raise the job's time limit")
+        turned_away = False
         try:
             yield
+        except TurnedAway:
+            turned_away = True
+            raise
         finally:
-            gate.release()
+            gate.leave(turned_away=turned_away)
 
     def recognise(self, host: str, port: int, deadline: Deadline) -> Service | None:
         """Return the service with its software and host key when it speaks SSH, without a login."""

@@ -38,7 +38,9 @@ class NetworkConnector(KeepingConnector[Terminal]):
         self.kept = kept or KeptConnections(
             is_usable=Terminal.is_idle, close=Terminal.close, max_per_key=1, idle_seconds=30
         )
-        self._ssh = LinuxConnector(handshakes_per_host=_LOGINS_PER_DEVICE)  # for its way to log in: gates, host keys
+        self._ssh = LinuxConnector(
+            handshakes_per_host=_LOGINS_PER_DEVICE, pauses=()
+        )  # for its way to log in: gates, host keys
 
     def keep_state(self, folder: Path) -> None:
         """Remember in this folder which key each device had when it was first seen."""

@@ -19,11 +19,24 @@ from pam_jobs.errors import (
     Unsupported,
 )
 
-__all__ = ["BY_DRIVER_TYPE", "FAILURES", "LoginIncomplete", "LoginRefused", "map_error", "mapped", "verdict_of"]
+__all__ = [
+    "BY_DRIVER_TYPE",
+    "FAILURES",
+    "LoginIncomplete",
+    "LoginRefused",
+    "TurnedAway",
+    "map_error",
+    "mapped",
+    "verdict_of",
+]
 
 
 class LoginRefused(Exception):
     """The server looked at the credential and said no; the one proof of a wrong credential."""
+
+
+class TurnedAway(paramiko.SSHException):
+    """The server closed the connection before it had said who it is, as sshd does beyond MaxStartups; nothing was tried."""
 
 
 class LoginIncomplete(Exception):

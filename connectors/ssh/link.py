@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import paramiko
 
 from connectors.base import Credential, Deadline, Target
-from connectors.ssh.errors import LoginIncomplete, LoginRefused
+from connectors.ssh.errors import LoginIncomplete, LoginRefused, TurnedAway
 from connectors.ssh.keys import HostKeys, load_private_key
 from pam_jobs.errors import Locked
 from pam_jobs.secret import SecretValue
@@ -60,6 +60,7 @@ class SshLink:
 
         Raises:
             HostKeyMismatch: the key is not the right one.
+            TurnedAway: the server said nothing of itself.
             OSError, TimeoutError, EOFError, paramiko.SSHException: no connection.
         """
         seconds = deadline.remaining(_HANDSHAKE_SECONDS)
@@ -73,11 +74,17 @@ class SshLink:
         except BaseException:
             sock.close()
             raise
+        begun = time.monotonic()
         try:
             _shake_hands(transport, seconds)
             key = transport.get_remote_server_key()
             link = cls(transport, f"{key.get_name()} {key.get_base64()}")
             host_keys.check(target, link.host_key)
+        except (paramiko.SSHException, EOFError, ConnectionResetError):
+            transport.close()
+            if not transport.remote_version and time.monotonic() - begun < seconds:
+                raise TurnedAway("the server turned the connection away") from None
+            raise
         except BaseException:
             transport.close()
             raise

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.base import Candidate, Credential, Deadline, Target, VerdictState
+from connectors.base import Account, Candidate, Credential, Deadline, Target, VerdictState
 from connectors.faults import Action, Fault, FaultProxy, When
 from connectors.linux.connector import LinuxConnector
 from connectors.linux.keys import BACKUP_NAME
@@ -344,6 +344,30 @@ def test_crowd_of_logins_is_held_back_below_the_servers_limit(strict_server):
         assert set(pool.map(probe, range(48))) == {VerdictState.ACCEPTED}
 
 
+def test_server_that_takes_three_at_a_time_turns_none_of_eight_rotations_away():
+    folder = Path(tempfile.mkdtemp(prefix="pam-targets-"))
+    server = sshd.start(folder, max_startups="3:100:3")
+    try:
+        bench = LinuxBench(server, "admin with key", admin=benches.key_admin(server))
+        accounts = [bench.new_account() for _ in range(8)]
+
+        def rotate(one: tuple[Account, Credential]) -> VerdictState:
+            account, current = one
+            candidate = bench.candidate(account)
+            with bench.open(current) as session:
+                session.preflight(account)
+                assert session.change(account, candidate, lambda: None) is Effect.APPLIED
+                return session.probe(account, candidate.credential(account)).state
+
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(rotate, accounts)) == {VerdictState.ACCEPTED}
+        assert "MaxStartups" in bench.log_text()  # it was met, and nobody noticed
+        bench.connector.close_idle()
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def test_login_by_questions_is_a_login_by_password(strict_server):
     bench = LinuxBench(strict_server, "admin with key", admin=benches.key_admin(strict_server))
     account, current = bench.new_account()
@@ -377,10 +401,10 @@ def test_connection_dropped_before_the_banner_proves_nothing(throttled_server):
     with socket.create_connection((bench.target.host, bench.target.port), timeout=10) as first:
         assert first.recv(4) == b"SSH-"  # it has the one place, and says nothing more
         for credential in (current, wrong):
-            with bench.look() as session:
+            with bench.look(seconds=1) as session:
                 assert session.probe(account, credential).state is VerdictState.UNKNOWN
         with pytest.raises(Unreachable):
-            bench.open(current)
+            bench.open(current, seconds=1)
     assert "Failed password" not in bench.log_text()
     with bench.look() as session:
         assert _patiently(session, account, current).state is VerdictState.ACCEPTED

@@ -8,7 +8,6 @@ import platform
 import secrets
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -18,10 +17,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from deploy.lab import postgres
 from tests.benchmarks.bare import BareTarget, Figures, fresh_verified, kept, run_parallel
 from tests.benchmarks.roles import make_roles
 from tests.benchmarks.site import Site, memory_of
+from tests.benchmarks.stores import target_server
 
 _REFERENCE = "bare: connect, ALTER, log in; 8 threads"
 
@@ -33,17 +32,8 @@ def main() -> int:
     parser.add_argument("--roles", type=int, default=80, help="rotations of a contender in a round")
     arguments = parser.parse_args()
     console = Console(width=120)
-    with tempfile.TemporaryDirectory(prefix="pam-bench-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # the server's user must reach its cluster
-        server = postgres.start(folder / "target", durable=True)
-        try:
-            target = BareTarget(
-                host=server.host, port=server.port, admin=server.admin_login, password=server.admin_password
-            )
-            _run(console, folder, target, arguments.rounds, arguments.roles)
-        finally:
-            server.stop()
+    with target_server() as (folder, target, _):
+        _run(console, folder, target, arguments.rounds, arguments.roles)
     return 0
 
 

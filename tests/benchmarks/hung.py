@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,11 +18,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deploy.lab import postgres
 from tests.benchmarks.bare import BareTarget
 from tests.benchmarks.doors import opened
 from tests.benchmarks.roles import make_roles
 from tests.benchmarks.site import Site
+from tests.benchmarks.stores import target_server
 
 _CONCURRENCY = 32
 _ASK_SECONDS = 2.0
@@ -37,23 +36,17 @@ def main() -> int:
     parser.add_argument("--hung", type=int, default=5)
     arguments = parser.parse_args()
     console = Console(width=120)
-    with tempfile.TemporaryDirectory(prefix="pam-hung-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # the server's user must reach its cluster
-        server = postgres.start(folder / "target", durable=True, settings={"max_connections": "500"})
-        try:
-            _run(console, folder, server, arguments)
-        finally:
-            server.stop()
+    with target_server({"max_connections": "500"}) as (folder, server, _):
+        _run(console, folder, server, arguments)
     return 0
 
 
-def _run(console: Console, folder: Path, server: postgres.PostgresServer, arguments: argparse.Namespace) -> None:
+def _run(console: Console, folder: Path, server: BareTarget, arguments: argparse.Namespace) -> None:
     with opened(server.host, server.port, passing=arguments.healthy, silent=arguments.hung) as doors:
         ports = [*doors.passing, *doors.silent]
-        login = {"admin": server.admin_login, "password": server.admin_password}
+        login = {"admin": server.admin, "password": server.password}
         targets = [BareTarget(host="127.0.0.1", port=port, **login) for port in ports]
-        roles = make_roles(BareTarget(host=server.host, port=server.port, **login), "hung", len(ports))
+        roles = make_roles(server, "hung", len(ports))
         site = Site.start(folder / "site", _CONCURRENCY, targets, roles)
         try:
             healthy, hung = site.records[: arguments.healthy], site.records[arguments.healthy :]

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -24,7 +22,6 @@ from rich.table import Table
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import OperationalError
 
-from deploy.lab import postgres
 from pam_jobs.cli.embedded.state import DataFolder
 from pam_jobs.client.pam import RotationChange
 from pam_jobs.db.base import table_of
@@ -34,9 +31,9 @@ from pam_jobs.ids import new_uid
 from pam_jobs.jobs.states import OPEN, WAITING
 from pam_jobs.records.types import new_record
 from pam_jobs.rotation.schedules import schedule_uid
-from tests.benchmarks.bare import BareTarget
 from tests.benchmarks.roles import make_roles
 from tests.benchmarks.site import Site
+from tests.benchmarks.stores import target_server
 from tests.benchmarks.usage import conditions
 
 _SPEC = '[{"type":"CRON","cron":"0 4 1 1 *","tz":"Etc/UTC"}]'
@@ -71,21 +68,12 @@ def main() -> int:
     )
     wanted = parser.parse_args()
     console = Console(width=120)
-    with tempfile.TemporaryDirectory(prefix="pam-bench-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # the server's user must reach its cluster
-        server = postgres.start(folder / "target", durable=True)
+    with target_server() as (folder, target, _):
+        site = Site.start(folder / "site", wanted.concurrency, [target], make_roles(target, "r", wanted.samples))
         try:
-            target = BareTarget(
-                host=server.host, port=server.port, admin=server.admin_login, password=server.admin_password
-            )
-            site = Site.start(folder / "site", wanted.concurrency, [target], make_roles(target, "r", wanted.samples))
-            try:
-                figures = _run(site, wanted)
-            finally:
-                site.stop()
+            figures = _run(site, wanted)
         finally:
-            server.stop()
+            site.stop()
     _report(console, figures, wanted.concurrency)
     return 0
 

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import sqlite3
 import statistics
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -20,10 +19,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from deploy.lab import postgres
 from tests.benchmarks.bare import BareTarget, fresh_verified, run_parallel
 from tests.benchmarks.roles import make_roles
 from tests.benchmarks.site import Site, processes_of
+from tests.benchmarks.stores import target_server
 from tests.benchmarks.usage import conditions, cpu_seconds, tree
 
 _BARE = "bare loop"
@@ -39,17 +38,8 @@ def main() -> int:
     parser.add_argument("--at-a-time", type=int, default=8)
     wanted = parser.parse_args()
     console = Console(width=120)
-    with tempfile.TemporaryDirectory(prefix="pam-processor-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # the server's user must reach its cluster
-        server = postgres.start(folder / "target", durable=True)
-        try:
-            target = BareTarget(
-                host=server.host, port=server.port, admin=server.admin_login, password=server.admin_password
-            )
-            figures = _run(folder, target, server.process.pid, wanted)
-        finally:
-            server.stop()
+    with target_server() as (folder, target, postmaster):
+        figures = _run(folder, target, postmaster, wanted)
     _report(console, figures, wanted)
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,10 +12,11 @@ from sqlalchemy import text
 
 from deploy.lab import postgres
 from pam_jobs.db.engine import Database
+from tests.benchmarks.bare import BareTarget
 from tests.support.broker import RedisBroker
 from tests.support.database import create_schema
 
-__all__ = ["new_database", "servers"]
+__all__ = ["new_database", "servers", "target_server"]
 
 _SETTINGS = {"shared_buffers": "128MB", "max_wal_size": "4GB", "track_commit_timestamp": "on", "max_connections": "200"}
 
@@ -36,6 +37,20 @@ def servers(prefix: str = "pam-bench-") -> Iterator[tuple[Path, postgres.Postgre
             yield folder, server, broker
         finally:
             broker.stop(kill=True)
+            server.stop()
+
+
+@contextmanager
+def target_server(settings: Mapping[str, str] | None = None) -> Iterator[tuple[Path, BareTarget, int]]:
+    """Give a folder, a PostgreSQL with fsync on whose roles are rotated, and the pid of its first process."""
+    with tempfile.TemporaryDirectory(prefix="pam-bench-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # the server's user must reach its cluster
+        server = postgres.start(folder / "target", durable=True, settings=settings)
+        login = {"admin": server.admin_login, "password": server.admin_password}
+        try:
+            yield folder, BareTarget(host=server.host, port=server.port, **login), server.process.pid
+        finally:
             server.stop()
 
 

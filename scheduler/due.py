@@ -18,6 +18,7 @@ from pam_jobs.db.engine import Database
 from pam_jobs.db.many import ManyUpdate, among
 from pam_jobs.db.tables import Gateway, Job, JobKind, JobState, PamConfiguration, Schedule
 from pam_jobs.jobs.lease import OPEN_ROTATION
+from pam_jobs.jobs.sql import DISCOVERY
 from pam_jobs.jobs.states import OPEN, WAITING
 from pam_jobs.jobs.trail import BEAT
 from pam_jobs.rotation.readiness import assess, blocked_by
@@ -187,9 +188,7 @@ def _discovery_routes(session: Session, rows: Sequence[Any]) -> dict[str, _Route
     }
     running = set(
         session.scalars(
-            select(Job.configuration_uid).where(
-                Job.configuration_uid.in_(subjects), Job.kind == JobKind.DISCOVER, Job.state.in_(OPEN)
-            )
+            select(Job.configuration_uid).where(Job.configuration_uid.in_(subjects), DISCOVERY, Job.state.in_(OPEN))
         )
     )
     return {row.uid: _discovery_route(row.subject_uid, served.get(row.subject_uid), running) for row in rows}

@@ -107,6 +107,9 @@ def _print_status(value: dict[str, Any]) -> None:
         ["Process", "PID", "State", "Restarts"],
         [(entry["name"], entry["pid"], entry["state"], entry.get("restarts", 0)) for entry in value["processes"]],
     )
+    for row in value["drained"]:
+        jobs = "1 job" if row["running"] == 1 else f"{row['running']} jobs"
+        note(f"gateway {row['gateway']!r} is drained since {row['since']} and begins nothing; it still works on {jobs}")
 
 
 def restored(data_dir: DataDirOption = None, style: FormatOption = Format.TABLE) -> None:

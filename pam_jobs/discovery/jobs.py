@@ -14,6 +14,7 @@ from pam_jobs.db.tables import Gateway, Job, JobKind, PamConfiguration, Resource
 from pam_jobs.errors import AlreadyExists, InvalidInput, NotFound
 from pam_jobs.ids import check_uid
 from pam_jobs.jobs.requests import check_parameters
+from pam_jobs.jobs.sql import DISCOVERY
 from pam_jobs.jobs.states import OPEN
 from pam_jobs.jobs.submission import ON_DEMAND, serialise, submit
 from pam_jobs.vault import records
@@ -113,7 +114,7 @@ def _check_none_active(session: Session, configuration_uid: str, *, but: str = "
         select(Job.uid)
         .where(
             Job.configuration_uid == configuration_uid,
-            Job.kind == JobKind.DISCOVER,
+            DISCOVERY,
             Job.state.in_(OPEN),
             Job.uid != but,
         )

@@ -16,7 +16,7 @@ from pam_jobs.db.tables import DiscoveryResult, FolderMember, Job, JobKind, JobS
 from pam_jobs.db.tables.vault import Folder
 from pam_jobs.errors import NotFound, StateError
 from pam_jobs.jobs import cancel, view
-from pam_jobs.jobs.sql import changed
+from pam_jobs.jobs.sql import DISCOVERY, changed
 from pam_jobs.jobs.states import FINAL
 from pam_jobs.jobs.trail import job_event
 from pam_jobs.jobs.view import JobView
@@ -52,7 +52,7 @@ def list_discoveries(session: Session, user_uid: str, configuration_uid: str | N
         .join(StoredRecord, StoredRecord.uid == Job.configuration_uid)
         .join(Folder, Folder.uid == StoredRecord.folder_uid)
         .join(FolderMember, FolderMember.folder_uid == Folder.root_uid)
-        .where(Job.kind == JobKind.DISCOVER, FolderMember.user_uid == user_uid)
+        .where(DISCOVERY, FolderMember.user_uid == user_uid)
         .order_by(Job.created_at.desc(), Job.uid.desc())
         .limit(_LISTED)
     )

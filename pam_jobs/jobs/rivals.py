@@ -62,7 +62,8 @@ _NEXT = _subquery(
     select(_Other.uid).where(
         _Other.record_uid == ResourceLink.admin_uid,
         _Other.cause == literal_column(f"'{CAUSE}'"),
-        _among(_Other.state, WAITING),
+        # in this form no index of all that waits: PostgreSQL might read it whole rather than look up the one record
+        _among(func.lower(_Other.state), WAITING),
         _Other.not_before > bindparam("turn", type_=CredentialEpoch.lease_until.type),
         *_IS_ITS_ADMIN,
     )

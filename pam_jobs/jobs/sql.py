@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
-from sqlalchemy import CursorResult, Delete, Insert, Table, Update
+from sqlalchemy import ColumnElement, CursorResult, Delete, Insert, Table, Update, literal_column
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from pam_jobs.db import prepared
 from pam_jobs.db.prepared import run
 
-__all__ = ["IgnoringInsert", "LockingInsert", "changed", "run"]
+__all__ = ["DISCOVERY", "IgnoringInsert", "LockingInsert", "changed", "run"]
+
+DISCOVERY: Final[ColumnElement[bool]] = literal_column("jobs.kind = 'discover'")
+"""The job discovers: by the index's own condition, to the letter, else SQLite would not use it."""
 
 
 def changed(session: Session, statement: Update | Delete) -> int:

@@ -141,14 +141,19 @@ class Desk:
 
 
 def _line(priority: Priority, *, but: ColumnElement[bool] | None = None) -> Any:
-    """Return the jobs of a configuration that might begin now, in their order."""
+    """Return the jobs of a configuration that might begin now, in the index's order.
+
+    Those that never waited are all equal in the first column of the order. PostgreSQL must be told of it all the same:
+    by the second one alone it would read and sort the whole line.
+    """
     conditions = [
         IN_LINE,
         _JOBS.c.gateway_uid == _GATEWAY,
         _JOBS.c.configuration_uid == _CONFIGURATIONS.c.record_uid,
         _JOBS.c.priority == literal_column(str(int(priority))),
     ]
-    return select(_JOBS.c.uid).where(*conditions, *([] if but is None else [but])).correlate(_CONFIGURATIONS)
+    line = select(_JOBS.c.uid).where(*conditions, *([] if but is None else [but])).correlate(_CONFIGURATIONS)
+    return line.order_by(_JOBS.c.not_before, _JOBS.c.created_at).limit(1)
 
 
 def _lanes(*, but: ColumnElement[bool] | None = None) -> Any:
@@ -170,9 +175,8 @@ def _lanes(*, but: ColumnElement[bool] | None = None) -> Any:
     ]
     for priority in Priority:
         line, never_held = _line(priority, but=but), _JOBS.c.not_before.is_(None)
-        back = line.where(_JOBS.c.not_before <= _NOW).order_by(_JOBS.c.not_before).limit(1)
-        first = line.where(never_held).order_by(_JOBS.c.created_at).limit(1)
-        late = line.where(never_held, _JOBS.c.created_at <= _LATE).limit(1)
+        back, first = line.where(_JOBS.c.not_before <= _NOW), line.where(never_held)
+        late = first.where(_JOBS.c.created_at <= _LATE)
         head = func.coalesce(back.scalar_subquery(), first.scalar_subquery())
         columns += [head.label(f"head{priority}"), late.scalar_subquery().label(f"late{priority}")]
     return select(*columns).where(_CONFIGURATIONS.c.gateway_uid == _GATEWAY)
@@ -194,13 +198,20 @@ _DESK: Final = (
 _ASK: Final = update(_TURNS).where(_TURNS.c.gateway_uid == _GATEWAY).values(asked_at=_NOW).returning(*_TURN_COLUMNS)
 _FIRST: Final = IgnoringInsert(_TURNS)
 _LIMIT: Final = func.coalesce(_LINKS.c.job_limit, _CONFIGURATIONS.c.target_limit)
+_BEGUN: Final = (  # OFFSET 0 has PostgreSQL begin with these few, and not with all records of each limited target
+    select(_JOBS.c.record_uid)
+    .join(_CONFIGURATIONS, _CONFIGURATIONS.c.record_uid == _JOBS.c.configuration_uid)
+    .where(_CONFIGURATIONS.c.gateway_uid == _GATEWAY, _IN_HAND, _JOBS.c.lease_until > _NOW)
+    .offset(0)
+    .subquery()
+)
 _SATURATED: Final = (
     select(_LINKS.c.resource_uid, _LIMIT.label("job_limit"))
-    .select_from(_JOBS)
-    .join(_SETTINGS, _SETTINGS.c.record_uid == _JOBS.c.record_uid)
+    .select_from(_BEGUN)
+    .join(_SETTINGS, _SETTINGS.c.record_uid == _BEGUN.c.record_uid)
     .join(_LINKS, _LINKS.c.resource_uid == _SETTINGS.c.resource_uid)
     .join(_CONFIGURATIONS, _CONFIGURATIONS.c.record_uid == _LINKS.c.configuration_uid)
-    .where(_CONFIGURATIONS.c.gateway_uid == _GATEWAY, _IN_HAND, _JOBS.c.lease_until > _NOW, _LIMIT.is_not(None))
+    .where(_LIMIT.is_not(None))
     .group_by(_LINKS.c.resource_uid, _LIMIT)
     .having(func.count() >= _LIMIT)
 )

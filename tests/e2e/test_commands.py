@@ -105,6 +105,15 @@ def test_a_gateway_of_its_own_comes_and_goes_and_its_jobs_wait_for_it(site: Site
     system.pam("gateway", "set-max-instances", "-g", "branch two", "-m", "3")
     [row] = [row for row in system.json("gateway", "list")["gateways"] if row["gateway_name"] == "branch two"]
     assert row["max_instances"] == 3
+    assert system.status()["drained"] == []
+    system.pam("gateway", "drain", "-g", "branch two")
+    [drained] = system.status()["drained"]
+    assert (drained["gateway"], drained["uid"], drained["running"]) == ("branch two", row["gateway_uid"], 0)
+    said = system.pam("status").stderr
+    assert f"gateway 'branch two' is drained since {drained['since']}" in said
+    assert "it still works on 0 jobs" in said
+    system.pam("gateway", "resume", "-g", "branch two")
+    assert system.status()["drained"] == []
 
 
 def _status(site: Site, name: str) -> str:

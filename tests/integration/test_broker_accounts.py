@@ -29,6 +29,7 @@ from pam_jobs.errors import ConfigurationError
 from pam_jobs.ids import new_uid
 from pam_jobs.secret import SecretValue
 from tests.integration.test_gateway_postgres import Targets
+from tests.support.compose import load as compose
 from tests.support.fleet import new_fleet
 from tests.support.gateway_site import GatewaySite
 from tests.support.router import RunningRouter
@@ -182,6 +183,38 @@ def test_on_redis_nothing_of_another_gateway_is_reached(redis_broker: Broker) ->
                 me.execute_command("LPUSH", other.queue, "forged")
         assert admin.lrange(other.queue, 0, -1) == [b"theirs"]
         assert admin.hgetall(unacked["unacked_key"]) == {b"tag": b"theirs"}
+
+
+def test_the_configuration_of_compose_has_redis_start_with_the_gateways_account() -> None:
+    # Given docker-compose.yml, with the lines that `pam gateway broker-acl --dotenv` prints for its .env
+    made, password = new_account(BrokerKind.REDIS), secrets.token_urlsafe(18)
+    printed = dict(line.split("=", 1) for line in made.dotenv("redis"))
+    names = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_PASSWORD", "SANDBOX_PASSWORD")
+    document = compose(dict.fromkeys(names, password) | {name: value.strip("'") for name, value in printed.items()})
+    # When Redis reads it (but for the image's folder)
+    config = document["configs"]["redis"]["content"].replace("dir /data\n", "")
+    with redis_server(config, password) as url, redis.Redis.from_url(url) as admin:
+        queues = (made.queue, new_account(BrokerKind.REDIS).queue, "control")
+        for queue in queues:
+            admin.lpush(queue, "message")
+        # Then the gateway of that file takes from its own queue, and from no other
+        broker_url = document["services"]["gateway"]["environment"]["PAM_BROKER_URL"]
+        assert broker_url.endswith("@redis:6379/0")
+        with redis.Redis.from_url(broker_url.replace("redis:6379", url.rpartition("@")[2].removesuffix("/0"))) as me:
+            assert me.brpop([made.queue], 1) == (made.queue.encode(), b"message")
+            for queue in queues[1:]:
+                for command in (("BRPOP", queue, 1), ("LPUSH", queue, "forged"), ("DEL", queue)):
+                    with pytest.raises(redis.exceptions.NoPermissionError):
+                        me.execute_command(*command)
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                me.execute_command("ACL", "LIST")
+        # and who has no password has nothing
+        with (
+            redis.Redis.from_url(f"redis://{url.rpartition('@')[2]}") as nobody,
+            pytest.raises(redis.exceptions.AuthenticationError),
+        ):
+            nobody.llen(made.queue)
+        assert [admin.llen(queue) for queue in queues] == [0, 1, 1]
 
 
 def test_on_rabbitmq_nothing_of_another_gateway_is_reached(rabbitmq_broker: Broker) -> None:

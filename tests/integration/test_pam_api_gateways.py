@@ -9,6 +9,7 @@ from pam_jobs.db.engine import Database
 from pam_jobs.db.tables import Client, Gateway, GatewayInstance, PamConfiguration
 from pam_jobs.ids import new_uid
 from scheduler import due
+from tests.support.attempts import begin, register
 from tests.support.fleet import Fleet, new_fleet
 from tests.support.pam_api import PamApi, call, new_api, new_client
 
@@ -75,6 +76,32 @@ def test_a_gateway_is_renamed_and_resized(api: PamApi) -> None:
     changed = api.done("PATCH", f"/gateways/{api.fleet.gateway_uid}", {"name": "main", "max_instances": 4})
     assert (changed["name"], changed["max_instances"]) == ("main", 4)
     assert len(api.fleet.events("pam_gateway_updated")) == 1
+
+
+def test_a_gateway_is_drained_and_resumed_and_its_jobs_say_so(api: PamApi) -> None:
+    # Given a gateway that works on one job, while another waits
+    register(api.fleet)
+    records = [api.fleet.scheduled(), api.fleet.scheduled()]
+    first, second = (api.done("POST", "/jobs", {"kind": "rotate", "record_uid": uid})["uid"] for uid in records)
+    begin(api.fleet, first)
+    # When it is drained, then it is told wherever somebody looks
+    path = f"/gateways/{api.fleet.gateway_uid}"
+    drained = api.done("POST", f"{path}/drain")
+    assert (drained["drained_at"], drained["running"], drained["queued"]) == ("2026-03-02T12:00:00Z", 1, 1)
+    assert api.get("/gateways")["gateways"] == [drained]
+    for where in (f"/jobs/{second}", f"/records/{records[1]}"):
+        reasons = " ".join(api.get(f"{where}/explain")["reasons"])
+        assert "gateway 'office' is drained since 2026-03-02 12:00:00 UTC" in reasons, reasons
+        assert "`pam gateway resume --gateway office`" in reasons
+    # When it is resumed, then nothing of it is left; and to do so once more is refused by name, or changes nothing
+    assert api.done("POST", f"{path}/resume")["drained_at"] is None
+    for where in (f"/jobs/{second}", f"/records/{records[1]}"):
+        assert "drained" not in " ".join(api.get(f"{where}/explain")["reasons"])
+    assert len(api.fleet.events("pam_gateway_drained")) == len(api.fleet.events("pam_gateway_resumed")) == 1
+    for verb in ("drain", "resume"):
+        api.refused("POST", f"/gateways/{new_uid()}/{verb}", status=404)
+        api.as_other(f"eve-{verb}", "auditor").refused("POST", f"{path}/{verb}", status=403)
+    api.refused("GET", f"/records/{new_uid()}/explain", status=404)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ class StepState(StrEnum):
 _WAITING = text("trigger = 'scheduled' AND state IN ('created', 'queued')")
 _IN_LINE = text("state IN ('created', 'queued')")
 _IN_HAND = text("state IN ('leased', 'running')")
+_DISCOVERIES = text("kind = 'discover'")
 
 
 class Job(Base):
@@ -90,6 +91,9 @@ class Job(Base):
             "ix_jobs_line", "gateway_uid", "configuration_uid", "priority", "not_before", "created_at",
             sqlite_where=_IN_LINE, postgresql_where=_IN_LINE,
         ),
+        Index(
+            "ix_jobs_discoveries", "configuration_uid", sqlite_where=_DISCOVERIES, postgresql_where=_DISCOVERIES
+        ),
         Index("ix_jobs_held", "configuration_uid", sqlite_where=_IN_HAND, postgresql_where=_IN_HAND),
     )  # fmt: skip
 
@@ -99,7 +103,7 @@ class Job(Base):
     trigger: Mapped[str] = mapped_column(String(16))  # on_demand, scheduled
     priority: Mapped[Priority] = mapped_column(SmallInteger, default=Priority.SCHEDULED, server_default=text("1"))
     gateway_uid: Mapped[str] = mapped_column(ForeignKey("gateways.uid"))
-    configuration_uid: Mapped[str] = mapped_column(String(22), index=True)
+    configuration_uid: Mapped[str] = mapped_column(String(22))
     record_uid: Mapped[str | None] = mapped_column(String(22))  # the user record; None for discovery
     parameters: Mapped[dict[str, Any]]  # identifiers and switches only
     schedule_uid: Mapped[str | None] = mapped_column(String(22))

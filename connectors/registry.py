@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -23,6 +24,7 @@ BUILT_IN = {
     "rabbitmq": "connectors.rabbitmq.connector:RabbitmqConnector",
     "redis": "connectors.redis.connector:RedisConnector",
     "activedirectory": "connectors.activedirectory.connector:ActiveDirectoryConnector",
+    "activedirectory-winrm": "connectors.activedirectory.winrm:ActiveDirectoryWinrmConnector",
     "openldap": "connectors.openldap.connector:OpenldapConnector",
     "oracle": "connectors.oracle.connector:OracleConnector",
     "sqlserver": "connectors.sqlserver.connector:SqlserverConnector",
@@ -34,7 +36,7 @@ BUILT_IN = {
 
 _DIRECTORIES = {
     "": ("activedirectory", "openldap"),  # the first looks, and passes on what is none
-    "active_directory": ("activedirectory",),
+    "active_directory": ("activedirectory", "activedirectory-winrm"),
     "openldap": ("openldap",),
 }
 
@@ -46,7 +48,7 @@ _CHAINS: dict[str, dict[str, tuple[str, ...]]] = {
         "windows": ("windows-ssh",),
         **dict.fromkeys(("cisco ios xe", "ios xe", "ios-xe", "network"), ("network",)),
     },
-    "winrm": {"": ("winrm", "windows-ssh")},
+    "winrm": {"": ("winrm", "windows-ssh"), "active_directory": ("activedirectory-winrm",)},
     "postgresql": {"": ("postgresql",)},
     "ldap": _DIRECTORIES,
     "ldaps": _DIRECTORIES,
@@ -115,7 +117,11 @@ class ConnectorRegistry:
             Unsupported: no connector speaks the protocol.
         """
         wanted = _CHAINS.get(protocol, {})
-        chain = [self.by_name(name) for name in wanted.get((kind or "").lower(), wanted.get("", ()))]
+        names = wanted.get((kind or "").lower(), wanted.get("", ()))
+        chain = [self.by_name(name) for name in names[:1]]
+        for name in names[1:]:
+            with contextlib.suppress(Unsupported):  # its driver is not installed: the first way does not need it
+                chain.append(self.by_name(name))
         if not chain:
             chain = [connector for connector in self._others() if protocol in connector.protocols]
         if not chain:

@@ -8,7 +8,7 @@ PamJobsError(remedy)
 ├─ StateError                    Conflict · LeaseLost · EpochConflict · AlreadyExists · NotRegistered
 ├─ TargetError(effect, cause)
 │   ├─ NotApplied                Unreachable · AuthRejected · AdminRefused · Locked · Forbidden · PolicyRefused · Unsupported
-│   │                            · HostKeyMismatch · WrongTarget (Unsupported)
+│   │                            · HostKeyMismatch · WrongTarget, WrongAccount (Unsupported)
 │   └─ EffectUnknown             TimedOutAfterSend · ConnectionLost · AmbiguousReply · PartlyApplied
 ├─ ScriptError(step, effect)     ScriptTimeout · ScriptFailed · ScriptUnknown
 ├─ VaultError                    VaultUnavailable · VaultConflict
@@ -60,6 +60,7 @@ __all__ = [
     "VaultConflict",
     "VaultError",
     "VaultUnavailable",
+    "WrongAccount",
     "WrongTarget",
 ]
 
@@ -222,6 +223,10 @@ class Unsupported(NotApplied):
 
 class WrongTarget(Unsupported):
     """The target is another product than the connector speaks to."""
+
+
+class WrongAccount(Unsupported):
+    """The account is none that can be rotated there, whichever way leads to the target."""
 
 
 class HostKeyMismatch(NotApplied):

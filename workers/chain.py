@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from connectors.base import Connector, Target
-from pam_jobs.errors import InvalidInput, Unreachable, Unsupported, WrongTarget
+from pam_jobs.errors import InvalidInput, Unreachable, Unsupported, WrongAccount, WrongTarget
 from pam_jobs.records.portmap import PortMapping, protocol_for
 from pam_jobs.records.record import Record, parse_flag
 
@@ -92,6 +92,8 @@ def through(chain: Sequence[Connector], protocol: str, action: Callable[[Connect
     for connector in chain:
         try:
             return action(connector)
+        except WrongAccount:
+            raise  # it is the same account for the next one
         except (Unsupported, Unreachable) as error:
             _log.info("connector_passed", connector=connector.name, cause=error.code)
             # That a later one was not set up for this target explains less than why the first one failed; that the target

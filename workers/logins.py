@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from connectors.base import UNPROVABLE, Session, Verdict, VerdictState
-from pam_jobs.errors import InvalidInput, NotApplied
+from pam_jobs.errors import InvalidInput, NotApplied, Unreachable, Unsupported
 from pam_jobs.jobs.wire import LOCKOUT_BUDGET
 from workers.breaker import TargetBusy
 from workers.chain import through
@@ -74,7 +74,7 @@ class Logins:
             return through(
                 work.chain,
                 work.target.protocol,
-                lambda connector: _once(connector.open(work.target, None, work.deadline), work, value),
+                lambda connector: _reached(_once(connector.open(work.target, None, work.deadline), work, value)),
             )
         except NotApplied as error:
             return Verdict(state=VerdictState.UNKNOWN, cause=error.code, detail=error.message)
@@ -99,3 +99,16 @@ class Logins:
 def _once(session: Session, work: Work, value: Value) -> Verdict:
     with session:
         return session.probe(work.account, value.credential(work.account))
+
+
+def _reached(verdict: Verdict) -> Verdict:
+    """Return the verdict of a connector that reached its target, so that else the next way to it is tried.
+
+    Raises:
+        Unreachable: it did not.
+        Unsupported: there is no such way.
+    """
+    for error in (Unreachable, Unsupported):
+        if verdict.state is VerdictState.UNKNOWN and verdict.cause == error.code:
+            raise error(verdict.detail)
+    return verdict

@@ -6,16 +6,16 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import IntFlag
-from typing import Final
+from typing import Final, Protocol
 
 from ldap3.utils.conv import escape_filter_chars
 
 from connectors.base import AccountMetadata, Finding
 from connectors.ldap.errors import NO_SUCH_OBJECT, LdapRefusal
-from connectors.ldap.link import Entry, Link
+from connectors.ldap.link import Entry
 from connectors.ldap.look import domain_of
 from connectors.ldap.names import is_dn, parents_of
-from pam_jobs.errors import Unsupported
+from pam_jobs.errors import WrongAccount
 
 __all__ = [
     "COMPUTERS",
@@ -23,6 +23,7 @@ __all__ = [
     "UNITS",
     "USERS",
     "AccountState",
+    "Directory",
     "Domain",
     "find_account",
     "finding_of",
@@ -66,6 +67,18 @@ class _Control(IntFlag):
     EXPIRED = 0x800000  # in the computed attribute alone
 
 
+class Directory(Protocol):
+    """Where entries are read: a controller over LDAP, or one that asks itself over WinRM."""
+
+    def search(self, base: str, filter_text: str, attributes: list[str], scope: str = "subtree") -> list[Entry]:
+        """Return the entries that match.
+
+        Raises:
+            LdapRefusal: the directory answered with another result than success.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Domain:
     """The domain that a controller serves."""
@@ -80,7 +93,7 @@ class Domain:
         configuration = root.first("configurationNamingContext") or ""
         return cls(base=root.first("defaultNamingContext") or "", name=domain_of(root), configuration=configuration)
 
-    def netbios(self, link: Link) -> str:
+    def netbios(self, link: Directory) -> str:
         """Return the short name, in lower case; nothing where nobody may read it."""
         wanted = f"(&(objectClass=crossRef)(nCName={escape_filter_chars(self.base)}))"
         try:
@@ -109,7 +122,7 @@ class AccountState:
         return self.entry.dn
 
 
-def find_account(link: Link, domain: Domain, login: str, dn: str | None) -> Entry:
+def find_account(link: Directory, domain: Domain, login: str, dn: str | None) -> Entry:
     r"""Return the entry of an account.
 
     Args:
@@ -119,12 +132,12 @@ def find_account(link: Link, domain: Domain, login: str, dn: str | None) -> Entr
         dn: the record's distinguished name, which goes before the login.
 
     Raises:
-        Unsupported: there is none, there are several, or it is of another domain.
+        WrongAccount: there is none, there are several, or it is of another domain.
         Exception: one of ``FAILURES``.
     """
     dn = dn or (login if is_dn(login) else None)
     if "\0" in (dn or login):  # some controllers would take what stands before it
-        raise Unsupported("an account's name has no NUL", remedy="correct the user record")
+        raise WrongAccount("an account's name has no NUL", remedy="correct the user record")
     if dn is not None:
         try:
             found = link.search(dn, "(objectClass=*)", LISTED, "base")
@@ -134,26 +147,26 @@ def find_account(link: Link, domain: Domain, login: str, dn: str | None) -> Entr
             found = []
         if not found:
             remedy = "correct distinguishedName in the user record, or let the rotator read the entry"
-            raise Unsupported(f"there is no entry {dn!r}", remedy=remedy)
+            raise WrongAccount(f"there is no entry {dn!r}", remedy=remedy)
         return found[0]
     for condition in _conditions(link, domain, login):
         found = link.search(domain.base, f"(&(objectClass=user){condition})", LISTED)
         if len(found) > 1:
             what = f"{len(found)} accounts have the login {login!r}"
-            raise Unsupported(what, remedy="set distinguishedName in the user record")
+            raise WrongAccount(what, remedy="set distinguishedName in the user record")
         if found:
             return found[0]
     remedy = "check the login, the rotator's right to read, or set distinguishedName in the user record"
-    raise Unsupported(f"no account with the login {login!r} was found in {domain.name}", remedy=remedy)
+    raise WrongAccount(f"no account with the login {login!r} was found in {domain.name}", remedy=remedy)
 
 
-def _conditions(link: Link, domain: Domain, login: str) -> list[str]:
+def _conditions(link: Directory, domain: Domain, login: str) -> list[str]:
     """Return what to search, in the order in which the domain itself reads a login."""
     within, _, name = login.rpartition("\\")
     if within:
         if within.casefold() not in {domain.name, domain.netbios(link)}:
             remedy = f"rotate it by a controller of its own domain, not of {domain.name}"
-            raise Unsupported(f"the account {login!r} is of another domain", remedy=remedy)
+            raise WrongAccount(f"the account {login!r} is of another domain", remedy=remedy)
         return [f"(sAMAccountName={escape_filter_chars(name)})"]
     name, _, suffix = login.rpartition("@")
     if not name:
@@ -164,7 +177,7 @@ def _conditions(link: Link, domain: Domain, login: str) -> list[str]:
     return conditions
 
 
-def state_of(link: Link, entry: Entry) -> AccountState:
+def state_of(link: Directory, entry: Entry) -> AccountState:
     """Return how the account is now.
 
     Raises:
@@ -185,7 +198,7 @@ def state_of(link: Link, entry: Entry) -> AccountState:
     )  # fmt: skip
 
 
-def _groups(link: Link, entry: Entry) -> frozenset[int]:
+def _groups(link: Directory, entry: Entry) -> frozenset[int]:
     """Return the groups of the account's own domain that it is in, also through other groups, by their last numbers."""
     try:
         found = link.search(entry.dn, "(objectClass=*)", ["tokenGroups"], "base")
@@ -200,7 +213,7 @@ def refuse_special(state: AccountState) -> None:
     """Refuse accounts whose password nobody may set, or no login by password could prove.
 
     Raises:
-        Unsupported: with the reason.
+        WrongAccount: with the reason.
     """
     entry = state.entry
     name = entry.first("sAMAccountName") or entry.dn
@@ -228,7 +241,7 @@ def refuse_special(state: AccountState) -> None:
         remedy = "allow it passwords, or disable the rotation of its record"
     else:
         return
-    raise Unsupported(f"{name} {what}", remedy=remedy)
+    raise WrongAccount(f"{name} {what}", remedy=remedy)
 
 
 def metadata_of(state: AccountState) -> AccountMetadata:

@@ -22,6 +22,7 @@ from connectors.activedirectory.accounts import (
 from connectors.activedirectory.controllers import reach
 from connectors.activedirectory.errors import map_error, mapped, policy_refused, verdict_of
 from connectors.activedirectory.policy import MOST_UNITS, read_rules
+from connectors.activedirectory.wishes import Wishes
 from connectors.base import (
     Account,
     AccountMetadata,
@@ -45,7 +46,7 @@ from connectors.ldap.link import Entry, Link
 from connectors.ldap.look import ACTIVE_DIRECTORY, domain_of, product_of, recognised, unseen_of
 from connectors.ldap.names import UserMatch, is_dn, same_dn
 from connectors.ldap.session import DirectorySession, password_of
-from pam_jobs.errors import Effect, Forbidden, Locked, PolicyRefused, TargetError, Unsupported, WrongTarget
+from pam_jobs.errors import Effect, Forbidden, PolicyRefused, TargetError, Unsupported, WrongTarget
 from pam_jobs.secret import SecretValue
 
 __all__ = ["ActiveDirectoryConnector", "ActiveDirectorySession"]
@@ -53,8 +54,6 @@ __all__ = ["ActiveDirectoryConnector", "ActiveDirectorySession"]
 _NO_PASSWORD: Final = b"no password: a question"  # of odd length, so that it is never taken for UTF-16
 _KINDS_SECONDS: Final = 600.0  # how long it is remembered what a server is
 _PARTITIONS: Final = ("/cn=configuration,", "/cn=schema,", "/dc=domaindnszones,", "/dc=forestdnszones,")
-_YES: Final = frozenset({"true", "yes", "1", "on"})
-_NO: Final = frozenset({"", "false", "no", "0", "off"})
 
 
 class ActiveDirectoryConnector(KeepingConnector[Link]):
@@ -140,7 +139,7 @@ class ActiveDirectorySession(DirectorySession):
             is_self = self._is_own(link, state)
             if not is_self:
                 self._check_right(link, state)
-        self._check_state(state)
+        Wishes.of(self._target.options).check(state)
         if is_self:
             rules.check_age(state)
         return Preflight(
@@ -165,7 +164,7 @@ class ActiveDirectorySession(DirectorySession):
             state = self._state(link, account)
             refuse_special(state)
             is_self = self._is_own(link, state)
-            values = {"unicodePwd": _quoted(password), **self._beside(state)}
+            values = {"unicodePwd": _quoted(password), **Wishes.of(self._target.options).beside(state)}
         self._deadline.check("the change was sent")
         fence()
         try:
@@ -262,7 +261,7 @@ class ActiveDirectorySession(DirectorySession):
         return find_account(link, self._domain(link), login, dn)
 
     def _state(self, link: Link, account: Account) -> AccountState:
-        self._wishes()
+        Wishes.of(self._target.options)  # a wrong one is told before anything is asked
         return state_of(link, self._found(link, account.login, account.distinguished_name))
 
     def _domain(self, link: Link) -> Domain:
@@ -289,47 +288,6 @@ class ActiveDirectorySession(DirectorySession):
             error = map_error(refusal, sent=False)
             if isinstance(error, Forbidden):
                 raise error from None
-
-    def _check_state(self, state: AccountState) -> None:
-        """Refuse what no login could prove.
-
-        Raises:
-            Locked: with the reason.
-        """
-        unlocks, _ = self._wishes()
-        if state.disabled:
-            raise Locked("the account is disabled", remedy="enable it, or disable the rotation of its record")
-        if state.expired:
-            raise Locked("the account has expired (accountExpires)", remedy="move its end, or disable the rotation")
-        if state.locked and not unlocks:
-            remedy = "unlock it, wait, or set the custom field Unlock Account of the resource to true"
-            raise Locked("the account is locked", remedy=remedy)
-
-    def _beside(self, state: AccountState) -> dict[str, bytes]:
-        """Return what a reset sets beside the password: by itself it ends the demand for another one at the next logon."""
-        unlocks, next_logon = self._wishes()
-        values = {}
-        if next_logon == "set" or (next_logon == "keep" and state.must_change):
-            values["pwdLastSet"] = b"0"
-        if unlocks and state.locked:
-            values["lockoutTime"] = b"0"
-        return values
-
-    def _wishes(self) -> tuple[bool, str]:
-        """Return whether to unlock, and what becomes of the demand for another password at the next logon.
-
-        Raises:
-            Unsupported: an option has no known value.
-        """
-        unlock = self._target.options.get("unlock_account", "").strip().casefold()
-        if unlock not in _YES | _NO:
-            raise Unsupported(f"{unlock!r} is no value of Unlock Account", remedy="use true or false")
-        next_logon = self._target.options.get("change_at_next_logon", "").strip().casefold() or "clear"
-        if next_logon not in {"clear", "keep", "set"}:
-            raise Unsupported(
-                f"{next_logon!r} is no value of Change At Next Logon", remedy="use clear (default), keep or set"
-            )
-        return unlock in _YES, next_logon
 
     @staticmethod
     def _is_set(link: Link, dn: str, password: SecretValue) -> bool:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from connectors.activedirectory.accounts import AccountState, Domain
+from connectors.activedirectory.accounts import AccountState, Directory, Domain
 from connectors.ldap.errors import LdapRefusal
-from connectors.ldap.link import Entry, Link
+from connectors.ldap.link import Entry
 from connectors.windows.names import COMPLEX_CLASSES, forbidden_words
 from pam_jobs.errors import PolicyRefused
 
@@ -59,7 +59,7 @@ class PasswordRules:
         raise PolicyRefused("the account changed its password lately, and may not again (minPwdAge)", remedy=remedy)
 
 
-def read_rules(link: Link, domain: Domain, account: Entry) -> PasswordRules:
+def read_rules(link: Directory, domain: Domain, account: Entry) -> PasswordRules:
     """Return the rules that hold for the account, as far as the rotator may read them.
 
     A fine-grained policy that is named but not readable leaves the domain's own rules as the best guess.
@@ -86,7 +86,7 @@ def read_rules(link: Link, domain: Domain, account: Entry) -> PasswordRules:
     )  # fmt: skip
 
 
-def _read(link: Link, dn: str, attributes: list[str]) -> Entry | None:
+def _read(link: Directory, dn: str, attributes: list[str]) -> Entry | None:
     try:
         return next(iter(link.search(dn, "(objectClass=*)", attributes, "base")), None)
     except LdapRefusal:

@@ -22,7 +22,7 @@ from connectors.kerberos.tickets import Principal, Realm, Ticket, get_ticket
 from pam_jobs.errors import Unsupported
 from pam_jobs.secret import SecretValue
 
-__all__ = ["KerberosAuth", "KerberosWay", "is_final"]
+__all__ = ["KerberosAuth", "KerberosWay", "is_final", "kerberos_demand"]
 
 _YES, _NO = frozenset({"true", "1", "yes"}), frozenset({"false", "0", "no"})
 _SECONDS: Final = 10.0
@@ -61,7 +61,7 @@ class KerberosWay:
         Raises:
             Unsupported: the record demands it, and it cannot be.
         """
-        told = _is_demanded(target)
+        told = kerberos_demand(target)
         if told is False:
             return None
         way = cls._made(target, login, offered, is_demanded=told is True)
@@ -197,7 +197,7 @@ class KerberosAuth(requests.auth.AuthBase):
         return b""
 
 
-def _is_demanded(target: Target) -> bool | None:
+def kerberos_demand(target: Target) -> bool | None:
     """Return whether a record demands Kerberos, or forbids it; None: neither."""
     field = (target.options.get("Kerberos") or "").strip().casefold()
     named = (target.options.get("winrm_authentication") or "").strip().casefold()

@@ -51,7 +51,7 @@ from tests.support.benches.postgresql import PostgresBench
 from tests.support.benches.rabbitmq import RabbitmqBench
 from tests.support.benches.redis import RedisBench
 from tests.support.benches.sqlserver import SqlserverBench
-from tests.support.benches.windows import KerberosBench, WindowsBench
+from tests.support.benches.windows import ControllerBench, KerberosBench, WindowsBench
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(120)]
 
@@ -63,6 +63,7 @@ BENCHES: dict[str, Callable[[Lab], Bench]] = {
     "openldap-itself": lambda lab: OpenldapBench(lab.openldap, is_self=True, secure=False),
     "activedirectory-admin": lambda lab: ActiveDirectoryBench(lab.samba),
     "activedirectory-itself": lambda lab: ActiveDirectoryBench(lab.samba, is_self=True, secure=False),
+    "activedirectory-winrm-admin": lambda lab: ControllerBench(lab.controller),
     "mariadb-admin": lambda lab: MariadbBench(lab.mariadb),
     "mariadb-itself": lambda lab: MariadbBench(lab.mariadb, is_self=True),
     "ios-xe-admin": lambda lab: IosXeBench(lab.ios_xe),
@@ -473,7 +474,7 @@ def test_metadata_costs_no_login_as_the_account(bench):
     assert metadata.expires is None
 
 
-@every_bench
+@pytest.mark.parametrize("bench", [name for name in BENCHES if name != "activedirectory-winrm-admin"], indirect=True)
 def test_service_is_recognised_without_a_login(bench):
     service = bench.connector.recognise(bench.target.host, bench.target.port, Deadline(5))
     assert service is not None

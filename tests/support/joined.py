@@ -2,30 +2,86 @@
 
 from __future__ import annotations
 
+import base64
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from connectors.base import Credential, Target
+import ldap3
+from ldap3.utils.conv import escape_filter_chars
+
+from connectors.base import Account, Credential, Target
 from deploy.lab import SambaServer, windows
 from deploy.lab.windows import Acceptor, Machine, User, WindowsServer
 from deploy.lab.windows.kerberos import write_keytab
+from deploy.lab.windows.machine import Code
 from pam_jobs.secret import SecretValue
 from tests.support.benches.activedirectory import ActiveDirectoryBench
 
 __all__ = ["JoinedMachine"]
 
 
+_LOGON_CODES = {
+    "": Code.OK, "wrong_password": Code.LOGON_FAILURE, "not_found": Code.LOGON_FAILURE, "locked": Code.ACCOUNT_LOCKED_OUT,
+    "disabled": Code.ACCOUNT_DISABLED, "expired": Code.PASSWORD_EXPIRED, "change_after_reset": Code.PASSWORD_MUST_CHANGE,
+    "account_expired": Code.ACCOUNT_EXPIRED,
+}  # fmt: skip
+
+
 @dataclass(kw_only=True)
 class _Controller(Machine):
-    """A controller: a password that is set on it is set in the domain."""
+    """A controller: searches, passwords that are set and logons that are tried are those of the real domain."""
 
     bench: ActiveDirectoryBench = field(repr=False)
+
+    def find(self, name: str) -> User | None:
+        realm = self.bench.server.domain
+        prefix, _, bare = name.rpartition("\\")
+        if prefix.lower() == realm or name.lower().endswith(f"@{realm}"):
+            return self.users.get((bare if prefix else name.rpartition("@")[0]).lower())
+        return super().find(name)
 
     def set_password(self, user: User, password: str) -> None:
         super().set_password(user, password)
         if user.login.lower() != "administrator":
-            self.bench.modify(self.bench.dn(user.login), {"unicodePwd": [f'"{password}"'.encode("utf-16-le")]})
+            found = self._search("(sAMAccountName=" + escape_filter_chars(user.login) + ")")
+            self.bench.modify(found, {"unicodePwd": [f'"{password}"'.encode("utf-16-le")]})
+
+    def log_on(self, name: str, password: str | None, *, right: bool | None = None) -> Code:
+        user = self.find(name)
+        if password is None or user is None or user.login.lower() == "administrator":
+            return super().log_on(name, password, right=right)
+        dn = self._search("(sAMAccountName=" + escape_filter_chars(user.login) + ")")
+        credential = Credential(login=user.login, password=SecretValue(password), distinguished_name=dn)
+        with self.bench.look() as session:
+            verdict = session.probe(Account(login=user.login, record_uid="x"), credential)
+        return _LOGON_CODES[verdict.cause]
+
+    def _search(self, wanted: str) -> str:
+        with self.bench.connect() as connection:
+            assert connection.search(self.bench.server.base, wanted), connection.result
+            return str(connection.response[0]["dn"])
+
+    def ask(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Answer one search of a program as the real controller does."""
+        with self.bench.connect() as connection:
+            scope = {"Base": ldap3.BASE, "Subtree": ldap3.SUBTREE}[facts["scope"]]
+            connection.search(facts["base"], facts["filter"], scope, attributes=facts["attributes"])
+            result, found = connection.result, connection.response or []
+        entries = [
+            {
+                "dn": each["dn"],
+                "values": {
+                    name: [base64.b64encode(value).decode() for value in values]
+                    for name, values in each["raw_attributes"].items()
+                    if values
+                },
+            }
+            for each in found
+            if each["type"] == "searchResEntry"
+        ]
+        return {"code": result["result"], "text": result["message"], "entries": entries}
 
 
 class JoinedMachine:
@@ -41,6 +97,8 @@ class JoinedMachine:
         policy = windows.Policy(complexity=False, maximum_age_seconds=0, lockout_threshold=0)
         facts = {"name": self.name.upper(), "domain": domain.netbios, "controller": is_controller, "policy": policy}
         self.machine = _Controller(bench=self.bench, **facts) if is_controller else Machine(**facts)
+        if isinstance(self.machine, _Controller):
+            self.machine.directory = self.machine.ask
         self.server: WindowsServer = windows.start(folder, self.machine, basic=False, service=self._service(folder))
         password = f"Adm-{secrets.token_hex(8)}"
         self.administrator = self.credential(self.add_account(password, admin=True), password)
@@ -62,9 +120,9 @@ class JoinedMachine:
             use_ssl=secure, options=told,
         )  # fmt: skip
 
-    def add_account(self, password: str, *, admin: bool = False, **values: object) -> str:
+    def add_account(self, password: str, *, admin: bool = False, login: str = "", **values: object) -> str:
         """Make an account of the domain that the machine knows, and return its name."""
-        login = f"acc{secrets.token_hex(4)}"
+        login = login or f"acc{secrets.token_hex(4)}"
         self.bench.make_account(login, Credential(login=login, password=SecretValue(password)), **values)
         self.machine.add_user(login, password, admin=admin, remote=True)
         return login

@@ -156,6 +156,17 @@ def joined_machine(samba_server: SambaServer) -> Iterator[JoinedMachine]:
 
 
 @pytest.fixture(scope="session")
+def joined_controller(samba_server: SambaServer) -> Iterator[JoinedMachine]:
+    """An emulated Windows machine that stands for a controller of the real domain, in front of the real one."""
+    from tests.support.joined import JoinedMachine
+
+    with target_folder() as folder:
+        machine = JoinedMachine(samba_server, folder / "controller", is_controller=True)
+        yield machine
+        machine.server.stop()
+
+
+@pytest.fixture(scope="session")
 def target_redis() -> Iterator[RedisServer]:
     """A Redis server to rotate on, with a file of users."""
     yield from _lent(redis.start)

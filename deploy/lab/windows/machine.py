@@ -199,6 +199,7 @@ class Machine:
     events: list[str] = field(default_factory=list, repr=False)  # what process creation and script block logging write
     runs: list[dict[str, Any]] = field(default_factory=list, repr=False)  # scripts that were run, with what they read
     scripts: Callable[[str, bytes], tuple[int, str, str]] | None = field(default=None, repr=False)
+    directory: Callable[[dict[str, Any]], dict[str, Any]] | None = field(default=None, repr=False)  # of a controller
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     @contextmanager

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from connectors.activedirectory.winrm_search import SEARCH
 from connectors.windows import programs
 from connectors.windows.programs import ANSWER, Program
 from deploy.lab.windows.machine import Code, Machine, Refusal, User
@@ -236,6 +237,16 @@ def _list(call: Call) -> list[dict[str, Any]]:
         }
         for user in call.machine.users.values()
     ]
+
+
+@handles(SEARCH)
+def _search(call: Call) -> dict[str, Any]:
+    """Let the directory that the machine stands in front of answer; one that is no controller has none."""
+    if call.machine.directory is None:
+        unavailable = Refusal(Code.NO_TRUST, "System.DirectoryServices.Protocols.LdapException")
+        unavailable.text = "The LDAP server is unavailable."
+        raise unavailable
+    return call.machine.directory(call.facts)
 
 
 @handles(programs.UPLOAD)

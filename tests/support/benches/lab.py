@@ -77,3 +77,7 @@ class Lab:
     @property
     def joined(self) -> JoinedMachine:
         return self._request.getfixturevalue("joined_machine")
+
+    @property
+    def controller(self) -> JoinedMachine:
+        return self._request.getfixturevalue("joined_controller")

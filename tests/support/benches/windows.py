@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from connectors.activedirectory.winrm import ActiveDirectoryWinrmConnector
 from connectors.base import Account, Connector, Credential, Target
 from connectors.windows.connector import WindowsSshConnector, WinrmConnector
 from deploy.lab.windows import Service, WindowsServer
@@ -75,3 +76,25 @@ class KerberosBench(WindowsBench):
     @property
     def admin(self) -> Credential:
         return self._admin
+
+
+class ControllerBench(WindowsBench):
+    """A controller whose WinRM is the resource's own port: accounts of the real domain, rotated by its administrator."""
+
+    def __init__(self, joined: JoinedMachine) -> None:
+        super().__init__(joined.server)
+        self.name = "active directory, winrm, admin"
+        self.joined = joined
+        self.connector = ActiveDirectoryWinrmConnector()
+        self.has_services = False
+        self.target = joined.target(directory_type="active_directory", domain_name=joined.domain.domain)
+
+    @property
+    def admin(self) -> Credential:
+        return self.joined.administrator
+
+    def make_account(self, login: str, credential: Credential) -> None:
+        self.joined.add_account(credential.password.reveal() if credential.password else "", login=login)
+
+    def fingerprint(self, account: Account) -> str:
+        return self.joined.bench.fingerprint(account)

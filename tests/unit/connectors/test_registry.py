@@ -39,7 +39,10 @@ def test_chains_follow_protocol_and_operating_system():
     assert [each.name for each in registry.chain_for("postgresql", None)] == ["postgresql"]
     assert [each.name for each in registry.chain_for("ldaps")] == ["activedirectory", "openldap"]
     assert [each.name for each in registry.chain_for("ldaps", "openldap")] == ["openldap"]
-    assert [each.name for each in registry.chain_for("ldap", "active_directory")] == ["activedirectory"]
+    assert [each.name for each in registry.chain_for("ldap", "active_directory")] == [
+        "activedirectory", "activedirectory-winrm",
+    ]  # fmt: skip
+    assert [each.name for each in registry.chain_for("winrm", "active_directory")] == ["activedirectory-winrm"]
     assert registry.chain_for("ldap") == registry.chain_for("ldaps")
     with pytest.raises(Unsupported) as caught:
         registry.chain_for("gopher")

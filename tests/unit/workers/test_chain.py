@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from pam_jobs.errors import InvalidInput
+from connectors.base import Connector
+from connectors.fake import FakeConnector
+from pam_jobs.errors import (
+    AuthRejected,
+    ConnectionLost,
+    HostKeyMismatch,
+    InvalidInput,
+    PamJobsError,
+    PolicyRefused,
+    Unreachable,
+    WrongAccount,
+)
 from pam_jobs.records.types import new_record
-from workers.chain import target_of
+from workers.chain import target_of, through
 
 pytestmark = pytest.mark.unit
 
@@ -37,3 +48,23 @@ def test_several_host_keys_are_all_known() -> None:
 def test_a_host_key_that_cannot_be_read_is_refused_and_never_passed_over(text: str) -> None:
     with pytest.raises(InvalidInput, match="host key of the resource cannot be read"):
         host_keys(text)
+
+
+@pytest.mark.parametrize(
+    "error", [AuthRejected(), PolicyRefused(), HostKeyMismatch(), WrongAccount(), ConnectionLost()], ids=type
+)
+def test_the_next_way_is_taken_only_where_nobody_was_reached(error: PamJobsError) -> None:
+    asked: list[Connector] = []
+
+    def action(connector: Connector) -> str:
+        asked.append(connector)
+        if len(asked) == 1:
+            raise error
+        return "done"
+
+    chain = [FakeConnector(), FakeConnector()]
+    with pytest.raises(type(error)):
+        through(chain, "fake", action)
+    assert asked == chain[:1]
+    error, asked[:] = Unreachable(), []
+    assert through(chain, "fake", action) == "done"

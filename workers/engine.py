@@ -263,7 +263,7 @@ class _Attempt:
         return self._rollback is not None and self._rollback.is_of(version)
 
     def _reconcile(self, work: Work) -> Outcome:
-        if work.unresolved is not None and work.unresolved.state == "applying":
+        if work.unresolved is not None:  # a rotation was begun: whether its value was sent or not, it is finished
             self._following = Following(work, self._timings)
             return self._change(work, self._following)
         outcome = reconcile(work, self._timings)

@@ -147,6 +147,13 @@ def test_out_of_sync_is_settled_by_the_admin_where_allowed(world: GatewayWorld, 
     assert world.password() == "Half-Way-1"
 
 
+@pytest.mark.parametrize("state", ["staged", "applying"])
+def test_reconcile_leaves_no_rotation_half_done(world: GatewayWorld, state: str) -> None:
+    applying(world, state=state)
+    assert world.run(kind="reconcile").state == "succeeded"
+    assert (world.password(), world.states()) == ("Half-Way-1", ["previous", "current"])
+
+
 def test_an_account_that_changes_itself_cannot_be_reconciled(world: GatewayWorld) -> None:
     applying(world)
     world.target.accounts["app"].password = "Set-By-Hand"

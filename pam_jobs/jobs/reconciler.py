@@ -12,11 +12,12 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import case, func, select, update
+from sqlalchemy import case, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from pam_jobs.clock import Clock
 from pam_jobs.db.engine import Database
+from pam_jobs.db.many import among
 from pam_jobs.db.tables import (
     CredentialEpoch,
     Gateway,
@@ -226,34 +227,38 @@ class _Front:
         return self.busy < self.places and is_quiet and not self.is_drained
 
 
-def _fronts(session: Session, clock: Clock, policy: JobPolicy, gateway_uids: set[str]) -> dict[str, _Front]:
+def _idle(session: Session, clock: Clock, policy: JobPolicy) -> set[str]:
+    """Return the gateways that could take more than they do, of those for which something waits."""
     now = clock.now()
-    fronts = {uid: _Front() for uid in gateway_uids}
     online = session.execute(
         select(GatewayInstance.gateway_uid, GatewayInstance.details).where(
-            GatewayInstance.gateway_uid.in_(gateway_uids),
             GatewayInstance.stopped_at.is_(None),
             GatewayInstance.last_seen_at >= now - timedelta(seconds=policy.offline_seconds),
+            exists().where(Job.gateway_uid == GatewayInstance.gateway_uid, Job.state == JobState.QUEUED),
         )
-    )
+    ).all()
+    fronts = {row.gateway_uid: _Front() for row in online}
+    waiting = {"waiting": sorted(fronts)}
     for uid, details in online:
         told = details.get("concurrency")
         fronts[uid].places += told if isinstance(told, int) and told > 0 else 1
     busy = session.execute(
         select(Job.gateway_uid, func.count())
-        .where(Job.gateway_uid.in_(gateway_uids), Job.state.in_(HELD))
-        .group_by(Job.gateway_uid)
+        .where(among(Job.gateway_uid, "waiting"), Job.state.in_(HELD))
+        .group_by(Job.gateway_uid),
+        waiting,
     )
     for uid, count in busy:
         fronts[uid].busy = count
     turns = session.execute(
         select(Gateway.uid, Gateway.drained_at, GatewayTurn.asked_at)
         .outerjoin(GatewayTurn, GatewayTurn.gateway_uid == Gateway.uid)
-        .where(Gateway.uid.in_(gateway_uids))
+        .where(among(Gateway.uid, "waiting")),
+        waiting,
     )
     for uid, drained_at, asked_at in turns:
         fronts[uid].asked_at, fronts[uid].is_drained = asked_at, drained_at is not None
-    return fronts
+    return {uid for uid, front in fronts.items() if front.is_idle(now)}
 
 
 def _republish(session: Session, clock: Clock, policy: JobPolicy) -> int:
@@ -261,28 +266,37 @@ def _republish(session: Session, clock: Clock, policy: JobPolicy) -> int:
 
     Which job a message becomes is decided at the claim, so it is not a single job's message that is lost but one of
     many. Some are lost when a gateway has places, jobs wait, and nobody comes for them. While it is offline or busy, or
-    a limit has used them up, hardly anything is sent again, or the queue would grow with every pass.
+    a limit has used them up, hardly anything is sent again, or the queue would grow with every pass; and what waits there,
+    however much it is, is not looked at before.
     """
     now = clock.now()
     since = func.coalesce(Job.queued_at, Job.created_at)
+    idle = _idle(session, clock, policy)
+    not_used_up = Job.cause.is_(None) | Job.cause.not_in((dispatch.LIMIT, dispatch.DRAINED))
     rows = session.execute(
         select(Job.uid, Job.gateway_uid, Job.created_at, Job.queued_at, Job.not_before, Job.cause)
         .outerjoin(OutboxMessage, OutboxMessage.job_uid == Job.uid)
         .where(
             Job.state == JobState.QUEUED,
             OutboxMessage.id.is_(None),
-            (since <= now - timedelta(seconds=policy.republish_seconds)) | (Job.not_before <= now),
+            or_(
+                since <= now - timedelta(seconds=policy.offline_republish_seconds),
+                (since <= now - timedelta(seconds=policy.republish_seconds))
+                & not_used_up
+                & among(Job.gateway_uid, "idle"),
+                Job.not_before <= now,
+            ),
             Job.not_before.is_(None) | (Job.not_before <= now),
         )
         .order_by(since)
-        .limit(_BATCH)
+        .limit(_BATCH),
+        {"idle": sorted(idle)},
     ).all()
-    fronts = _fronts(session, clock, policy, {row.gateway_uid for row in rows})
     count = 0
     for row in rows:
         sent_at = row.queued_at or row.created_at
         waited_out = row.not_before is not None and row.not_before > sent_at
-        is_idle = fronts[row.gateway_uid].is_idle(now) and row.cause not in (dispatch.LIMIT, dispatch.DRAINED)
+        is_idle = row.gateway_uid in idle and row.cause not in (dispatch.LIMIT, dispatch.DRAINED)
         if not waited_out and now - sent_at < _interval(policy, row.created_at, sent_at, is_idle=is_idle):
             continue
         # Whoever moves the time of publication is the one who publishes.

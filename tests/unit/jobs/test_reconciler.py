@@ -3,6 +3,9 @@ from __future__ import annotations
 import threading
 from datetime import timedelta
 
+from sqlalchemy import insert
+
+from pam_jobs.db.base import table_of
 from pam_jobs.db.tables import (
     GatewayInstance,
     GatewayTurn,
@@ -147,6 +150,27 @@ def test_hardly_anything_is_sent_again_while_the_gateway_is_offline(fleet: Fleet
         count += reconcile(fleet).republished
         sent(fleet, job.uid)
     assert count <= 1 + 120 * 61 // POLICY.offline_republish_seconds
+
+
+def test_what_waits_for_a_gateway_that_is_offline_hides_no_lost_message_of_another(fleet: Fleet, record: str):
+    # Given more old jobs of an offline gateway than one pass looks at, and a younger one of a gateway that is idle
+    with fleet.database.transaction() as session:
+        away = gateways.create(
+            session, fleet.clock, OPERATOR, uid=new_uid(), name="away", application_uid=fleet.application_uid
+        ).uid
+    model = ask(fleet, record)
+    sent(fleet, model.uid)
+    with fleet.database.transaction() as session:
+        row = session.get_one(Job, model.uid)
+        like = {column.name: getattr(row, column.name) for column in table_of(Job).columns}
+        session.execute(insert(Job), [{**like, "uid": new_uid(), "gateway_uid": away} for _ in range(600)])
+    fleet.clock.advance(timedelta(seconds=1))
+    lost = ask(fleet, fleet.scheduled())
+    sent(fleet, model.uid, lost.uid)
+    # When its message does not arrive, then it is sent again at its time
+    assert after(fleet, POLICY.republish_seconds - 1).republished == 0
+    assert after(fleet, 1).republished == 2
+    assert outbox(fleet, lost.uid) == 1
 
 
 def asked(fleet: Fleet) -> None:

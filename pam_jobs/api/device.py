@@ -186,7 +186,8 @@ def claim(uid: str, said: wire.ClaimRequest, desk: Desk) -> wire.Claim:
             if not left:
                 raise
         else:
-            break
+            if not isinstance(taken, dispatch.Again):
+                break
     if isinstance(taken, lease.Busy):
         raise taken.error()
     begun = flower_events.begun(device.gateway_name, said.instance, taken.job_uid, taken.kind, taken.attempts)

@@ -22,7 +22,7 @@ from pam_jobs.db.tables import (
     RotationSettings,
 )
 from pam_jobs.errors import StateError
-from pam_jobs.jobs import lease, turns, wire
+from pam_jobs.jobs import held, lease, turns, wire
 from pam_jobs.jobs.lease import Busy, Overtaken
 from pam_jobs.jobs.policy import JobPolicy
 from pam_jobs.jobs.sql import changed
@@ -36,6 +36,7 @@ __all__ = [
     "CALENDAR",
     "DRAINED",
     "LIMIT",
+    "Again",
     "held_by_calendar",
     "move",
     "refill",
@@ -77,6 +78,10 @@ _SHORT: Final = (
 _ALL_SHORT: Final = select(_TURNS.c.gateway_uid).where(_TURNS.c.is_short)
 
 
+class Again(Busy):
+    """Jobs of targets at their limits were set apart; the next claim sees what was behind them. Commit, and ask again."""
+
+
 def take(
     session: Session, clock: Clock, policy: JobPolicy, *, hint: str, place: Place, instance: str
 ) -> wire.Claim | Busy:
@@ -91,7 +96,7 @@ def take(
         instance: of that gateway, registered by hello.
 
     Returns:
-        The claim, perhaps of another job; or ``Busy``.
+        The claim, perhaps of another job; or ``Busy``, which is ``Again`` where the same message may ask once more.
 
     Raises:
         NotFound, AccessDenied: as ``lease.claim``, of the hint.
@@ -104,6 +109,10 @@ def take(
     claimed = {"gateway_uid": place.gateway_uid, "instance": instance}
     for _ in range(_MOST_TRIES):
         desk = turns.look(session, desk, clock.now(), policy.patience)
+        if _set_apart(session, desk, clock.now()):  # many rows are locked now: no other is waited for
+            return Again(
+                why="jobs of targets at their limits were in the way", remedy="ask again", not_before=clock.now()
+            )
         found = desk.next()
         if found is None:
             return _nothing(session, clock, policy, desk, hint, instance)
@@ -121,6 +130,22 @@ def take(
     )
 
 
+def _set_apart(session: Session, desk: Desk, now: datetime) -> int:
+    """Set what floods targets at their limits apart, where it keeps others from being seen; return how many jobs that are.
+
+    A batch of each line; where that is not enough, it is to be looked at again. Lines that may not begin anything are
+    left alone.
+    """
+    if desk.is_full or not desk.saturated:
+        return 0
+    lines = [(lane, each) for lane in desk.lanes if not lane.is_full for each in Priority if lane.beyond[each]]
+    full, uid = list(desk.saturated), desk.place.gateway_uid
+    count = sum(held.hold(session, now, uid, lane.configuration_uid, each, full) for lane, each in lines)
+    if count:
+        turns.mark_short(session, desk, is_short=True)
+    return count
+
+
 def _nothing(
     session: Session, clock: Clock, policy: JobPolicy, desk: Desk, hint: str, instance: str
 ) -> wire.Claim | Busy:
@@ -133,7 +158,7 @@ def _nothing(
         turns.mark_short(session, desk, is_short=True)
         _tell_waiting(session, hint, LIMIT)
         return Busy(why=why, remedy="nothing to do here: it begins when a place is free", not_before=now)
-    if not desk.saturated and not any(any(lane.heads) for lane in desk.lanes):
+    if not desk.saturated and not desk.has_held and not any(any(lane.heads) for lane in desk.lanes):
         turns.mark_short(session, desk, is_short=False)
     claimed = {"job_uid": hint, "gateway_uid": desk.place.gateway_uid, "instance": instance}
     try:
@@ -224,11 +249,22 @@ def _send_for(session: Session, clock: Clock, policy: JobPolicy, gateway_uids: S
     published = []
     for uid in gateway_uids:
         desk = turns.find(session, uid)
-        found = turns.look(session, desk, clock.now(), policy.patience).next() if desk is not None else None
-        if found is not None:
-            enqueue(session, clock, found[0], uid)
-            published.append(found[0])
+        if desk is None:
+            continue
+        desk = turns.look(session, desk, clock.now(), policy.patience)
+        found = desk.next()
+        job_uid = found[0] if found is not None else _unseen(desk)
+        if job_uid is not None:
+            enqueue(session, clock, job_uid, uid)
+            published.append(job_uid)
     return tuple(published)
+
+
+def _unseen(desk: Desk) -> str | None:
+    """Return a job whose message has the next claim look further, where targets at their limits hide what is behind."""
+    if desk.is_full or desk.place.drained_at is not None:
+        return None
+    return next((uid for lane in desk.lanes if not lane.is_full for uid in lane.beyond if uid), None)
 
 
 def refill(session: Session, clock: Clock, gateway_uid: str) -> tuple[str, ...]:
@@ -317,6 +353,7 @@ def move(session: Session, clock: Clock, configuration_uid: str, gateway_uid: st
         Job.configuration_uid == configuration_uid,
         Job.gateway_uid != gateway_uid,
         gateway_uid=gateway_uid,
+        held_for=None,
     )
 
 

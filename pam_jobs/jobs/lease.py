@@ -124,6 +124,7 @@ _TAKE_JOB: Final = (
         attempts=_JOBS.c.attempts + 1,
         started_at=func.coalesce(_JOBS.c.started_at, _NOW),
         not_before=None,
+        held_for=None,
         cause=None,
     )
 )

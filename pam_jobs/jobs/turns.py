@@ -14,7 +14,7 @@ twice or in another order would change what comes first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -34,9 +34,25 @@ from pam_jobs.db.tables import (
     ResourceLink,
     RotationSettings,
 )
+from pam_jobs.jobs import held
 from pam_jobs.jobs.sql import IgnoringInsert, run
 
-__all__ = ["IN_LINE", "Desk", "Lane", "Place", "before", "find", "lock", "look", "mark_short", "note_turn", "place_of"]
+__all__ = [
+    "IN_LINE",
+    "Desk",
+    "Lane",
+    "Place",
+    "before",
+    "find",
+    "lock",
+    "look",
+    "mark_short",
+    "note_turn",
+    "place_of",
+]
+
+_LOOKED_AT: Final = 50
+"""Jobs of a line that a claim looks at, where those for a target at its limit are passed over."""
 
 _MOST_PASSED_OVER: Final = 3
 """So many jobs begin in a row before one that has waited too long."""
@@ -68,6 +84,7 @@ class Lane:
     has_calendars: bool
     heads: tuple[str | None, ...]  # the next job of each priority
     is_late: tuple[bool, ...]  # whether it has waited too long
+    beyond: tuple[str | None, ...] = (None, None, None)  # a job behind those looked at, where none of these may begin
 
     @property
     def is_full(self) -> bool:
@@ -97,6 +114,7 @@ class Desk:
     running: int = 0  # jobs at work on it
     lanes: tuple[Lane, ...] = ()
     saturated: Mapping[str, int] | None = None  # resources that are at their limit, and the limit
+    has_held: bool = False  # whether jobs are set apart
 
     @property
     def is_full(self) -> bool:
@@ -140,23 +158,33 @@ class Desk:
         return [each for each in waiting[1:] if any(lane.heads[each] and lane.is_late[each] for lane in lanes)]
 
 
-def _line(priority: Priority, *, but: ColumnElement[bool] | None = None) -> Any:
-    """Return the jobs of a configuration that might begin now, in the index's order.
+def _line(priority: Priority) -> Any:
+    """Return the jobs of a configuration that are in its own line."""
+    return (
+        select(_JOBS.c.uid)
+        .where(
+            IN_LINE,
+            _JOBS.c.gateway_uid == _GATEWAY,
+            _JOBS.c.configuration_uid == _CONFIGURATIONS.c.record_uid,
+            _JOBS.c.priority == literal_column(str(int(priority))),
+            held.NOT_HELD,
+        )
+        .order_by(*held.ORDER)
+        .correlate(_CONFIGURATIONS)
+    )
 
-    Those that never waited are all equal in the first column of the order. PostgreSQL must be told of it all the same:
-    by the second one alone it would read and sort the whole line.
-    """
-    conditions = [
-        IN_LINE,
-        _JOBS.c.gateway_uid == _GATEWAY,
-        _JOBS.c.configuration_uid == _CONFIGURATIONS.c.record_uid,
-        _JOBS.c.priority == literal_column(str(int(priority))),
-    ]
-    line = select(_JOBS.c.uid).where(*conditions, *([] if but is None else [but])).correlate(_CONFIGURATIONS)
-    return line.order_by(_JOBS.c.not_before, _JOBS.c.created_at).limit(1)
+
+def _first(line: Any, but: Callable[[Any], ColumnElement[bool]] | None) -> Any:
+    """Return the first job of a line, or the first of its beginning that a condition does not pass over."""
+    if but is None:
+        return line.limit(1).scalar_subquery()
+    named = [column.label(f"by_{column.name}") for column in held.ORDER]
+    beginning = line.add_columns(_JOBS.c.record_uid, *named).limit(_LOOKED_AT).subquery()
+    order = [beginning.c[column.name] for column in named]
+    return select(beginning.c.uid).where(but(beginning)).order_by(*order).limit(1).scalar_subquery()
 
 
-def _lanes(*, but: ColumnElement[bool] | None = None) -> Any:
+def _lanes(*, but: Callable[[Any], ColumnElement[bool]] | None = None) -> Any:
     running = select(func.count()).where(
         _IN_HAND, _JOBS.c.configuration_uid == _CONFIGURATIONS.c.record_uid, _JOBS.c.lease_until > _NOW
     )
@@ -174,19 +202,24 @@ def _lanes(*, but: ColumnElement[bool] | None = None) -> Any:
         exists().where(_USES.c.configuration_uid == _CONFIGURATIONS.c.record_uid).label("has_calendars"),
     ]
     for priority in Priority:
-        line, never_held = _line(priority, but=but), _JOBS.c.not_before.is_(None)
+        line, never_held = _line(priority), _JOBS.c.not_before.is_(None)
         back, first = line.where(_JOBS.c.not_before <= _NOW), line.where(never_held)
         late = first.where(_JOBS.c.created_at <= _LATE)
-        head = func.coalesce(back.scalar_subquery(), first.scalar_subquery())
-        columns += [head.label(f"head{priority}"), late.scalar_subquery().label(f"late{priority}")]
+        head = func.coalesce(_first(back, but), _first(first, but))
+        columns += [head.label(f"head{priority}"), _first(late, but).label(f"late{priority}")]
+        if but is not None:
+            beyond = [each.offset(_LOOKED_AT).limit(1).scalar_subquery() for each in (back, first)]
+            columns.append(func.coalesce(*beyond).label(f"beyond{priority}"))
     return select(*columns).where(_CONFIGURATIONS.c.gateway_uid == _GATEWAY)
 
 
-_ON_SATURATED: Final = exists().where(
-    _SETTINGS.c.record_uid == _JOBS.c.record_uid, _SETTINGS.c.resource_uid.in_(bindparam("saturated", expanding=True))
-)
+def _not_on_saturated(jobs: Any) -> ColumnElement[bool]:
+    saturated = _SETTINGS.c.resource_uid.in_(bindparam("saturated", expanding=True))
+    return ~exists().where(_SETTINGS.c.record_uid == jobs.c.record_uid, saturated)
+
+
 _LANES: Final = _lanes()  # these are made once: they run with every claim
-_LANES_BUT: Final = _lanes(but=~_ON_SATURATED)
+_LANES_BUT: Final = _lanes(but=_not_on_saturated)
 _GATEWAY_COLUMNS: Final = (_GATEWAYS.c.uid, _GATEWAYS.c.name, _GATEWAYS.c.job_limit, _GATEWAYS.c.drained_at)
 _TURN_COLUMNS: Final = (_TURNS.c.turn, _TURNS.c.served, _TURNS.c.passed_over, _TURNS.c.is_short)
 _PLACE: Final = select(*_GATEWAY_COLUMNS).where(_GATEWAYS.c.uid == _GATEWAY)
@@ -268,8 +301,35 @@ def look(session: Session, desk: Desk, now: datetime, patience: timedelta) -> De
         full = {row.resource_uid: row.job_limit for row in session.execute(_SATURATED, asked)}
     if full:
         rows = session.execute(_LANES_BUT, asked | {"saturated": list(full)}).all()
+    lanes, has_held = tuple(_lane(row) for row in rows), False
+    if desk.is_short:
+        has_held, lanes = _with_held(session, desk, lanes, full, asked)
     running = rows[0].here if rows else 0
-    return replace(desk, running=running, lanes=tuple(_lane(row) for row in rows), saturated=full)
+    return replace(desk, running=running, lanes=lanes, saturated=full, has_held=has_held)
+
+
+def _with_held(
+    session: Session, desk: Desk, lanes: tuple[Lane, ...], full: Mapping[str, int], asked: Mapping[str, Any]
+) -> tuple[bool, tuple[Lane, ...]]:
+    """Say whether jobs are set apart, and return the lanes with those of them that go before their heads."""
+    others = [uid for lane in lanes for uid in lane.heads if uid]
+    has_held, first, known = held.heads(session, asked["now"], desk.place.gateway_uid, full, others)
+    return has_held, tuple(_merged(lane, first, known, asked["late"]) if first else lane for lane in lanes)
+
+
+def _merged(
+    lane: Lane, first: Mapping[tuple[str, Priority], held.Head], known: Mapping[str, held.Head], late: datetime
+) -> Lane:
+    heads, is_late = list(lane.heads), list(lane.is_late)
+    for priority in Priority:
+        apart = first.get((lane.configuration_uid, priority))
+        if apart is None:
+            continue
+        own = known.get(heads[priority] or "")
+        if own is None or apart.place < own.place:
+            heads[priority] = apart.uid
+        is_late[priority] = is_late[priority] or (apart.not_before is None and apart.created_at <= late)
+    return replace(lane, heads=tuple(heads), is_late=tuple(is_late))
 
 
 def before(session: Session, job: Job, now: datetime) -> dict[Priority, int]:
@@ -304,7 +364,7 @@ def note_turn(session: Session, desk: Desk, lane: Lane, priority: Priority) -> N
 
 
 def mark_short(session: Session, desk: Desk, *, is_short: bool) -> None:
-    """Note whether a limit has used up the message of a job that waits on."""
+    """Note whether a limit has used up the message of a job that waits on, or jobs are set apart."""
     if desk.is_short != is_short:
         run(session, _SHORT, {"gateway": desk.place.gateway_uid, "short": is_short})
 
@@ -318,11 +378,13 @@ def _desk(place: Place, row: Any) -> Desk:
 
 
 def _lane(row: Any) -> Lane:
+    heads = (row.head0, row.head1, row.head2)
     return Lane(
         configuration_uid=row.record_uid,
         job_limit=row.job_limit,
         running=row.running,
         has_calendars=row.has_calendars,
-        heads=(row.head0, row.head1, row.head2),
+        heads=heads,
         is_late=(row.late0 is not None, row.late1 is not None, row.late2 is not None),
+        beyond=tuple(None if heads[each] else getattr(row, f"beyond{each}", None) for each in Priority),
     )

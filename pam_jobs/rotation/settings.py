@@ -13,6 +13,7 @@ from pam_jobs.clock import Clock
 from pam_jobs.db.tables import JobKind, PamConfiguration, ResourceLink, RotationSettings
 from pam_jobs.errors import Conflict, InvalidInput, NotFound
 from pam_jobs.ids import check_uid
+from pam_jobs.jobs import held
 from pam_jobs.rotation import open_jobs, resources, schedules
 from pam_jobs.rotation.configurations import require_configuration, require_record
 from pam_jobs.rotation.readiness import OPERATORS_CHOICE, Setup, facts_for, judge
@@ -108,6 +109,7 @@ def put(
     session.add(settings)
     session.flush()
     if is_moved:
+        held.free(session, record_uid)
         drift.forget(session, clock, actor, record_uid, "resource_changed")
         session.refresh(settings)
     schedules.follow_settings(session, clock, settings, configuration)

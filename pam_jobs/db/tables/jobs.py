@@ -88,7 +88,7 @@ class Job(Base):
         Index("ix_jobs_record", "record_uid", "created_at"),
         # What a claim chooses from: first those whose wait is over, then those that never had to.
         Index(
-            "ix_jobs_line", "gateway_uid", "configuration_uid", "priority", "not_before", "created_at",
+            "ix_jobs_line", "gateway_uid", "configuration_uid", "priority", "held_for", "not_before", "created_at",
             sqlite_where=_IN_LINE, postgresql_where=_IN_LINE,
         ),
         Index(
@@ -115,6 +115,7 @@ class Job(Base):
     created_at: Mapped[datetime] = mapped_column(index=True)
     queued_at: Mapped[datetime | None]
     not_before: Mapped[datetime | None]  # back-off after an unknown outcome
+    held_for: Mapped[str | None] = mapped_column(String(22))  # the target at its limit in whose own line it waits
     expires_at: Mapped[datetime | None]
     epoch: Mapped[int] = mapped_column(default=0)  # of the latest lease
     lease_instance: Mapped[str | None] = mapped_column(String(64))

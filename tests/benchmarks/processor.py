@@ -50,12 +50,14 @@ def _run(folder: Path, target: BareTarget, postmaster: int, wanted: argparse.Nam
     site = Site.start(folder / "site", wanted.at_a_time, [target], make_roles(target, "pam", wanted.roles))
     figures: defaultdict[str, list[float]] = defaultdict(list)
 
+    def spent(pid: int) -> float:
+        return cpu_seconds(*([pid] if pid == getpid() else tree(pid)))  # all the others are children of this one
+
     def note(names: dict[str, int], prefix: str, work: Callable[[], object]) -> None:
-        before = {name: cpu_seconds(*tree(pid)) for name, pid in names.items()}
+        before = {name: spent(pid) for name, pid in names.items()}
         work()
         for name, pid in names.items():
-            spent = cpu_seconds(*tree(pid)) - before[name]
-            figures[f"{prefix}{name}"].append(spent / wanted.roles * 1000)
+            figures[f"{prefix}{name}"].append((spent(pid) - before[name]) / wanted.roles * 1000)
 
     try:
         mine = {**processes_of(site), _TARGET: postmaster}

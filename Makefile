@@ -10,6 +10,9 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
+# Hundreds of processes are started here: one that may not keep its compiled modules compiles all of them at each start.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?=
 BIN := .venv/bin
 PYTEST_ARGS ?= -n 3 --dist loadfile

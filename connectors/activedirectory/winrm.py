@@ -14,10 +14,10 @@ from connectors.activedirectory.accounts import (
     refuse_special,
     state_of,
 )
-from connectors.activedirectory.errors import mapped, verdict_of
+from connectors.activedirectory.errors import map_error, mapped, verdict_of
 from connectors.activedirectory.policy import read_rules
 from connectors.activedirectory.winrm_place import find_place, login_of, places_of
-from connectors.activedirectory.winrm_search import RemoteDirectory
+from connectors.activedirectory.winrm_search import RESET, RemoteDirectory, refusal_of
 from connectors.activedirectory.wishes import Wishes
 from connectors.base import (
     Account,
@@ -41,9 +41,11 @@ from connectors.windows.errors import verdict_of as windows_verdict_of
 from connectors.windows.facts import Look, Rules
 from connectors.windows.link import Link
 from connectors.windows.names import Name
+from connectors.windows.programs import Answer
 from connectors.windows.session import WindowsSession
 from connectors.windows.winrm_link import WinrmLink
-from pam_jobs.errors import Effect, TargetError, Unsupported, WrongAccount
+from pam_jobs.errors import AmbiguousReply, Effect, TargetError, Unsupported, WrongAccount
+from pam_jobs.secret import SecretValue
 
 __all__ = ["ActiveDirectoryWinrmConnector", "ControllerSession"]
 
@@ -101,6 +103,7 @@ class ControllerSession(WindowsSession):
         self._states: dict[tuple[str, str | None], AccountState] = {}
         self._domain: Domain | None = None
         self._own: Entry | None = None  # the rotator's own entry, where it may see it
+        self._beside: dict[str, bytes] = {}  # what the change under way sets beside the password
 
     def preflight(self, account: Account) -> Preflight:
         """Learn whether the change would be allowed, and what the policy of the account demands.
@@ -125,9 +128,10 @@ class ControllerSession(WindowsSession):
         )  # fmt: skip
 
     def change(self, account: Account, candidate: Candidate, fence: Fence) -> Effect:
-        """Set the password.
+        """Set the password, and with it what the record says of the next logon and of a lock.
 
-        Effect on target: ADSI runs on the controller with the password from its standard input.
+        Effect on target: ADSI runs on the controller with the password from its standard input; where more than the
+        password is set, one modification of the account by the controller's own directory.
 
         Raises:
             NotApplied: the account is certainly as it was.
@@ -137,6 +141,7 @@ class ControllerSession(WindowsSession):
         state = self._state(account)
         local = _local(account, state.entry)
         is_self = self._is_self(local)
+        self._beside = {} if is_self else Wishes.of(self._target.options).beside(state)
         self._states.clear()
         effect = super().change(local, candidate, fence)
         for login in {account.login, state.dn, login_of(account.login, self._target)}:
@@ -145,6 +150,19 @@ class ControllerSession(WindowsSession):
             rotator = self._require_rotator()
             self._kept.forget(self._target.host, self._target.port, rotator.login)
         return effect
+
+    def _reset(self, account: Account, password: SecretValue, fence: Fence) -> Answer:
+        if not self._beside:
+            return super()._reset(account, password, fence)
+        beside = [{"name": name, "value": value.decode()} for name, value in self._beside.items()]
+        facts = {"dn": account.distinguished_name, "beside": beside}
+        answer = self._tell(RESET, facts, password, fence=fence, account=account)
+        if answer.ok:
+            if not isinstance(answer.value, dict):
+                raise AmbiguousReply
+            if refusal := refusal_of(answer.value):
+                raise map_error(refusal, sent=True)
+        return answer
 
     def probe(self, account: Account, credential: Credential) -> Verdict:
         """Log in with the password: the controller tries it where an administrator is there, else it is a login from here."""
@@ -224,9 +242,9 @@ class ControllerSession(WindowsSession):
         Raises:
             WrongAccount: it is none that anybody may rotate.
             Locked: no login could prove it.
-            Unsupported: the record wants more than a password set.
+            Unsupported: an option of the record has no known value.
         """
-        wishes = Wishes.of(self._target.options)
+        wishes = Wishes.of(self._target.options)  # a wrong one is told before anything is asked
         known = self._states.get((account.login, account.distinguished_name))
         if known is not None:  # of this session: each question is a program that is started
             return known
@@ -234,9 +252,6 @@ class ControllerSession(WindowsSession):
             state = state_of(self._directory(), self._find(account.login, account.distinguished_name))
         refuse_special(state)
         wishes.check(state)
-        if wishes.beside(state):
-            remedy = "mend LDAPS, or clear the custom fields Unlock Account and Change At Next Logon"
-            raise Unsupported("over WinRM nothing is set beside the password", remedy=remedy)
         self._states[account.login, account.distinguished_name] = state
         return state
 

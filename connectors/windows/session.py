@@ -98,22 +98,27 @@ class WindowsSession(KeptSession[Link]):
             raise Unsupported("only passwords are changed on Windows", remedy="remove the key from the user record")
         check_password(password)
         look = self._require(account)
-        login = Name.parse(account.login).login
         old = self._rotator.password if self._rotator else None
         if look.is_admin:
-            answer = self._tell(programs.SET, {"login": login}, password, fence=fence, account=account)
+            answer = self._reset(account, password, fence)
         elif old is None:
             raise Unsupported("the account needs its present password to change it", remedy="add it to its record")
         elif old == password:  # set already: it is logged in with this very value
             fence()
             return Effect.APPLIED
         else:
+            login = Name.parse(account.login).login
             answer = self._tell(programs.CHANGE_OWN, {"login": login}, password, old, fence=fence, account=account)
         if not answer.ok:
             raise map_refusal(answer, password, old)
         self._changed(account.login, password, is_self=self._is_self(account))
         self._looks.clear()
         return Effect.APPLIED
+
+    def _reset(self, account: Account, password: SecretValue, fence: Fence) -> Answer:
+        """Set the password as an administrator; it is set when the answer is ``ok``."""
+        login = Name.parse(account.login).login
+        return self._tell(programs.SET, {"login": login}, password, fence=fence, account=account)
 
     def probe(self, account: Account, credential: Credential) -> Verdict:
         """Log in with the password: an administrator lets the machine itself try it, which tells why it says no.

@@ -193,10 +193,60 @@ def test_what_the_domain_refuses_is_not_tried_by_another_way(controller, bench, 
     for name, error in (("krbtgt", WrongAccount), ("nobody", WrongAccount), ("OTHER\\x", WrongAccount)):
         with pytest.raises(error):
             rotate(registry, away, controller.administrator, account_of(name))
-    with pytest.raises(Unreachable):  # over WinRM nothing is set beside the password
-        rotate(registry, directory(controller, closed_port(), change_at_next_logon="set"), controller.administrator,
-               account_of(login))  # fmt: skip
     assert logs_in(bench, login, PASSWORD)
+
+
+@pytest.mark.parametrize(
+    ("wish", "before", "after"),
+    [("clear", True, False), ("keep", True, True), ("keep", False, False), ("set", False, True)],
+)
+def test_the_demand_for_another_password_at_the_next_logon_is_what_the_record_says(
+    controller, bench, registry, wish, before, after
+):
+    login = controller.add_account(PASSWORD, **({"pwdLastSet": "0"} if before else {}))
+    new, target = Candidate(password=new_password()), directory(controller, closed_port(), change_at_next_logon=wish)
+    controller.machine.resets.clear()
+    assert rotate(registry, target, controller.administrator, account_of(login), new) == "activedirectory-winrm"
+    with bench.look() as session:
+        verdict = session.probe(account_of(login), new.credential(account_of(login)))
+    assert (verdict.state, verdict.cause == "change_after_reset") == (VerdictState.ACCEPTED, after)
+    assert controller.machine.resets == ([["pwdLastSet", "unicodePwd"]] if after else [])
+
+
+def test_a_locked_account_is_unlocked_where_the_record_says_so(controller, bench, registry):
+    login = controller.add_account(PASSWORD)
+    for _ in range(5):
+        logs_in(bench, login, "certainly not")
+    assert not logs_in(bench, login, PASSWORD)
+    with pytest.raises(Locked) as caught:
+        rotate(registry, directory(controller, closed_port()), controller.administrator, account_of(login))
+    assert "Unlock Account" in caught.value.remedy
+    new, unlocks = Candidate(password=new_password()), directory(controller, closed_port(), unlock_account="true")
+    controller.machine.resets.clear()
+    rotate(registry, unlocks, controller.administrator, account_of(login), new)
+    assert controller.machine.resets == [["lockoutTime", "unicodePwd"]]
+    assert logs_in(bench, login, new.password)
+
+
+def test_what_the_directory_refuses_beside_the_password_is_known_to_be_as_it_was(controller, bench):
+    login = controller.add_account(PASSWORD)
+    target, account = directory(controller, closed_port(), change_at_next_logon="set"), account_of(login)
+
+    def remove() -> None:
+        with bench.connect() as connection:
+            assert connection.delete(bench.dn(login))
+
+    with ActiveDirectoryWinrmConnector().open(target, controller.administrator, Deadline(20)) as session:
+        session.preflight(account)
+        with pytest.raises(NotApplied, match="refused"):
+            session.change(account, Candidate(password=new_password()), remove)
+
+
+def test_an_administrator_that_changes_itself_sets_nothing_beside(controller, bench, registry):
+    manager, new = controller.add_account(PASSWORD, admin=True), Candidate(password=new_password())
+    target = directory(controller, closed_port(), change_at_next_logon="set")
+    rotate(registry, target, controller.credential(manager, PASSWORD), account_of(manager), new)
+    assert logs_in(bench, manager, new.password)
 
 
 def test_a_certificate_that_is_not_trusted_ends_the_rotation(controller, bench, registry):

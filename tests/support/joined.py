@@ -34,6 +34,7 @@ class _Controller(Machine):
     """A controller: searches, passwords that are set and logons that are tried are those of the real domain."""
 
     bench: ActiveDirectoryBench = field(repr=False)
+    resets: list[list[str]] = field(default_factory=list)  # names of what was set together with a password
 
     def find(self, name: str) -> User | None:
         realm = self.bench.server.domain
@@ -63,7 +64,21 @@ class _Controller(Machine):
             assert connection.search(self.bench.server.base, wanted), connection.result
             return str(connection.response[0]["dn"])
 
-    def ask(self, facts: dict[str, Any]) -> dict[str, Any]:
+    def reset(self, facts: dict[str, Any], password: str) -> dict[str, Any]:
+        """Let the real controller change an account, as one modification."""
+        values = {
+            "unicodePwd": f'"{password}"'.encode("utf-16-le"),
+            **{each["name"]: each["value"] for each in facts["beside"]},
+        }
+        with self.bench.connect() as connection:
+            connection.modify(facts["dn"], {name: [(ldap3.MODIFY_REPLACE, [value])] for name, value in values.items()})
+            result = connection.result
+        if result["result"] == 0:
+            next(user for user in self.users.values() if self.bench.dn(user.login) == facts["dn"]).password = password
+        self.resets.append(sorted(values))
+        return {"code": result["result"], "text": result["message"], "entries": []}
+
+    def search(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Answer one search of a program as the real controller does."""
         with self.bench.connect() as connection:
             scope = {"Base": ldap3.BASE, "Subtree": ldap3.SUBTREE}[facts["scope"]]
@@ -98,7 +113,7 @@ class JoinedMachine:
         facts = {"name": self.name.upper(), "domain": domain.netbios, "controller": is_controller, "policy": policy}
         self.machine = _Controller(bench=self.bench, **facts) if is_controller else Machine(**facts)
         if isinstance(self.machine, _Controller):
-            self.machine.directory = self.machine.ask
+            self.machine.directory = self.machine
         self.server: WindowsServer = windows.start(folder, self.machine, basic=False, service=self._service(folder))
         password = f"Adm-{secrets.token_hex(8)}"
         self.administrator = self.credential(self.add_account(password, admin=True), password)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, Protocol
 
-__all__ = ["Code", "Component", "Machine", "Policy", "Pool", "Refusal", "Service", "Task", "User"]
+__all__ = ["Code", "Component", "Directory", "Machine", "Policy", "Pool", "Refusal", "Service", "Task", "User"]
 
 
 class Code(IntEnum):
@@ -178,6 +178,18 @@ class Component:
     starts: int = 0
 
 
+class Directory(Protocol):
+    """The directory of the domain that a controller serves, as programs on it ask it."""
+
+    def search(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Return the result's code and text, and the entries found."""
+        ...
+
+    def reset(self, facts: dict[str, Any], password: str) -> dict[str, Any]:
+        """Set a password, and other attributes with it, in one modification; return the result's code and text."""
+        ...
+
+
 @dataclass(kw_only=True)
 class Machine:
     """The state of one emulated machine. Every reader and writer holds ``lock``."""
@@ -199,7 +211,7 @@ class Machine:
     events: list[str] = field(default_factory=list, repr=False)  # what process creation and script block logging write
     runs: list[dict[str, Any]] = field(default_factory=list, repr=False)  # scripts that were run, with what they read
     scripts: Callable[[str, bytes], tuple[int, str, str]] | None = field(default=None, repr=False)
-    directory: Callable[[dict[str, Any]], dict[str, Any]] | None = field(default=None, repr=False)  # of a controller
+    directory: Directory | None = field(default=None, repr=False)  # of a controller
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     @contextmanager

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from connectors.activedirectory.winrm_search import SEARCH
+from connectors.activedirectory.winrm_search import RESET, SEARCH
 from connectors.windows import programs
 from connectors.windows.programs import ANSWER, Program
-from deploy.lab.windows.machine import Code, Machine, Refusal, User
+from deploy.lab.windows.machine import Code, Directory, Machine, Refusal, User
 
 __all__ = ["HANDLERS", "Call", "Ended", "execute", "handles", "is_waiting"]
 
@@ -242,11 +242,25 @@ def _list(call: Call) -> list[dict[str, Any]]:
 @handles(SEARCH)
 def _search(call: Call) -> dict[str, Any]:
     """Let the directory that the machine stands in front of answer; one that is no controller has none."""
+    return _directory(call).search(call.facts)
+
+
+@handles(RESET)
+def _modify(call: Call) -> dict[str, Any]:
+    """Let the directory change an account; only its administrators may."""
+    directory = _directory(call)
+    if not call.caller.admin:
+        text = "00000005: SecErr: DSID-031A11E5, problem 4003 (INSUFF_ACCESS_RIGHTS), data 0\n\0"
+        return {"code": 50, "text": text, "entries": []}
+    return directory.reset(call.facts, call.secrets[0])
+
+
+def _directory(call: Call) -> Directory:
     if call.machine.directory is None:
         unavailable = Refusal(Code.NO_TRUST, "System.DirectoryServices.Protocols.LdapException")
         unavailable.text = "The LDAP server is unavailable."
         raise unavailable
-    return call.machine.directory(call.facts)
+    return call.machine.directory
 
 
 @handles(programs.UPLOAD)

@@ -11,7 +11,7 @@ import tree_sitter_powershell
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.activedirectory.winrm_search import SEARCH
+from connectors.activedirectory.winrm_search import RESET, SEARCH
 from connectors.windows import programs
 from connectors.windows.programs import PROGRAMS as PLAIN_PROGRAMS
 from connectors.windows.programs import Answer, command_line, encode_input, read_answer
@@ -20,7 +20,7 @@ from pam_jobs.errors import Unsupported
 from pam_jobs.secret import SecretValue
 
 pytestmark = pytest.mark.unit
-PROGRAMS = (*PLAIN_PROGRAMS, *SERVICE_PROGRAMS, SEARCH)
+PROGRAMS = (*PLAIN_PROGRAMS, *SERVICE_PROGRAMS, SEARCH, RESET)
 
 PARSER = tree_sitter.Parser(tree_sitter.Language(tree_sitter_powershell.language()))
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import socket
 import struct
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from psycopg import sql
 
 from connectors.base import Account, Candidate, Credential, Deadline, Target, Unseen, VerdictState
 from connectors.postgresql.connector import PostgresqlConnector
-from deploy.lab import postgres
 from pam_jobs.errors import Effect, Forbidden, Locked, NotApplied, PolicyRefused, Unreachable, Unsupported
 from pam_jobs.secret import SecretValue
 from tests.support.benches.base import new_password
@@ -254,20 +250,9 @@ def test_what_is_no_postgresql_is_not_recognised():
 # A server of its own
 
 
-@pytest.fixture(scope="module")
-def newest() -> Iterator[postgres.PostgresServer]:
-    """PostgreSQL 18 of the wheel."""
-    folder = Path(tempfile.mkdtemp(prefix="pam-targets-"))
-    folder.chmod(0o755)
-    server = postgres.start(folder, wheel_only=True)
-    yield server
-    server.stop()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 @pytest.fixture
-def modern(newest) -> Iterator[PostgresBench]:
-    made = PostgresBench(newest)
+def modern(target_postgres_18) -> Iterator[PostgresBench]:
+    made = PostgresBench(target_postgres_18)
     yield made
     made.connector.close_idle()
 

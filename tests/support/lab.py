@@ -77,6 +77,12 @@ def target_postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
+def target_postgres_18() -> Iterator[PostgresServer]:
+    """PostgreSQL 18 of the wheel."""
+    yield from _lent(lambda folder: postgres.start(folder, wheel_only=True))
+
+
+@pytest.fixture(scope="session")
 def target_mariadb() -> Iterator[MariadbServer]:
     """A server to rotate on, whose general log would show a secret that travelled."""
     yield from _lent(mariadb.start)
@@ -170,6 +176,12 @@ def joined_controller(samba_server: SambaServer) -> Iterator[JoinedMachine]:
 def target_redis() -> Iterator[RedisServer]:
     """A Redis server to rotate on, with a file of users."""
     yield from _lent(redis.start)
+
+
+@pytest.fixture(scope="session")
+def target_valkey() -> Iterator[RedisServer]:
+    """Valkey to rotate on, with a file of users."""
+    yield from _lent(lambda folder: redis.start(folder, program=redis.programs()[-1]))
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,10 @@ class Lab:
         return self._request.getfixturevalue("target_postgres")
 
     @property
+    def postgres_18(self) -> PostgresServer:
+        return self._request.getfixturevalue("target_postgres_18")
+
+    @property
     def openldap(self) -> LdapServer:
         return self._request.getfixturevalue("openldap_server")
 
@@ -49,6 +53,10 @@ class Lab:
     @property
     def redis(self) -> RedisServer:
         return self._request.getfixturevalue("target_redis")
+
+    @property
+    def valkey(self) -> RedisServer:
+        return self._request.getfixturevalue("target_valkey")
 
     @property
     def mysql8(self) -> EmulatedServer:

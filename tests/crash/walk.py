@@ -27,6 +27,7 @@ from hypothesis.stateful import (
 from connectors.faults import Action, When
 from connectors.faults import Fault as LineFault
 from pam_jobs.app import queue_name
+from pam_jobs.jobs.wire import LOCKOUT_BUDGET
 from tests.crash import judge, table
 from tests.crash.disk import fill, is_alive
 from tests.crash.rounds import (
@@ -390,9 +391,18 @@ class Walk(RuleBasedStateMachine):
         return "told, then put right" if end.state != "succeeded" else ROTATED
 
     def _settle(self, case: Case, kind: str, what: str) -> None:
-        job_uid = self.world.submit(case.account, kind)
-        settled = judge.ended(self.world, [job_uid])[job_uid]
+        settled = self._ask(case, kind)
+        if (settled.state, settled.cause) == (
+            "waiting_human",
+            LOCKOUT_BUDGET,
+        ):  # told; later a login may be tried again
+            self.world.let_refusals_age(case.account)
+            settled = self._ask(case, kind)
         assert settled.state == "succeeded", f"{kind} after {what}: {settled}"
+
+    def _ask(self, case: Case, kind: str) -> judge.JobRow:
+        job_uid = self.world.submit(case.account, kind)
+        return judge.ended(self.world, [job_uid])[job_uid]
 
 
 def _nothing(_world: World) -> None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import delete
+
 from connectors.faults import FaultProxy
 from deploy.lab.processes import Process, free_port, spawn
 from pam_jobs.access import users
@@ -26,6 +28,7 @@ from pam_jobs.clock import SystemClock
 from pam_jobs.crypto.keystore import KeyStore
 from pam_jobs.crypto.tls import TlsFiles
 from pam_jobs.db.engine import Database
+from pam_jobs.db.tables import LoginRefusal
 from tests.crash.orders import Orders
 from tests.crash.store import Store
 from tests.crash.targets import FIRST, Target
@@ -297,6 +300,11 @@ class World:
             self.job_seconds = usual
             self.gateway.kill()
             self.start_one("gateway")
+
+    def let_refusals_age(self, account: Account) -> None:
+        """Let the window of the account's lockout budget pass, a quarter of an hour in a moment."""
+        with self.database.transaction() as session:
+            session.execute(delete(LoginRefusal).where(LoginRefusal.record_uid == account.uid))
 
     def submit(self, account: Account, kind: str = "rotate", **parameters: Any) -> str:
         return self.site.submit(kind, account.uid, **parameters)

@@ -49,6 +49,11 @@ class Process:
     pid: int
     started: int  # clock ticks since boot, from /proc/PID/stat; 0 where there is no /proc
 
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        """Return the process that has this id now."""
+        return cls(pid=pid, started=_stat(pid)[1])
+
     @property
     def is_running(self) -> bool:
         """Say whether this very process still runs (a zombie does not)."""
@@ -133,7 +138,7 @@ def spawn(
     finally:
         os.close(descriptor)
     child.returncode = 0  # the pid is ours to wait for; keeps Popen's destructor from warning
-    process = Process(pid=child.pid, started=_stat(child.pid)[1])
+    process = Process.of(child.pid)
     _note({"process": asdict(process)})
     return process
 

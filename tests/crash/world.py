@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import secrets
@@ -35,6 +36,7 @@ from tests.crash.targets import FIRST, Target
 from tests.crash.waiting import eventually
 from tests.support.broker import RedisBroker
 from tests.support.database import dump
+from tests.support.forks import Forks
 from tests.support.gateway_site import GatewaySite
 from tests.support.router import Operator, plain_user
 
@@ -51,6 +53,10 @@ _POLICY = {
 }  # fmt: skip
 CONTROL = ("database", "broker", "router", "control", "beat")
 PROCESSES = ("gateway", *CONTROL)
+_forks = Forks(
+    ("tests.crash.launch", "pam_jobs.api.__main__", "pam_jobs.jobs.__main__", "scheduler.__main__", "workers.__main__")
+)
+atexit.register(_forks.close)
 TIMED = ("router", "control", "beat")  # they share a machine, and so a clock
 
 
@@ -236,10 +242,13 @@ class World:
         return self._processes[name]
 
     def spawn(self, what: str, log: Path, environment: dict[str, str], arguments: Sequence[str] = ()) -> Process:
-        launched = ["tests.crash.launch", what, str(self.orders.folder), self.mutant]
-        command = [sys.executable, "-m", *launched, *arguments]
+        launched = [what, str(self.orders.folder), self.mutant, *arguments]
         kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-        return spawn(command, log, environment={**kept, "PYTHONPATH": _ROOT, **environment})
+        given = {**kept, "PYTHONPATH": _ROOT, **environment}
+        if self.mutant == "-":
+            return Process.of(_forks.spawn("tests.crash.launch:main", launched, log, given))
+        # a mutant takes the place of a function before anybody has imported that
+        return spawn([sys.executable, "-m", "tests.crash.launch", *launched], log, environment=given)
 
     def environment(self) -> dict[str, str]:
         return {

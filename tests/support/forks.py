@@ -1,7 +1,7 @@
-"""The command ``pam`` without its start: a process that has imported it once forks one for each command.
+"""Python processes without their start: one that has imported the modules once forks one for each command or server.
 
-Each command is still a process of its own with its own arguments, environment and standard streams, and ends as one; only
-the import is shared. The tests run hundreds of commands, and more than half of each was importing.
+Each is still a process of its own with its own arguments, environment and standard streams, and ends as one; only the
+import is shared. The tests run hundreds of commands and start servers again and again, and more than half was importing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 
 __all__ = ["Forks"]
@@ -28,7 +29,13 @@ _START_SECONDS = 60.0
 class Forks:
     """The client's side; shared between threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Sequence[str] = _MODULES) -> None:
+        """Prepare; the process that forks starts with the first use.
+
+        Args:
+            modules: what it imports beforehand.
+        """
+        self._modules = modules
         self._folder = tempfile.TemporaryDirectory(prefix="pam-forks-", ignore_cleanup_errors=True)
         self._path = f"{self._folder.name}/socket"
         self._server: subprocess.Popen[bytes] | None = None
@@ -67,6 +74,28 @@ class Forks:
                 list(arguments), code, (folder / "stdout").read_text(), (folder / "stderr").read_text()
             )
 
+    def spawn(self, main: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> int:
+        """Start a server in a session of its own, as the lab's ``spawn`` does, and return its process id.
+
+        Args:
+            main: ``module:function``; it is given the arguments and returns the exit code.
+            arguments: of the function.
+            log: where standard output and error go.
+            environment: all of it.
+        """
+        self._start()
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(self._path)
+            request = {
+                "main": main,
+                "argv": list(arguments),
+                "environment": dict(environment),
+                "log": str(log),
+            }
+            line.sendall(json.dumps(request).encode() + b"\n")
+            line.settimeout(_START_SECONDS)
+            return int(line.makefile().readline())
+
     def close(self) -> None:
         """End the process that forks."""
         if self._server is not None:
@@ -78,7 +107,7 @@ class Forks:
         with self._lock:
             if self._server is None:
                 kept = {name: value for name, value in os.environ.items() if not name.startswith(("PAM_", "FLOWER_"))}
-                command = [sys.executable, "-m", "tests.support.forks", self._path]
+                command = [sys.executable, "-m", "tests.support.forks", self._path, *self._modules]
                 self._server = subprocess.Popen(command, env=kept, stdin=subprocess.DEVNULL)
                 end = time.monotonic() + _START_SECONDS
                 while not Path(self._path).exists():
@@ -87,11 +116,11 @@ class Forks:
                     time.sleep(0.02)
 
 
-def serve(path: str) -> None:
+def serve(path: str, modules: Sequence[str]) -> None:
     """Answer requests while the tests live: each connection gets a process that runs one command and tells its end."""
     parent = os.getppid()
-    for name in _MODULES:
-        __import__(name)
+    for name in modules:
+        import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that answer
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{path}.new")
@@ -116,6 +145,8 @@ def _answer(line: socket.socket) -> int:
     pid = os.fork()
     if pid == 0:
         line.close()
+        if "main" in request:
+            sys.exit(_server(request))  # up to the interpreter's own end, which waits for threads
         os._exit(_command(request))
     line.sendall(f"{pid}\n".encode())
     _, status = os.waitpid(pid, 0)
@@ -124,18 +155,27 @@ def _answer(line: socket.socket) -> int:
     return 0
 
 
+def _server(request: dict) -> int:
+    """Become the server."""
+    os.setsid()
+    _take_stream(0, os.devnull, os.O_RDONLY)
+    for number in (1, 2):
+        _take_stream(number, request["log"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.chdir("/")
+    _take_environment(request)
+    module, _, function = request["main"].partition(":")
+    sys.argv = [module, *request["argv"]]
+    return int(getattr(import_module(module), function)(request["argv"]) or 0)
+
+
 def _command(request: dict) -> int:
     """Become the command."""
     for number, (name, flags) in enumerate(
         [("stdin", os.O_RDONLY), ("stdout", os.O_CREAT | os.O_WRONLY), ("stderr", os.O_CREAT | os.O_WRONLY)]
     ):
-        opened = os.open(f"{request['folder']}/{name}", flags, 0o600)
-        os.dup2(opened, number)
-        os.close(opened)
+        _take_stream(number, f"{request['folder']}/{name}", flags)
     os.chdir(request["cwd"])
-    os.environ.clear()
-    os.environ.update(request["environment"])
-    time.tzset()
+    _take_environment(request)
     sys.argv = ["pam", *request["argv"]]
     from pam_jobs.cli.main import main
 
@@ -156,5 +196,17 @@ def _command(request: dict) -> int:
     return int(code or 0)
 
 
+def _take_stream(number: int, path: str, flags: int) -> None:
+    opened = os.open(path, flags, 0o600)
+    os.dup2(opened, number)
+    os.close(opened)
+
+
+def _take_environment(request: dict) -> None:
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    time.tzset()
+
+
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(sys.argv[1], sys.argv[2:])

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +19,6 @@ from deploy.lab.processes import (
     end,
     free_port,
     new_password,
-    port_is_open,
     spawn,
     write_private,
 )
@@ -95,15 +92,11 @@ def start(folder: Path, kind: str, *, login: str, options: Mapping[str, Any] | N
         root = str(Path(__file__).resolve().parents[2])
         process = spawn(argv, base / "errors", environment={"PATH": "/usr/bin:/bin", "PYTHONPATH": root})
         process.save(folder / f"{kind}.pid.json")
-        limit = time.monotonic() + _START_SECONDS
-        while process.is_running and time.monotonic() < limit:
-            if port_is_open("127.0.0.1", port):
-                return EmulatedServer(
-                    kind=kind, host="127.0.0.1", port=port, admin_login=login, admin_password=password, folder=folder,
-                    log_path=base / "log", process=process,
-                )  # fmt: skip
-            time.sleep(0.05)
-        process.stop(signal.SIGTERM)
+        if process.listens(port, seconds=_START_SECONDS):
+            return EmulatedServer(
+                kind=kind, host="127.0.0.1", port=port, admin_login=login, admin_password=password, folder=folder,
+                log_path=base / "log", process=process,
+            )  # fmt: skip
     raise LabError(f"the emulated {kind} did not start: see {base / 'errors'}")
 
 

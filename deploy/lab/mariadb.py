@@ -6,9 +6,7 @@ import json
 import os
 import pwd
 import shutil
-import signal
 import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,13 +155,14 @@ def _run(base: Path, settings: Sequence[str], user: pwd.struct_passwd | None) ->
         ]
         argv += [f"--init-file={base / 'init.sql'}", f"--general-log-file={base / 'data' / 'general.log'}", *settings]
         process = spawn(argv, base / "log", user=user)
-        limit = time.monotonic() + _START_SECONDS
-        while process.is_running and time.monotonic() < limit:
-            if "ready for connections" in (base / "log").read_text(errors="replace"):  # it listens earlier than that
-                return port, process
-            time.sleep(0.05)
-        process.stop(signal.SIGTERM)
+        if process.comes_up(lambda: _is_ready(base / "log"), seconds=_START_SECONDS):
+            return port, process
     raise LabError(f"MariaDB did not start: see {base / 'log'}")
+
+
+def _is_ready(log_path: Path) -> bool:
+    """Say whether the server wrote that it takes connections: its port is open earlier than that."""
+    return "ready for connections" in log_path.read_text(errors="replace")
 
 
 def stop(folder: Path) -> None:

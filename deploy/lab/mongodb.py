@@ -7,12 +7,11 @@ import os
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.lab.processes import LabError, Process, end, free_port, new_password, port_is_open, spawn, write_private
+from deploy.lab.processes import LabError, Process, end, free_port, new_password, spawn, write_private
 
 __all__ = ["MongoServer", "start", "stop"]
 
@@ -82,12 +81,8 @@ def _run(base: Path, *options: str) -> tuple[int, Process]:
     argv += ["--storage-path", str(base / "data"), "--cache-size", "64M", *options]
     environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": str(base)}
     process = spawn(argv, base / "log", environment=environment)
-    limit = time.monotonic() + _START_SECONDS
-    while process.is_running and time.monotonic() < limit:
-        if port_is_open("127.0.0.1", port):
-            return port, process
-        time.sleep(0.05)
-    process.stop(signal.SIGTERM)
+    if process.listens(port, seconds=_START_SECONDS):
+        return port, process
     raise LabError(f"the stand-in for MongoDB did not start: see {base / 'log'}")
 
 

@@ -9,9 +9,7 @@ import os
 import pwd
 import secrets
 import shutil
-import signal
 import subprocess
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +22,6 @@ from deploy.lab.processes import (
     free_port,
     new_password,
     place,
-    port_is_open,
     spawn,
     unprivileged_user,
     write_private,
@@ -229,12 +226,8 @@ def _run(data: Path, log_path: Path, user: pwd.struct_passwd | None) -> tuple[in
         urls = f"ldap://127.0.0.1:{port} ldaps://127.0.0.1:{secure_port}"
         # -d keeps it in the foreground, so that the pid we remember is the server's
         process = spawn([_slapd(), "-f", str(data / "slapd.conf"), "-h", urls, "-d", "stats"], log_path, user=user)
-        limit = time.monotonic() + _START_SECONDS
-        while process.is_running and time.monotonic() < limit:
-            if port_is_open("127.0.0.1", secure_port) and port_is_open("127.0.0.1", port):
-                return port, secure_port, process
-            time.sleep(0.02)
-        process.stop(signal.SIGTERM)
+        if process.listens(secure_port, port, seconds=_START_SECONDS):
+            return port, secure_port, process
     raise LabError(f"OpenLDAP did not start: see {log_path}")
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from deploy.lab.processes import (
     end,
     free_port,
     place,
-    port_is_open,
     spawn,
     unprivileged_user,
     write_private,
@@ -55,7 +53,11 @@ class PgbouncerServer:
 
 
 def start(
-    folder: Path, server: PostgresServer, *, users: Mapping[str, str], forced: tuple[str, str]
+    folder: Path,
+    server: PostgresServer,
+    *,
+    users: Mapping[str, str] | None = None,
+    forced: tuple[str, str] = ("nobody", "nothing"),
 ) -> PgbouncerServer:
     """Start a pooler that asks the server for verifiers, but for those of ``users``.
 
@@ -81,7 +83,7 @@ def start(
         f"{name} = host={server.host} port={server.port} dbname={server.database} {how.format(**names)}"
         for name, how in DATABASES.items()
     )
-    known = {server.admin_login: server.admin_password, **users}
+    known = {server.admin_login: server.admin_password, **(users or {})}
     write_private(base / "users.txt", "".join(f'"{_quoted(name)}" "{_quoted(it)}"\n' for name, it in known.items()))
     log_path = base / "log"
     for _ in range(_PORT_ATTEMPTS):
@@ -91,14 +93,10 @@ def start(
             for path in (base, *base.iterdir()):
                 os.chown(path, user.pw_uid, user.pw_gid)
         process = spawn([program, str(base / "pgbouncer.ini")], log_path, user=user)
-        limit = time.monotonic() + _START_SECONDS
-        while process.is_running and time.monotonic() < limit:
-            if port_is_open("127.0.0.1", port):
-                process.save(folder / f"{_NAME}.pid.json")
-                write_private(folder / f"{_NAME}.json", json.dumps({"port": port, "base": str(base)}))
-                return PgbouncerServer(host="127.0.0.1", port=port, folder=folder, log_path=log_path, process=process)
-            time.sleep(0.02)
-        process.stop(signal.SIGTERM)
+        if process.listens(port, seconds=_START_SECONDS):
+            process.save(folder / f"{_NAME}.pid.json")
+            write_private(folder / f"{_NAME}.json", json.dumps({"port": port, "base": str(base)}))
+            return PgbouncerServer(host="127.0.0.1", port=port, folder=folder, log_path=log_path, process=process)
     raise LabError(f"pgbouncer did not start: see {log_path}")
 
 

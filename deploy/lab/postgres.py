@@ -9,7 +9,6 @@ import pwd
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -173,12 +172,8 @@ def _run(
         for name, value in options.items():
             argv += ["-c", f"{name}={value}"]
         process = spawn(argv, log_path, user=user)
-        limit = time.monotonic() + _START_SECONDS
-        while process.is_running and time.monotonic() < limit:
-            if _is_ready(data):
-                return port, process
-            time.sleep(0.02)
-        process.stop(signal.SIGINT)
+        if process.comes_up(lambda: _is_ready(data), seconds=_START_SECONDS, stop=signal.SIGINT):
+            return port, process
     raise LabError(f"PostgreSQL did not start: see {log_path}")
 
 

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -78,6 +78,26 @@ class Process:
             end = time.monotonic() + seconds_each
             while self.is_running and time.monotonic() < end:
                 time.sleep(0.02)
+
+    def comes_up(self, is_ready: Callable[[], bool], *, seconds: float, stop: signal.Signals = signal.SIGTERM) -> bool:
+        """Wait until it is ready, and say whether it is; one that is not in time is stopped.
+
+        Args:
+            is_ready: asked some fifty times a second.
+            seconds: how long to wait.
+            stop: what ends it.
+        """
+        limit = time.monotonic() + seconds
+        while self.is_running and time.monotonic() < limit:
+            if is_ready():
+                return True
+            time.sleep(0.02)
+        self.stop(stop)
+        return False
+
+    def listens(self, *ports: int, seconds: float, host: str = "127.0.0.1") -> bool:
+        """Wait until connections are accepted on all ports, and say whether they are; see ``comes_up``."""
+        return self.comes_up(lambda: all(port_is_open(host, port) for port in ports), seconds=seconds)
 
     def save(self, path: Path) -> None:
         """Write the process to a file for a later ``down``."""

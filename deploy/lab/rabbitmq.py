@@ -6,13 +6,11 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.lab.processes import LabError, Process, end, free_port, new_password, port_is_open, spawn, write_private
+from deploy.lab.processes import LabError, Process, end, free_port, new_password, spawn, write_private
 from pam_jobs.clock import SystemClock
 from pam_jobs.crypto.tls import ensure_tls
 
@@ -113,13 +111,9 @@ def start(folder: Path) -> RabbitmqServer:
             "login": _ADMIN, "password": password, "ca": str(server.ca), "name_server": ports["epmd"],
         }, indent=1),
     )  # fmt: skip
-    limit = time.monotonic() + _START_SECONDS
     wanted = [ports[name] for name in ("amqp", "amqps", "http", "https")]
-    while process.is_running and time.monotonic() < limit:
-        if all(port_is_open("127.0.0.1", port) for port in wanted):
-            return server
-        time.sleep(0.1)
-    process.stop(signal.SIGTERM)
+    if process.listens(*wanted, seconds=_START_SECONDS):
+        return server
     raise LabError(f"RabbitMQ did not start: see {base / 'out'}")
 
 

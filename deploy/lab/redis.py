@@ -144,13 +144,7 @@ def _configure(base: Path, port: int, password: str, users: str, settings: Seque
 def _launched(program: str, base: Path, port: int) -> Process | None:
     """Start the server and wait until it answers; None when it ended."""
     process = spawn([program, str(base / "redis.conf")], base / "log")
-    limit = time.monotonic() + _START_SECONDS
-    while process.is_running and time.monotonic() < limit:
-        if _answers(port):
-            return process
-        time.sleep(0.02)
-    process.stop(signal.SIGTERM)
-    return None
+    return process if process.comes_up(lambda: _answers(port), seconds=_START_SECONDS) else None
 
 
 def _answers(port: int) -> bool:

@@ -11,16 +11,14 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import tarfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.lab.processes import LabError, Process, end, new_password, port_is_open, spawn, write_private
+from deploy.lab.processes import LabError, Process, end, new_password, spawn, write_private
 from pam_jobs.clock import SystemClock
 from pam_jobs.crypto.tls import TlsFiles, ensure_tls
 
@@ -251,12 +249,8 @@ def _run(data: Path, log_path: Path, password: str, policy: dict[str, str], old_
             is_prepared = True
         argv = [str(shutil.which("samba", path=_PATHS)), "-i", "-M", "single", "-s", str(data / "smb.conf")]
         process = spawn([*argv, "--debug-stdout", "-d", "1"], log_path, environment=_environment(data))
-        limit = time.monotonic() + _START_SECONDS
-        while process.is_running and time.monotonic() < limit:
-            if all(port_is_open(host, port) for port in _PORTS):
-                return host, process
-            time.sleep(0.05)
-        process.stop(signal.SIGTERM)
+        if process.listens(*_PORTS, seconds=_START_SECONDS, host=host):
+            return host, process
     raise LabError(f"the domain controller did not start: see {log_path}")
 
 

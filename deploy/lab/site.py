@@ -148,14 +148,10 @@ def _hosted(own: Path, target: LabTarget) -> dict[str, Any]:
     environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "PYTHONPATH": root}
     process = spawn(argv, own / "log", environment=environment)
     process.save(own / f"{target.name}.pid.json")
-    limit = time.monotonic() + _HOST_SECONDS
     state = own / f"{target.name}.json"
-    while process.is_running and time.monotonic() < limit:
-        if state.exists():
-            told: dict[str, Any] = json.loads(state.read_text())
-            return told
-        time.sleep(0.05)
-    process.stop(signal.SIGTERM)
+    if process.comes_up(state.exists, seconds=_HOST_SECONDS):
+        told: dict[str, Any] = json.loads(state.read_text())
+        return told
     last = (own / "log").read_text(errors="replace").strip()[-300:]
     raise LabError(f"the emulated {target.product} did not start: {last}")
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.lab.processes import LabError, Process, end, free_port, new_password, port_is_open, spawn, write_private
+from deploy.lab.processes import LabError, Process, end, free_port, new_password, spawn, write_private
 
 __all__ = ["SshServer", "obstacles", "start", "stop"]
 
@@ -200,12 +198,8 @@ def _run(base: Path, max_startups: str, settings: Sequence[str], delay: str) -> 
     argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _INSIDE, "sh"]
     argv += [str(base), "labadmin", delay, str(_sshd())]
     process = spawn(argv, base / "log", environment=_environment())
-    limit = time.monotonic() + _START_SECONDS
-    while process.is_running and time.monotonic() < limit:
-        if port_is_open("127.0.0.1", port):
-            return port, process
-        time.sleep(0.05)
-    process.stop(signal.SIGTERM)
+    if process.listens(port, seconds=_START_SECONDS):
+        return port, process
     raise LabError(f"sshd did not start: {(base / 'log').read_text().strip()[-500:]}")
 
 

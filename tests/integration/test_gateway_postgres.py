@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from deploy.lab import PostgresServer
+from deploy.lab import PostgresServer, pgbouncer
+from deploy.lab.pgbouncer import PgbouncerServer
 from tests.support.gateway_site import GatewaySite
+from tests.support.lab import target_folder
 from tests.support.router import RunningRouter
 
 pytestmark = pytest.mark.integration
 
 
 class Targets:
-    """A site with the lab's PostgreSQL as a resource."""
+    """A site with the lab's PostgreSQL as a resource, or what stands before it on another port."""
 
-    def __init__(self, site: GatewaySite, server: PostgresServer) -> None:
+    def __init__(self, site: GatewaySite, server: PostgresServer, *, port: int = 0, database: str = "") -> None:
         self.site = site
         self.server = server
         self.admin = site.add_user(server.admin_login, server.admin_password)
-        self.resource = site.add_resource("pamDatabase", server.host, server.port, self.admin)
+        named = {"type": "text", "label": "connectDatabase", "value": [database] if database else []}
+        self.resource = site.add_resource("pamDatabase", server.host, port or server.port, self.admin, named)
         site.rotate_by(self.admin, self.resource)
 
     def add_role(self) -> tuple[str, str]:
@@ -37,15 +41,14 @@ class Targets:
         self.site.rotate_by(uid, self.resource)
         return login, uid
 
-    def connect(self, login: str, password: str) -> psycopg.Connection:
-        return psycopg.connect(
-            host=self.server.host, port=self.server.port, user=login, password=password, dbname=self.server.database,
-            autocommit=True,
-        )  # fmt: skip
+    def connect(self, login: str, password: str, **place: int | str) -> psycopg.Connection:
+        """Log in to the server, or at another place."""
+        usual = {"host": self.server.host, "port": self.server.port, "dbname": self.server.database}
+        return psycopg.connect(user=login, password=password, autocommit=True, **{**usual, **place})
 
-    def logs_in(self, login: str, password: str) -> bool:
+    def logs_in(self, login: str, password: str, **place: int | str) -> bool:
         try:
-            self.connect(login, password).close()
+            self.connect(login, password, **place).close()
         except psycopg.OperationalError:
             return False
         return True
@@ -154,6 +157,36 @@ def test_the_admin_rotates_itself_and_goes_on_working(targets: Targets) -> None:
     finally:
         with targets.connect(targets.server.admin_login, targets.server.admin_password) as connection:
             connection.execute("DROP ROLE second_admin")
+
+
+@pytest.fixture
+def pooler(target_postgres: PostgresServer) -> Iterator[PgbouncerServer]:
+    with target_folder() as folder:
+        made = pgbouncer.start(folder, target_postgres)
+        yield made
+        made.stop()
+
+
+def test_a_role_behind_a_pooler_is_rotated_and_verified_through_it(
+    sqlite_router: RunningRouter, target_postgres: PostgresServer, pooler: PgbouncerServer, tmp_path: Path
+) -> None:
+    site = GatewaySite(sqlite_router, tmp_path, port_mapping=f"{pooler.port}=postgresql")
+    targets = Targets(site, target_postgres, port=pooler.port, database="transactions")
+    login, uid = targets.add_role()
+    engine = site.engine()
+
+    assert "by a pooler" in str(site.run("plan", uid, engine)["detail"])
+    job = site.run("rotate", uid, engine)
+
+    assert job["state"] == "succeeded", job
+    new = site.password(uid)
+    for place in ({}, {"port": pooler.port, "dbname": "transactions"}):
+        assert targets.logs_in(login, new, **place)
+        assert not targets.logs_in(login, "First-Secret-1", **place)
+    assert site.vault.jobs.proof(uid)["proven"] is True
+    assert site.run("verify", uid, engine)["state"] == "succeeded"
+    for wherever in (site.router.dump(), target_postgres.log_path.read_bytes(), pooler.log_path.read_bytes()):
+        assert new.encode() not in wherever
 
 
 def test_a_rotation_whose_scripts_failed_is_rolled_back(targets: Targets, tmp_path: Path) -> None:

@@ -84,8 +84,11 @@ class Apart:
         return self.run(name, self.service(name)["healthcheck"]["test"][1:]).returncode == 0
 
     def stop(self) -> None:
-        for name in reversed(list(self._running)):
-            self._running[name].stop(signal.SIGTERM, seconds_each=15)
+        for process in self._running.values():  # all at once: together they take as long as the slowest
+            if process.is_running:
+                os.kill(process.pid, signal.SIGTERM)
+        for process in self._running.values():
+            process.stop(signal.SIGTERM, seconds_each=15)
 
     def logs(self) -> bytes:
         return b"".join(path.read_bytes() for path in sorted((self.folder / "logs").iterdir()))
@@ -145,7 +148,7 @@ def test_the_processes_of_the_compose_file_rotate_a_credential(
 ) -> None:
     _bootstrap(apart)
     for name in ("router", "beat", "control", "flower"):
-        assert not apart.is_healthy(name) or name in {"beat", "control"}  # their check is of what they need
+        assert name in {"beat", "control"} or not apart.is_healthy(name)  # their check is of what they need
         apart.start(name)
     for name in ("router", "beat", "control", "flower"):
         eventually(lambda name=name: apart.is_healthy(name), f"{name} is healthy")

@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?=
 BIN := .venv/bin
-PYTEST_ARGS ?= -n 3 --dist loadfile
+PYTEST_ARGS ?= -n 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup js demo-deps lab-deps lab lab-down demo test crash crash-mutants check bench lock clean
 

@@ -45,7 +45,8 @@ CONCURRENCY = 64  # jobs at a time in an instance of the gateway
 START_SECONDS = 60.0
 _ROOT = str(Path(__file__).resolve().parents[2])
 _POLICY = {
-    "PAM_LEASE_SECONDS": str(LEASE_SECONDS), "PAM_REPUBLISH_SECONDS": "1", "PAM_RECONCILE_SECONDS": "0.3",
+    "PAM_LEASE_SECONDS": str(LEASE_SECONDS), "PAM_REPUBLISH_SECONDS": "1", "PAM_REPUBLISH_CAP_SECONDS": "10",
+    "PAM_RECONCILE_SECONDS": "0.3",
     "PAM_OFFLINE_SECONDS": "5", "PAM_EVENTS": "false", "PAM_MINIMUM_INTERVAL_SECONDS": "0",
     "PAM_BACKOFF_SECONDS": "0.5", "PAM_BACKOFF_CAP_SECONDS": "2", "PAM_BUSY_SECONDS": "0.3",
     "PAM_OFFLINE_REPUBLISH_SECONDS": "60", "PAM_REFUSAL_LIMIT": "6", "PAM_REFUSAL_WINDOW_SECONDS": "5",
@@ -311,7 +312,7 @@ class World:
             self.start_one("gateway")
 
     def let_refusals_age(self, account: Account) -> None:
-        """Let the window of the account's lockout budget pass, a quarter of an hour in a moment."""
+        """Let the window of the account's lockout budget pass; a refusal that a clock ahead has dated keeps it open for longer."""
         with self.database.transaction() as session:
             session.execute(delete(LoginRefusal).where(LoginRefusal.record_uid == account.uid))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from connectors.base import Account, Connector, Deadline, Session, Target
 from connectors.saas.connector import SaasConnector, target_of_service
@@ -35,7 +36,10 @@ class Version:
 
 @dataclass(kw_only=True)
 class Work:
-    """A claimed job about one user record."""
+    """A claimed job about one user record.
+
+    Its records never change, only ``replace`` gives other ones: so what is read out of them is read once.
+    """
 
     claim: wire.Claim
     job: JobPort
@@ -64,7 +68,7 @@ class Work:
             raise InvalidInput("the user record has no login", remedy="set the login of the record")
         return login
 
-    @property
+    @cached_property
     def account(self) -> Account:
         """The account whose credential it is."""
         record = self.user.record
@@ -75,7 +79,7 @@ class Work:
             database=record.field("text", "connectDatabase"),
         )
 
-    @property
+    @cached_property
     def target(self) -> Target:
         """Where the account is.
 
@@ -88,7 +92,7 @@ class Work:
             raise InvalidInput("the job names no resource", remedy="set the resource in the rotation settings")
         return target_of(self.resource.record, self.configuration.record, self.user.record)
 
-    @property
+    @cached_property
     def target_key(self) -> str:
         """The target's name for breaker and logs."""
         target = self.target
@@ -144,7 +148,7 @@ class Work:
             raise InvalidInput("the account has no credential to log in with", remedy="name an admin of the resource")
         return connector.open(self.target, value.credential(self.account), self.deadline)
 
-    @property
+    @cached_property
     def lockout(self) -> Lockout:
         """The target's own rule of how many logins may be refused.
 
@@ -153,7 +157,7 @@ class Work:
         """
         return Lockout.of(self.target.options) if self.has_target else Lockout()
 
-    @property
+    @cached_property
     def current(self) -> Value:
         """What is believed to log in: the record's own credential, which an operator may have edited."""
         return Value.of_record(self.user.record)

@@ -15,6 +15,7 @@ from connectors.kept import KeepingConnector, KeptConnections
 from connectors.postgresql.errors import ServerRefusal
 from connectors.postgresql.link import Link
 from connectors.postgresql.session import PostgresqlSession
+from connectors.postgresql.way_in import KnownWays, Way
 from connectors.postgresql.wire import CONNECT_SECONDS, asks_for_tls, is_postgresql, proof_asked
 from connectors.tls import TlsContexts
 
@@ -37,6 +38,7 @@ class PostgresqlConnector(KeepingConnector[Link]):
             kept: where rotators' connections wait for their next session; one with the usual bounds when absent.
         """
         self.kept = kept or KeptConnections(is_usable=Link.is_idle, close=Link.close)
+        self.ways = KnownWays()
         self._speaks_tls: dict[tuple[str, int], bool] = {}
         self._tls = TlsContexts()
 
@@ -65,6 +67,14 @@ class PostgresqlConnector(KeepingConnector[Link]):
             if not refusal.used_password:  # the server may have changed its mind on TLS
                 self._speaks_tls.pop((target.host, target.port), None)
             raise
+
+    def way(self, target: Target, login: str, database: str, deadline: Deadline) -> Way:
+        """Return what the server's rules see of a login.
+
+        Raises:
+            ServerRefusal, TimeoutError: it could not be asked whether it speaks TLS.
+        """
+        return target.host, target.port, self._mode(target, deadline), login, database
 
     def proof_asked(self, target: Target, login: str, database: str, deadline: Deadline) -> int:
         """Return which proof the server would want of this login from here; see ``wire.proof_asked``.

@@ -44,7 +44,7 @@ from connectors.postgresql.statements import (
     alter_role,
     lock_number,
 )
-from connectors.postgresql.way_in import demand_pooler_as_server, refuse_other_proofs, stored_verifier
+from connectors.postgresql.way_in import Rules, Way, demand_pooler_as_server, refuse_other_proofs, stored_verifier
 from connectors.postgresql.wire import CONNECT_SECONDS
 from pam_jobs.errors import (
     AmbiguousReply,
@@ -82,6 +82,9 @@ class PostgresqlSession(KeptSession[Link]):
         self._connector = connector
         self._iterations = DEFAULT_ITERATIONS
         self._is_pooled: bool | None = None  # something stands before the server, and looks at passwords itself
+        self._looked: tuple[Way, Rules] | None = (
+            None  # at the way in of the account, and where nothing stands before it
+        )
         self._made: dict[str, tuple[SecretValue, ScramKeys]] = {}  # by login: what this session set, ready to log in
 
     def preflight(self, account: Account) -> Preflight:
@@ -112,7 +115,8 @@ class PostgresqlSession(KeptSession[Link]):
             )
         if expired:
             raise Locked(f"the password of role {account.login!r} has expired", remedy="ALTER ROLE … VALID UNTIL")
-        self._look_at_way_in(account, is_pooled=row[15] == "t", me=row[16] or "")
+        rules = Rules(started=row[19] or "", loaded=float(row[20] or "inf"), seen=float(row[21] or 0))
+        self._look_at_way_in(account, rules, is_pooled=row[15] == "t", me=row[16] or "")
         if row[13] != "t" or row[14] != "t":
             what = f"role {account.login!r} cannot connect to database {self._database_of(account)!r}"
             raise Unsupported(what, remedy="set connectDatabase to one that the role can connect to")
@@ -173,9 +177,11 @@ class PostgresqlSession(KeptSession[Link]):
         if keys is not None:
             verdict = self._try(account, credential, keys)
         if verdict is None or verdict.cause in {"wrong_password", "cut_during_login"}:
-            verdict = self._try(account, credential, None)
+            keys, verdict = None, self._try(account, credential, None)
         if self._link is None:
             return verdict
+        if credential.login == account.login:
+            self._learn(account, verdict, is_challenged=keys is not None or not self._target.use_ssl)
         if verdict.state in {VerdictState.ACCEPTED, VerdictState.REFUSED}:
             verdict = self._compared(credential, verdict)
         return self._why_refused(account, verdict) if verdict.state is VerdictState.REFUSED else verdict
@@ -216,8 +222,10 @@ class PostgresqlSession(KeptSession[Link]):
         with mapped(sent=False):
             return self._connector.login(self._target, self._parameters(rotator, is_probe=False), self._deadline)
 
-    def _look_at_way_in(self, account: Account, *, is_pooled: bool, me: str) -> None:
+    def _look_at_way_in(self, account: Account, rules: Rules, *, is_pooled: bool, me: str) -> None:
         """Return where a login of the account proves the password that the server keeps.
+
+        The server is asked only where it has not let the account in by that password under the same rules.
 
         Raises:
             Unsupported: it proves none, or the pooler before the server does not let it.
@@ -229,8 +237,27 @@ class PostgresqlSession(KeptSession[Link]):
         with mapped(sent=False):
             if is_pooled:
                 demand_pooler_as_server(link, me, self._rotator.login if self._rotator else me, self._deadline)
+            else:
+                self._looked = self._connector.way(self._target, account.login, database, self._deadline), rules
+                if self._connector.ways.has(*self._looked):
+                    return
             asked = self._connector.proof_asked(self._target, account.login, database, self._deadline)
         refuse_other_proofs(asked, link, account.login, database, self._deadline, is_pooled=is_pooled)
+
+    def _learn(self, account: Account, verdict: Verdict, *, is_challenged: bool) -> None:
+        """Take note of whose password a login proved.
+
+        Args:
+            account: that logged in where the preflight looked, or did not.
+            verdict: of the login.
+            is_challenged: only a server that keeps the role's password can have asked for this proof: it was never sent.
+        """
+        if self._looked is None or self._looked[0][3:] != (account.login, self._database_of(account)):
+            return
+        if verdict.state is not VerdictState.ACCEPTED:
+            self._connector.ways.remove(self._looked[0])
+        elif is_challenged and pq.version() >= _LIBPQ_TELLS_METHODS:
+            self._connector.ways.add(*self._looked)
 
     def _kept_by_server(self, link: Link, account: Account) -> str | None:
         """Return the verifier that a change replaces, "" for none; None where nothing stands before the server."""

@@ -16,8 +16,13 @@ SELECT r.oid IS NOT NULL, r.rolcanlogin, r.rolvaliduntil < now(), r.rolsuper, r.
        coalesce(current_setting('scram_iterations', true), ''),
        r.oid IS NOT NULL AND pg_has_role(session_user, r.oid, 'MEMBER WITH ADMIN OPTION'),
        d.oid IS NOT NULL, r.oid IS NOT NULL AND d.oid IS NOT NULL AND has_database_privilege(r.oid, d.oid, 'CONNECT'),
-       pooled.it, session_user, (SELECT string_agg(setting, ',') FROM pg_settings WHERE name LIKE '%_preload_libraries'),
-       current_setting('passwordcheck.min_password_length', true)
+       pooled.it, session_user,
+       CASE WHEN current_setting('is_superuser') = 'on'
+            THEN concat_ws(',', current_setting('shared_preload_libraries'),
+                           current_setting('session_preload_libraries'), current_setting('local_preload_libraries'))
+            ELSE (SELECT string_agg(setting, ',') FROM pg_settings WHERE name LIKE '%_preload_libraries') END,
+       current_setting('passwordcheck.min_password_length', true),
+       pg_postmaster_start_time()::text, extract(epoch FROM pg_conf_load_time())::text, extract(epoch FROM now())::text
 FROM pg_roles me CROSS JOIN (SELECT pg_backend_pid()::text <> $3 AS it) AS pooled
 LEFT JOIN pg_roles r ON r.rolname = $1
 LEFT JOIN pg_database d ON d.datname = CASE WHEN pooled.it THEN current_database() ELSE $2 END

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Final
 
 from connectors.base import Deadline
@@ -9,7 +12,7 @@ from connectors.postgresql.errors import ServerRefusal, mapped
 from connectors.postgresql.link import Link
 from pam_jobs.errors import Forbidden, NotApplied, Unsupported
 
-__all__ = ["METHOD", "demand_pooler_as_server", "refuse_other_proofs", "stored_verifier"]
+__all__ = ["METHOD", "KnownWays", "Rules", "Way", "demand_pooler_as_server", "refuse_other_proofs", "stored_verifier"]
 
 METHOD: Final = """
 SELECT auth_method FROM pg_hba_file_rules
@@ -27,6 +30,58 @@ _STORED: Final = "SELECT rolpassword FROM pg_authid WHERE rolname = $1"
 _NONE, _CLEAR, _GSSAPI, _SSPI = 0, 3, 7, 9
 _DIRECTLY: Final = "point the resource record at the server itself"
 _ELSEWHERE: Final = "change the password where it is kept, or give the role the method scram-sha-256 in pg_hba.conf"
+
+
+Way = tuple[str, int, str, str, str]
+"""Host, port, sslmode, login and database: all of a login that pg_hba.conf goes by, beside the gateway's own address."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """Which rules a server goes by; its own clock counts, in seconds."""
+
+    started: str  # the server; another one that takes its place has rules of its own
+    loaded: float
+    seen: float
+
+
+class KnownWays:
+    """The logins that a server was seen to check by the role's own password; shared between threads.
+
+    So it need not be asked before each change. What pg_hba.conf says of a login stays until the server reads it anew, and
+    a server tells when that was. Where the answer differs all the same (a role in another group), a change is
+    followed by a login that is not accepted, as when the rules change between the two: nothing is lost, and it is asked again.
+    """
+
+    def __init__(self, most: int = 8192) -> None:
+        """Know none; of more than ``most`` the one longest unused is forgotten."""
+        self._most = most
+        self._known: OrderedDict[Way, Rules] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, way: Way, rules: Rules) -> None:
+        """Take note of a login that was let in for knowing the role's own password.
+
+        Args:
+            way: the login.
+            rules: as they were seen before it.
+        """
+        with self._lock:
+            self._known[way] = rules
+            self._known.move_to_end(way)
+            if len(self._known) > self._most:
+                self._known.popitem(last=False)
+
+    def remove(self, way: Way) -> None:
+        """Forget a login."""
+        with self._lock:
+            self._known.pop(way, None)
+
+    def has(self, way: Way, now: Rules) -> bool:
+        """Say whether the login was seen under the rules that hold now; a backend may date them late, never early."""
+        with self._lock:
+            then = self._known.get(way)
+        return then is not None and then.started == now.started and now.loaded <= then.seen
 
 
 def refuse_other_proofs(

@@ -21,6 +21,7 @@ from pam_jobs.errors import Effect, Forbidden, Unsupported
 from pam_jobs.secret import SecretValue
 from tests.support.benches.base import new_password
 from tests.support.benches.postgresql import PostgresBench
+from tests.support.tls_front import TlsFront
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(120)]
 
@@ -219,3 +220,54 @@ def test_rotator_that_cannot_tell_who_is_asked_is_told_so(bench, ways):
             session.preflight(ways["ldap"])
         other, _ = bench.new_account()
         assert session.preflight(other).may_change
+
+
+def test_server_is_asked_once_until_it_reads_its_rules_anew(bench, target_postgres):
+    account, current = bench.new_account()
+    file, made = target_postgres.data / "pg_hba.conf", []
+    before = file.read_text()
+    with TlsFront(bench.target.host, bench.target.port) as front:
+        target = bench.at(front.port)
+        for _ in range(3):
+            new = Candidate(password=new_password())
+            with bench.open(current, target=target) as session:
+                assert session.preflight(account).may_change
+                session.change(account, new, lambda: None)
+                assert session.probe(account, new.credential(account)).state is VerdictState.ACCEPTED
+            made.append(front.secure)
+        assert made == [3, 4, 5]  # the rotator's login and the question, and each time the login that proves
+        file.write_text(f"host all {account.login} all {LINES['ldap'][0]}\n{before}")
+        try:
+            reload_rules(bench)
+            with bench.open(current, target=target) as session, pytest.raises(Unsupported, match="kept elsewhere"):
+                session.preflight(account)
+        finally:
+            file.write_text(before)
+            reload_rules(bench)
+
+
+def test_rules_that_changed_unseen_lose_nothing_and_are_asked_for_again(bench):
+    account, current = bench.new_account()
+    new = Candidate(password=new_password())
+    way = bench.connector.way(bench.target, account.login, "postgres", Deadline(20))
+    with bench.open(current) as session:
+        session.preflight(account)
+        session.change(account, new, lambda: None)
+        assert session.probe(account, new.credential(account)).state is VerdictState.ACCEPTED
+        known = dict(bench.connector.ways._known)
+        assert list(known) == [way]
+        alter = sql.SQL("ALTER ROLE {} CONNECTION LIMIT {}").format
+        bench.execute(alter(sql.Identifier(account.login), 0))
+        assert session.probe(account, new.credential(account)).state is VerdictState.UNKNOWN
+    assert not bench.connector.ways.has(way, known[way])
+
+
+def reload_rules(bench: PostgresBench) -> None:
+    """Let the server read pg_hba.conf, and return when it has."""
+    asked = "SELECT pg_conf_load_time()"
+    before = bench.execute(asked)
+    bench.execute("SELECT pg_reload_conf()")
+    end = time.monotonic() + 10
+    while bench.execute(asked) == before:
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -27,6 +27,7 @@ __all__ = [
     "change",
     "create",
     "drain",
+    "drained",
     "overview",
     "remove",
     "require_gateway",
@@ -227,6 +228,19 @@ def overview(session: Session, clock: Clock, *, offline_seconds: int) -> list[Ga
             created_at=gateway.created_at,
         )
         for gateway in gateways
+    ]
+
+
+def drained(session: Session) -> list[tuple[str, str, datetime, int]]:
+    """Return uid and name of every gateway that is drained, since when, and how many jobs it still works on."""
+    gateways = session.scalars(
+        select(Gateway).where(Gateway.removed_at.is_(None), Gateway.drained_at.is_not(None)).order_by(Gateway.name)
+    ).all()
+    running = _jobs(session, HELD) if gateways else {}
+    return [
+        (gateway.uid, gateway.name, gateway.drained_at, running.get(gateway.uid, 0))
+        for gateway in gateways
+        if gateway.drained_at is not None
     ]
 
 

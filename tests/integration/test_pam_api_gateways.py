@@ -8,6 +8,7 @@ import pytest
 from pam_jobs.db.engine import Database
 from pam_jobs.db.tables import Client, Gateway, GatewayInstance, PamConfiguration
 from pam_jobs.ids import new_uid
+from pam_jobs.rotation import gateways
 from scheduler import due
 from tests.support.attempts import begin, register
 from tests.support.fleet import Fleet, new_fleet
@@ -89,6 +90,9 @@ def test_a_gateway_is_drained_and_resumed_and_its_jobs_say_so(api: PamApi) -> No
     drained = api.done("POST", f"{path}/drain")
     assert (drained["drained_at"], drained["running"], drained["queued"]) == ("2026-03-02T12:00:00Z", 1, 1)
     assert api.get("/gateways")["gateways"] == [drained]
+    with api.fleet.database.transaction(read_only=True) as session:
+        [(uid, name, _, running)] = gateways.drained(session)
+    assert (uid, name, running) == (api.fleet.gateway_uid, "office", 1)
     for where in (f"/jobs/{second}", f"/records/{records[1]}"):
         reasons = " ".join(api.get(f"{where}/explain")["reasons"])
         assert "gateway 'office' is drained since 2026-03-02 12:00:00 UTC" in reasons, reasons

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
-from datetime import datetime
 from typing import Any
 
 from pam_jobs.cli.embedded import plan, setup
@@ -169,26 +166,24 @@ def status(folder: DataFolder) -> dict[str, Any]:
     }
 
 
-_DRAINED = (
-    "SELECT name, uid, drained_at, (SELECT count(*) FROM jobs WHERE jobs.gateway_uid = gateways.uid"
-    " AND jobs.state IN ('leased', 'running')) FROM gateways"
-    " WHERE drained_at IS NOT NULL AND removed_at IS NULL ORDER BY name"
-)
-
-
 def _drained(folder: DataFolder) -> list[dict[str, Any]]:
     """Return the gateways that begin no jobs, and how many each still works on: also while no router runs to be asked."""
-    try:
-        with closing(sqlite3.connect(f"{folder.database.as_uri()}?mode=ro", uri=True)) as database:
-            rows = database.execute(_DRAINED).fetchall()
-    except sqlite3.OperationalError:  # no database yet, or one of an older version
+    from sqlalchemy.exc import OperationalError
+
+    from pam_jobs.db.engine import Database
+    from pam_jobs.rotation import gateways
+
+    if not folder.database.exists():
         return []
+    database = Database(folder.database_url)
+    try:
+        with database.transaction(read_only=True) as session:
+            rows = gateways.drained(session)
+    except OperationalError:  # of an older version
+        return []
+    finally:
+        database.dispose()
     return [
-        {
-            "gateway": name,
-            "uid": uid,
-            "since": f"{datetime.fromisoformat(since):%Y-%m-%dT%H:%M:%SZ}",
-            "running": running,
-        }
-        for name, uid, since, running in rows
+        {"gateway": name, "uid": uid, "since": f"{since:%Y-%m-%dT%H:%M:%SZ}", "running": running}
+        for uid, name, since, running in rows
     ]

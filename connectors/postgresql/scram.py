@@ -134,7 +134,9 @@ def is_verifier_of(verifier: str, password: str, login: str) -> bool:
     parts = _SCRAM.fullmatch(verifier)
     if parts is None:
         return False
-    again, _ = scram_verifier(
-        password, iterations=int(parts["iterations"]), salt=base64.b64decode(parts["salt"], validate=True)
-    )
+    try:
+        salt = base64.b64decode(parts["salt"], validate=True)
+    except ValueError:
+        return False
+    again, _ = scram_verifier(password, iterations=int(parts["iterations"]), salt=salt)
     return hmac.compare_digest(verifier, again)

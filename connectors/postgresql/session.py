@@ -41,6 +41,7 @@ from connectors.postgresql.statements import (
     ROLE_STATE,
     ROLES,
     VERIFIERS,
+    Standing,
     alter_role,
     lock_number,
 )
@@ -50,7 +51,6 @@ from pam_jobs.errors import (
     AmbiguousReply,
     Effect,
     Forbidden,
-    Locked,
     PolicyRefused,
     TargetError,
     Unsupported,
@@ -64,7 +64,6 @@ __all__ = ["PostgresqlSession"]
 
 _LOGIN_BYTES = 63  # the server silently cuts longer names, and might then change another role
 _FIRST_SCRAM_VERSION = 100000
-_FIRST_ADMIN_OPTION_VERSION = 160000
 _LIBPQ_TELLS_METHODS = 160000
 _DEFAULT_DATABASE = "postgres"
 _LIBPQ_TAKES_KEYS = 180000
@@ -98,40 +97,21 @@ class PostgresqlSession(KeptSession[Link]):
         """
         if len(account.login.encode()) > _LOGIN_BYTES or "\0" in account.login:
             raise Unsupported("the login is no name of a role", remedy=f"a role's name has 1 to {_LOGIN_BYTES} bytes")
-        link = self._require_link()
-        row = self._query(PREFLIGHT, [account.login, self._database_of(account), str(link.backend_pid)])[0]
-        exists, can_login, expired, is_super, replicates, is_self, i_super, i_create, standby = (
-            x == "t" for x in row[:9]
-        )
-        version, encryption, iterations = (str(text) for text in row[9:12])
-        self._iterations = iterations_of(self._target.options) or max(DEFAULT_ITERATIONS, int(iterations or 0))
-        if standby:
-            raise Unsupported("the server is a read-only standby", remedy="point the resource record at the primary")
-        if not exists:
-            raise Unsupported(f"there is no role {account.login!r}", remedy="check the login in the user record")
-        if not can_login:
-            raise Unsupported(
-                f"role {account.login!r} may not log in", remedy="ALTER ROLE … LOGIN, or remove the rotation"
-            )
-        if expired:
-            raise Locked(f"the password of role {account.login!r} has expired", remedy="ALTER ROLE … VALID UNTIL")
-        rules = Rules(started=row[19] or "", loaded=float(row[20] or "inf"), seen=float(row[21] or 0))
-        self._look_at_way_in(account, rules, is_pooled=row[15] == "t", me=row[16] or "")
-        if row[13] != "t" or row[14] != "t":
-            what = f"role {account.login!r} cannot connect to database {self._database_of(account)!r}"
-            raise Unsupported(what, remedy="set connectDatabase to one that the role can connect to")
-        modern = link.server_version >= _FIRST_ADMIN_OPTION_VERSION
-        may_manage = i_create and not is_super and (row[12] == "t" if modern else not replicates)
-        if not (i_super or is_self or may_manage):
-            remedy = "make the rotator a superuser, or give it CREATEROLE and ADMIN OPTION on the role"
-            raise Forbidden(f"the rotator may not change role {account.login!r}", remedy=remedy)
-        checked = "passwordcheck" in (row[17] or "")
+        link, database = self._require_link(), self._database_of(account)
+        told = Standing.of(self._query(PREFLIGHT, [account.login, database, str(link.backend_pid)])[0])
+        self._iterations = iterations_of(self._target.options) or max(DEFAULT_ITERATIONS, int(told.iterations or 0))
+        told.refuse_what_cannot_log_in(account.login)
+        rules = Rules(started=told.started, loaded=float(told.loaded or "inf"), seen=float(told.seen or 0))
+        self._look_at_way_in(account, rules, is_pooled=told.is_pooled, me=told.me)
+        told.refuse_what_is_not_allowed(account.login, database, link.server_version)
+        is_checked = "passwordcheck" in told.libraries
+        server = f"PostgreSQL {told.version}, password_encryption={told.encryption}"
         return Preflight(
-            server=f"PostgreSQL {version}, password_encryption={encryption}{', by a pooler' if self._is_pooled else ''}",
-            is_self=is_self, account_exists=True, forbidden_characters="\0",
-            min_length=int(row[18] or _PASSWORDCHECK_LENGTH) if checked else None,
-            min_classes=3 if checked else None,  # a letter and something else
-            forbidden_words=(account.login,) if checked else (),
+            server=f"{server}, by a pooler" if told.is_pooled else server,
+            is_self=told.is_self, account_exists=True, forbidden_characters="\0",
+            min_length=int(told.min_length or _PASSWORDCHECK_LENGTH) if is_checked else None,
+            min_classes=3 if is_checked else None,  # a letter and something else
+            forbidden_words=(account.login,) if is_checked else (),
         )  # fmt: skip
 
     def change(self, account: Account, candidate: Candidate, fence: Fence) -> Effect:

@@ -5,9 +5,11 @@ Source: PostgreSQL documentation, "Message Formats" (SSLRequest, StartupMessage)
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import struct
+from collections.abc import Iterator
 
 from connectors.base import Deadline
 from connectors.postgresql.errors import ServerRefusal
@@ -26,14 +28,9 @@ def asks_for_tls(host: str, port: int, deadline: Deadline) -> bool:
         ServerRefusal: nobody answers, or not as PostgreSQL does.
         TimeoutError: no answer in time.
     """
-    try:
-        with socket.create_connection((host, port), timeout=deadline.remaining(CONNECT_SECONDS)) as raw:
-            raw.sendall(_SSL_REQUEST)
-            answer = _receive(raw, 1)
-    except TimeoutError:
-        raise
-    except OSError as error:
-        raise ServerRefusal(sqlstate=None, severity="FATAL", text=str(error)) from None
+    with _connected((host, port), deadline) as raw:
+        raw.sendall(_SSL_REQUEST)
+        answer = _receive(raw, 1)
     if answer == b"E":  # a server too busy to talk says so here; the login will tell the code
         return False
     if answer not in {b"S", b"N"}:
@@ -75,14 +72,26 @@ def proof_asked(
         ServerRefusal: the server does not go on with such a login, or nobody answers as PostgreSQL does.
         TimeoutError: no answer in time.
     """
+    with _connected(place, deadline) as raw:
+        if tls is not None:
+            raw.sendall(_SSL_REQUEST)
+            if _receive(raw, 1) == b"S":
+                with tls.wrap_socket(raw, server_hostname=place[0]) as secured:
+                    return _asked(secured, login, database)
+        return _asked(raw, login, database)
+
+
+@contextlib.contextmanager
+def _connected(place: tuple[str, int], deadline: Deadline) -> Iterator[socket.socket]:
+    """Lend a connection for a few bytes.
+
+    Raises:
+        ServerRefusal: it could not be made, or broke.
+        TimeoutError: no answer in time.
+    """
     try:
         with socket.create_connection(place, timeout=deadline.remaining(CONNECT_SECONDS)) as raw:
-            if tls is not None:
-                raw.sendall(_SSL_REQUEST)
-                if _receive(raw, 1) == b"S":
-                    with tls.wrap_socket(raw, server_hostname=place[0]) as secured:
-                        return _asked(secured, login, database)
-            return _asked(raw, login, database)
+            yield raw
     except TimeoutError:
         raise
     except OSError as error:

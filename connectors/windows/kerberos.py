@@ -64,31 +64,34 @@ class KerberosWay:
         told = kerberos_demand(target)
         if told is False:
             return None
-        way = cls._made(target, login, offered, is_demanded=told is True)
-        if isinstance(way, Unsupported):
+        try:
+            return cls._made(target, login, offered, is_demanded=told is True)
+        except Unsupported:
             if told:
-                raise way
+                raise
             return None
-        return way
 
     @classmethod
-    def _made(
-        cls, target: Target, login: str, offered: frozenset[str], *, is_demanded: bool
-    ) -> KerberosWay | Unsupported:
+    def _made(cls, target: Target, login: str, offered: frozenset[str], *, is_demanded: bool) -> KerberosWay:
+        """Return it.
+
+        Raises:
+            Unsupported: login, machine or offer are not for Kerberos.
+        """
         host = target.options.get("kerberos_host", "").strip() or target.host
         if "." not in host or _is_address(host):
-            return Unsupported(
+            raise Unsupported(
                 "Kerberos needs the machine's name in the DNS",
                 remedy="name it in the resource's host, or in the custom field 'Kerberos Host'",
             )
         if not offered & {"negotiate", "kerberos"}:
-            return Unsupported("the machine offers no Kerberos for WinRM", remedy="let it offer Negotiate")
+            raise Unsupported("the machine offers no Kerberos for WinRM", remedy="let it offer Negotiate")
         named = target.options.get("kerberos_realm", "").strip().upper()
         domain, slash, name = login.rpartition("\\")
         suffix = "" if slash else login.rpartition("@")[0] and login.rpartition("@")[2]
         is_local = domain.casefold() in {".", "", host.partition(".")[0].casefold()}
         if not suffix and (is_local or not named):
-            return Unsupported(
+            raise Unsupported(
                 "Kerberos is for accounts of a domain",
                 remedy="write the login as login@domain, or DOMAIN\\login with the custom field 'Kerberos Realm'",
             )

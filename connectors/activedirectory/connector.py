@@ -45,7 +45,8 @@ from connectors.ldap.errors import FAILURES, LdapRefusal
 from connectors.ldap.link import Entry, Link
 from connectors.ldap.look import ACTIVE_DIRECTORY, domain_of, product_of, recognised, unseen_of
 from connectors.ldap.names import UserMatch, is_dn, same_dn
-from connectors.ldap.session import DirectorySession, password_of
+from connectors.ldap.session import DirectorySession
+from connectors.passwords import plain_password_of
 from pam_jobs.errors import Effect, Forbidden, PolicyRefused, TargetError, Unsupported, WrongTarget
 from pam_jobs.secret import SecretValue
 
@@ -158,7 +159,7 @@ class ActiveDirectorySession(DirectorySession):
             NotApplied: the account is certainly as it was.
             EffectUnknown: the connection ended after the request was sent.
         """
-        password = _fitting(password_of(candidate))
+        password = _fitting(plain_password_of(candidate))
         link = self._require_link()
         with mapped(sent=False):
             state = self._state(link, account)
@@ -321,12 +322,9 @@ def _fitting(password: SecretValue) -> SecretValue:
     """Return the password, which a controller can hold.
 
     Raises:
-        PolicyRefused: it is too long, or no text.
+        PolicyRefused: it is too long.
     """
-    try:
-        units = len(password.reveal().encode("utf-16-le")) // 2
-    except UnicodeError:
-        raise PolicyRefused("the password is no text", remedy="change the record's complexity") from None
+    units = len(password.reveal().encode("utf-16-le")) // 2
     if units > MOST_UNITS:
         what = f"a password here has at most {MOST_UNITS} characters, as UTF-16 counts them"
         raise PolicyRefused(what, remedy="lower the length in the record's password rules")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from connectors.base import Account, Candidate, Credential, Deadline, Target
+from connectors.base import Account, Credential, Deadline, Target
 from connectors.kept import KeptConnections, KeptSession
 from connectors.ldap.link import Entry, Link
-from pam_jobs.errors import PolicyRefused, Unsupported
+from pam_jobs.errors import Unsupported
 from pam_jobs.secret import SecretValue
 
-__all__ = ["DirectorySession", "password_of"]
+__all__ = ["DirectorySession"]
 
 
 class DirectorySession(KeptSession[Link]):
@@ -47,17 +47,3 @@ class DirectorySession(KeptSession[Link]):
         if self._root is None:
             self._root = link.root()
         return self._root
-
-
-def password_of(candidate: Candidate) -> SecretValue:
-    """Return the password to set.
-
-    Raises:
-        Unsupported: the candidate is a key alone.
-        PolicyRefused: no directory takes it.
-    """
-    if candidate.password is None:
-        raise Unsupported("a directory's account has a password, no key", remedy="give the user record a password")
-    if not candidate.password or "\0" in candidate.password.reveal():
-        raise PolicyRefused("a password here is not empty and has no NUL", remedy="change the record's complexity")
-    return candidate.password

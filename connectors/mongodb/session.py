@@ -24,6 +24,7 @@ from connectors.mongodb.accounts import User, grants, user_of
 from connectors.mongodb.errors import FAILURES, mapped, verdict_of
 from connectors.mongodb.link import Link
 from connectors.mongodb.scram import MECHANISMS, check_password
+from connectors.passwords import password_of
 from connectors.tls import tls_mode
 from pam_jobs.errors import AmbiguousReply, Effect, Forbidden, TargetError, Unsupported
 from pam_jobs.secret import SecretValue
@@ -90,9 +91,8 @@ class MongodbSession(KeptSession[Link]):
             NotApplied: the user is certainly as it was.
             EffectUnknown: no answer came, or none that tells.
         """
-        if candidate.password is None:
-            raise Unsupported("a user here has a password, no key", remedy="give the user record a password")
-        check_password(candidate.password.reveal())
+        password = password_of(candidate)
+        check_password(password.reveal())
         user = self._user(account)
         link = self._require_link()
         with mapped(sent=False):
@@ -100,13 +100,13 @@ class MongodbSession(KeptSession[Link]):
             self._check_server(link, link.hello())
         self._deadline.check("the change was sent")
         milliseconds = max(1, int(self._deadline.remaining() * 1000) - 200)
-        content = self._update(user, candidate.password, mechanisms, milliseconds)
+        content = self._update(user, password, mechanisms, milliseconds)
         fence()
         with mapped(sent=True):
             answer = link.command(user.database, content)
         if answer.get("writeConcernError"):
             raise AmbiguousReply("the primary took the change, and the majority of the set not in time")
-        self._changed(account.login, candidate.password, is_self=self._is_self(account))
+        self._changed(account.login, password, is_self=self._is_self(account))
         return Effect.APPLIED
 
     def probe(self, account: Account, credential: Credential) -> Verdict:  # noqa: ARG002

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from connectors.base import Candidate
 from connectors.mysql.accounts import HASHES, Identity, alter_user, check_plugin, set_own
 from connectors.mysql.server import Server
-from pam_jobs.errors import Forbidden, PolicyRefused, Unsupported
+from pam_jobs.errors import Forbidden, Unsupported
 from pam_jobs.secret import SecretValue
 
-__all__ = ["Change", "Found", "check_dual", "keeps_old", "password_of", "planned"]
+__all__ = ["Change", "Found", "check_dual", "keeps_old", "planned"]
 
 _DUAL = "Dual Password"
 
@@ -58,21 +57,6 @@ def check_dual(options: Mapping[str, str], found: Found, server: Server) -> None
         raise Forbidden(
             "the account may not keep its own old password", remedy="give it APPLICATION_PASSWORD_ADMIN ON *.*"
         )
-
-
-def password_of(candidate: Candidate) -> bytes:
-    """Return what to set, in UTF-8.
-
-    Raises:
-        Unsupported: the candidate has no password.
-        PolicyRefused: the password cannot be one here.
-    """
-    if candidate.password is None:
-        raise Unsupported("an account here has a password, no key", remedy="give the user record a password")
-    password = candidate.password.reveal()
-    if not password or "\0" in password:
-        raise PolicyRefused("a password here is not empty and has no NUL", remedy="change the record's complexity")
-    return password.encode()
 
 
 def planned(

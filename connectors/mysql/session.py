@@ -34,10 +34,11 @@ from connectors.mysql.accounts import (
     parse_login,
     reached_from,
 )
-from connectors.mysql.change import Change, Found, check_dual, keeps_old, password_of, planned
+from connectors.mysql.change import Change, Found, check_dual, keeps_old, planned
 from connectors.mysql.errors import FAILURES, ServerRefusal, map_error, mapped, verdict_of
 from connectors.mysql.link import Link, Row
 from connectors.mysql.server import Server, look_at, name_of
+from connectors.passwords import plain_password_of
 from pam_jobs.errors import (
     Effect,
     Forbidden,
@@ -111,7 +112,7 @@ class MysqlSession(KeptSession[Link]):
             NotApplied: the accounts are certainly as they were.
             EffectUnknown: the connection ended after the statement was sent, or some of several accounts were refused.
         """
-        password = password_of(candidate)
+        password = plain_password_of(candidate).reveal().encode()
         found = self._find(account)
         change = self._plan(found, password)
         statement, values = change.statement, change.values

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from connectors.base import Account, Candidate, Fence, Preflight
-from connectors.network.secrets import check_login, check_password
+from connectors.network.secrets import check_login, checked_password
 from connectors.network.session import NetworkSession, said
 from connectors.network.terminal import Terminal
 from connectors.ssh.errors import FAILURES, map_error, mapped
@@ -117,7 +117,7 @@ class DialogueSession(NetworkSession):
             NotApplied: the device refused a step of ``change``.
             EffectUnknown: no answer came, or the device refused to save.
         """
-        password = check_password(candidate.password)
+        password = checked_password(candidate)
         check_login(account.login)
         self._look(account)
         self._deadline.check("the change was sent")

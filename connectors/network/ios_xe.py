@@ -21,7 +21,7 @@ from connectors.base import (
     Verdict,
     VerdictState,
 )
-from connectors.network.secrets import check_login, check_password, type9
+from connectors.network.secrets import check_login, checked_password, type9
 from connectors.network.session import NetworkSession, said
 from connectors.network.terminal import Terminal
 from connectors.ssh.errors import FAILURES, map_error, mapped, verdict_of
@@ -82,7 +82,7 @@ class IosXeSession(NetworkSession):
             NotApplied: running and saved configuration are certainly as they were.
             EffectUnknown: no answer came, or the device could not be set back.
         """
-        password = check_password(candidate.password)
+        password = checked_password(candidate)
         old = self._line(account.login)
         secret = type9(password)
         new = f"enable secret 9 {secret}" if account.login == ENABLE else _SECRET.sub(f"secret 9 {secret}", old)

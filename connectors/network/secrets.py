@@ -9,10 +9,12 @@ import base64
 import hashlib
 import secrets
 
+from connectors.base import Candidate
+from connectors.passwords import password_of
 from pam_jobs.errors import PolicyRefused, Unsupported
 from pam_jobs.secret import SecretValue
 
-__all__ = ["check_login", "check_password", "type9"]
+__all__ = ["check_login", "checked_password", "type9"]
 
 _STANDARD = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _CISCO = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -49,15 +51,14 @@ def check_login(login: str) -> None:
         )
 
 
-def check_password(password: SecretValue | None) -> SecretValue:
-    """Return the password when it can be typed at every login prompt.
+def checked_password(candidate: Candidate) -> SecretValue:
+    """Return the password to set, when it can be typed at every login prompt.
 
     Raises:
         Unsupported: there is none.
         PolicyRefused: it is empty, too long, or not of printable ASCII characters.
     """
-    if password is None:
-        raise Unsupported("a user here has a password, no key", remedy="give the user record a password")
+    password = password_of(candidate)
     text = password.reveal()
     if not 0 < len(text) <= _LONGEST or not (text.isascii() and text.isprintable()):
         raise PolicyRefused(

@@ -38,7 +38,7 @@ from connectors.ldap.errors import (
 from connectors.ldap.link import Entry, Link
 from connectors.ldap.look import ACTIVE_DIRECTORY, product_of, recognised, unseen_of
 from connectors.ldap.names import UserMatch, is_dn, same_dn
-from connectors.ldap.session import DirectorySession, password_of
+from connectors.ldap.session import DirectorySession
 from connectors.openldap.entries import (
     ACCOUNTS,
     STATE,
@@ -50,6 +50,7 @@ from connectors.openldap.entries import (
     read_policy,
     template_dn,
 )
+from connectors.passwords import plain_password_of
 from pam_jobs.errors import AuthRejected, Effect, Forbidden, TargetError, Unsupported, WrongTarget
 from pam_jobs.secret import SecretValue
 
@@ -138,7 +139,7 @@ class OpenldapSession(DirectorySession):
             NotApplied: the account is certainly as it was.
             EffectUnknown: the connection ended after the request was sent.
         """
-        password = password_of(candidate)
+        password = plain_password_of(candidate)
         link = self._require_link()
         with mapped(sent=False):
             self._check_server(link)

@@ -27,6 +27,7 @@ from connectors.oracle.database import Database, User, find_user, look_at, short
 from connectors.oracle.errors import FAILURES, ServerRefusal, map_error, mapped, verdict_of
 from connectors.oracle.link import Link
 from connectors.oracle.quoting import FORBIDDEN, alter_user, checked_password, stored_name
+from connectors.passwords import password_of
 from pam_jobs.errors import Effect, Forbidden, Locked, TargetError, Unsupported
 from pam_jobs.secret import SecretValue
 
@@ -99,12 +100,11 @@ class OracleSession(KeptSession[Link]):
             NotApplied: the user is certainly as it was.
             EffectUnknown: the connection ended after the statement was sent.
         """
-        if candidate.password is None:
-            raise Unsupported("an Oracle user has a password, no key", remedy="give the user record a password")
+        secret = password_of(candidate)
         if self._is_expired_self(account):
-            return self._renew(candidate.password, fence)
+            return self._renew(secret, fence)
         found, database = self._find(account)
-        password = checked_password(candidate.password.reveal(), database.longest)
+        password = checked_password(secret.reveal(), database.longest)
         present = self._require_rotator().password
         tells_old = found.name == database.me and not database.may_alter
         statement = alter_user(found.name, password, present.reveal() if tells_old and present else None)

@@ -26,6 +26,7 @@ from connectors.base import (
 )
 from connectors.errors import NO_PASSWORD
 from connectors.kept import KeptSession
+from connectors.passwords import plain_password_of
 from connectors.postgresql.errors import FAILURES, mapped, verdict_of
 from connectors.postgresql.link import Link, Row
 from connectors.postgresql.scram import (
@@ -51,7 +52,6 @@ from pam_jobs.errors import (
     AmbiguousReply,
     Effect,
     Forbidden,
-    PolicyRefused,
     TargetError,
     Unsupported,
 )
@@ -291,16 +291,13 @@ class PostgresqlSession(KeptSession[Link]):
             Unsupported: the candidate has no password.
             PolicyRefused: the password cannot be one here.
         """
-        if candidate.password is None:
-            raise Unsupported("a PostgreSQL role has a password, no key", remedy="give the user record a password")
-        password = candidate.password.reveal()
-        if not password or "\0" in password:
-            raise PolicyRefused("a password here is not empty and has no NUL", remedy="change the record's complexity")
+        secret = plain_password_of(candidate)
+        password = secret.reveal()
         is_old = self._require_link().server_version < _FIRST_SCRAM_VERSION
         if is_old or self._target.options.get("password_encryption") == "md5":
             return md5_verifier(password, account.login)
         verifier, keys = scram_verifier(password, iterations=self._iterations)
-        self._made[account.login] = (candidate.password, keys)
+        self._made[account.login] = (secret, keys)
         return verifier
 
     def _keys_of(self, account: Account, password: SecretValue) -> ScramKeys | None:

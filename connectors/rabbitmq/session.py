@@ -21,11 +21,12 @@ from connectors.base import (
 )
 from connectors.errors import NO_PASSWORD, untried
 from connectors.kept import KeptSession
+from connectors.passwords import plain_password_of
 from connectors.rabbitmq.amqp import log_in
 from connectors.rabbitmq.api import CONNECT_SECONDS, HASHES, Api, password_hash
 from connectors.rabbitmq.errors import FAILURES, AmqpRefusal, ApiRefusal, mapped, verdict_of
 from connectors.tls import tls_mode
-from pam_jobs.errors import Effect, Forbidden, PolicyRefused, TargetError, Unreachable, Unsupported
+from pam_jobs.errors import Effect, Forbidden, TargetError, Unreachable, Unsupported
 from pam_jobs.secret import SecretValue
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class RabbitmqSession(KeptSession[Api]):
             NotApplied: the user is certainly as it was.
             EffectUnknown: no answer came, or none that tells.
         """
-        password = _password_of(candidate)
+        password = plain_password_of(candidate, most_bytes=_LONGEST)
         _check_login(account.login)
         user = self._user(account.login)
         tags = user.get("tags") or []
@@ -250,21 +251,3 @@ def _check_login(login: str) -> None:
     """
     if not login or "\0" in login:
         raise Unsupported("the login is no name of a user", remedy="a user's name here is not empty and has no NUL")
-
-
-def _password_of(candidate: Candidate) -> SecretValue:
-    """Return what to set.
-
-    Raises:
-        Unsupported: the candidate has no password.
-        PolicyRefused: the password cannot be one here.
-    """
-    if candidate.password is None:
-        raise Unsupported("a user here has a password, no key", remedy="give the user record a password")
-    text = candidate.password.reveal()
-    is_text = not any("\ud800" <= letter <= "\udfff" for letter in text)
-    if not text or "\0" in text or not is_text or len(text.encode()) > _LONGEST:
-        raise PolicyRefused(
-            f"a password here has 1 to {_LONGEST} bytes and no NUL", remedy="change the record's complexity"
-        )
-    return candidate.password

@@ -23,6 +23,7 @@ from connectors.base import (
 )
 from connectors.errors import NO_PASSWORD, untried
 from connectors.kept import KeptSession
+from connectors.passwords import plain_password_of
 from connectors.redis.errors import FAILURES, ServerRefusal, mapped, verdict_of
 from connectors.redis.link import Link
 from connectors.redis.nodes import Node, named, places_of, set_everywhere, told_by
@@ -83,7 +84,7 @@ class RedisSession(KeptSession[Link]):
             NotApplied: every server has the user as it was.
             EffectUnknown: a server did not answer, or could not be set back.
         """
-        password = _password_of(candidate)
+        password = plain_password_of(candidate, most_bytes=_LONGEST)
         check_login(account.login)
         found = [(node, self._check(node, account.login)) for node in self._nodes()]
         self._deadline.check("the change was sent")
@@ -278,24 +279,6 @@ class RedisSession(KeptSession[Link]):
         if verdict.state is VerdictState.ACCEPTED and user.takes_any_password:
             return Verdict(state=VerdictState.UNKNOWN, cause="any_password", detail="the user takes any password")
         return verdict
-
-
-def _password_of(candidate: Candidate) -> SecretValue:
-    """Return what to set.
-
-    Raises:
-        Unsupported: the candidate has no password.
-        PolicyRefused: the password cannot be one here.
-    """
-    if candidate.password is None:
-        raise Unsupported("a user here has a password, no key", remedy="give the user record a password")
-    text = candidate.password.reveal()
-    is_text = not any("\ud800" <= letter <= "\udfff" for letter in text)
-    if not text or "\0" in text or not is_text or len(text.encode()) > _LONGEST:
-        raise PolicyRefused(
-            f"a password here has 1 to {_LONGEST} bytes and no NUL", remedy="change the record's complexity"
-        )
-    return candidate.password
 
 
 def _place_of(node: Node) -> tuple[str, int]:

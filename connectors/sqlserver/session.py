@@ -25,6 +25,7 @@ from connectors.base import (
 )
 from connectors.errors import NO_PASSWORD, untried
 from connectors.kept import KeptKey, KeptSession
+from connectors.passwords import password_of
 from connectors.sqlserver.errors import FAILURES, ServerRefusal, map_error, mapped, verdict_of
 from connectors.sqlserver.link import Link
 from connectors.sqlserver.quoting import LONGEST, alter_login, alter_user, checked_name, checked_password
@@ -96,9 +97,7 @@ class SqlserverSession(KeptSession[Link]):
             NotApplied: the account is certainly as it was.
             EffectUnknown: the connection ended after the statement was sent.
         """
-        if candidate.password is None:
-            raise Unsupported("a login here has a password, no key", remedy="give the user record a password")
-        password = checked_password(candidate.password.reveal())
+        password = checked_password(password_of(candidate).reveal())
         found, is_own = self._find(account)
         link = self._link_to(self._database_of(account)) if found.is_contained else self._require_link()
         statement = self._statement(found, password, is_own=is_own)

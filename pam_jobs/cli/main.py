@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +37,7 @@ from pam_jobs.cli import (
 from pam_jobs.cli.common import note
 from pam_jobs.errors import PamJobsError
 
-__all__ = ["app", "main"]
+__all__ = ["app", "command", "main"]
 
 _SHORT = {"g": "gateway", "c": "config", "r": "rotation", "a": "action"}
 _PANELS = ("This machine", "Vault", "Rotation", "Audit", "Access", "Single processes")
@@ -117,10 +119,16 @@ for _name, _group, _panel in (
     app.add_typer(_group, name=_name, rich_help_panel=_panel)
 
 
+@cache
+def command() -> Callable[[], object]:
+    """Return all commands, put together from the functions' signatures, which takes longer than most commands do."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Run the command line; errors end with one sentence on standard error and exit code 1."""
     try:
-        app()
+        command()()
     except PamJobsError as error:
         note(f"pam: {error.sentence()}")
         _leave(1)

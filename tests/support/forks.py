@@ -22,7 +22,10 @@ from pathlib import Path
 
 __all__ = ["Forks"]
 
-_MODULES = ("httpx", "pam_jobs.client.session", "pam_jobs.client.vault", "pam_jobs.cli.common", "pam_jobs.cli.main")
+_MODULES = (
+    "csv", "httpcore", "httpx", "pam_jobs.client.session", "pam_jobs.client.vault", "pam_jobs.cli.common",
+    "pam_jobs.cli.embedded.control", "pam_jobs.cli.embedded.setup", "pam_jobs.cli.main:command",
+)  # fmt: skip
 _START_SECONDS = 60.0
 
 
@@ -33,7 +36,7 @@ class Forks:
         """Prepare; the process that forks starts with the first use.
 
         Args:
-            modules: what it imports beforehand.
+            modules: what it imports beforehand; ``module:function`` is called as well, for what that makes once.
         """
         self._modules = modules
         self._folder = tempfile.TemporaryDirectory(prefix="pam-forks-", ignore_cleanup_errors=True)
@@ -120,7 +123,10 @@ def serve(path: str, modules: Sequence[str]) -> None:
     """Answer requests while the tests live: each connection gets a process that runs one command and tells its end."""
     parent = os.getppid()
     for name in modules:
-        import_module(name)
+        module, _, function = name.partition(":")
+        imported = import_module(module)
+        if function:
+            getattr(imported, function)()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that answer
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{path}.new")

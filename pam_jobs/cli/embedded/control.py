@@ -1,4 +1,7 @@
-"""Up, down and status of embedded mode, as the commands use them."""
+"""Up, down and status of embedded mode, as the commands use them.
+
+What only a start needs, the database's code among it, is imported there: `pam status` is asked often.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pam_jobs.cli.embedded import plan, setup
-from pam_jobs.cli.embedded.processes import is_alive
+from pam_jobs.cli.embedded.processes import is_alive, stop_strangers
 from pam_jobs.cli.embedded.state import DataFolder, Lock, Settings
-from pam_jobs.cli.embedded.supervisor import Supervisor, recover
 from pam_jobs.errors import ConfigurationError, StateError
 
 __all__ = ["begin", "detach", "down", "foreground", "status"]
@@ -34,11 +35,13 @@ def begin(
         StateError: it runs already.
         ConfigurationError: the folder or a port cannot be used.
     """
+    from pam_jobs.cli.embedded import setup
+
     folder.prepare()
     lock = Lock(folder)
     lock.take()
     try:
-        orphans = recover(folder)
+        orphans = _recover(folder)
         if orphans:
             report(f"stopped {orphans} processes that a killed supervisor had left")
         settings = Settings.choose(folder, port, flower_port)
@@ -51,6 +54,8 @@ def begin(
 
 def foreground(folder: DataFolder, settings: Settings, lock: Lock, report: Report, ready: Callable[[], None]) -> None:
     """Run everything in this process until Ctrl-C or SIGTERM."""
+    from pam_jobs.cli.embedded.supervisor import Supervisor
+
     Supervisor(folder, settings, lock, report).run(ready)
 
 
@@ -60,6 +65,8 @@ def detach(folder: DataFolder, lock: Lock, report: Report) -> None:
     Raises:
         ConfigurationError: it did not become ready, and has been stopped.
     """
+    from pam_jobs.cli.embedded import plan
+
     log = os.open(folder.logs / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     environment = {name: value for name, value in os.environ.items() if name != "PAM_PASSPHRASE"}
     environment |= {"PYTHONPATH": plan.code_folder(), "PYTHONSAFEPATH": "1"}
@@ -123,7 +130,13 @@ def down(folder: DataFolder, report: Report) -> bool:
                 )
             time.sleep(_PAUSE_SECONDS)
         return True
-    return bool(folder.run.exists() and recover(folder))
+    return bool(folder.run.exists() and _recover(folder))
+
+
+def _recover(folder: DataFolder) -> int:
+    """Stop what a supervisor that was killed left behind; the lock must be ours. Returns how many there were."""
+    known = folder.read_state().get("processes") or []
+    return stop_strangers([(entry["pid"], entry["started"]) for entry in known if entry.get("pid")])
 
 
 def status(folder: DataFolder) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from types import FrameType
 import httpx
 
 from pam_jobs.cli.embedded import broker, plan, setup
-from pam_jobs.cli.embedded.processes import Child, start_time, stop_strangers
+from pam_jobs.cli.embedded.processes import Child, start_time
 from pam_jobs.cli.embedded.state import DataFolder, Lock, Settings
 from pam_jobs.errors import ConfigurationError, PamJobsError
 
-__all__ = ["Supervisor", "recover"]
+__all__ = ["Supervisor"]
 
 _TICK_SECONDS = 0.1
 _START_SECONDS = 90.0  # for one process to become ready, on a busy machine
@@ -29,12 +29,6 @@ Report = Callable[[str], None]
 
 class StopRequested(Exception):
     """Somebody asked for the end while the start was under way."""
-
-
-def recover(folder: DataFolder) -> int:
-    """Stop what a supervisor that was killed left behind; the lock must be ours. Returns how many there were."""
-    known = folder.read_state().get("processes") or []
-    return stop_strangers([(entry["pid"], entry["started"]) for entry in known if entry.get("pid")])
 
 
 class Supervisor:

@@ -86,9 +86,30 @@ def test_a_killed_supervisor_leaves_nothing_and_the_next_up_goes_on(system: Embe
     assert folders in [entry["uid"] for entry in system.json("folder", "list")["folders"]]
 
 
-def test_down_stops_everything_and_again_is_harmless(tmp_path: Path) -> None:
-    system = Embedded(folder=tmp_path / "data")
-    system.up()
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Embedded, str]]:
+    """A system that was started without a passphrase, and what its start said."""
+    system = Embedded(folder=tmp_path_factory.mktemp("begun") / "data")
+    try:
+        yield system, system.pam("up", "--detach").stderr
+    finally:
+        system.pam("down", code=None)
+
+
+def test_a_generated_passphrase_signs_in_again(begun: tuple[Embedded, str]) -> None:
+    system, said = begun
+    file = system.folder / "client" / "passphrase"
+    assert str(file) in said
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    words = file.read_text().strip()
+    system.pam("logout")
+    assert "pam login" in system.refused("record", "list")
+    system.pam("login", PAM_PASSPHRASE=words)
+    assert system.json("whoami")["role"] == "admin"
+
+
+def test_down_stops_everything_and_again_is_harmless(begun: tuple[Embedded, str]) -> None:
+    system, _ = begun  # the last that is done with it
     children = [(entry["pid"], start_time(entry["pid"])) for entry in system.status()["processes"]]
 
     system.down()
@@ -123,22 +144,6 @@ def test_ctrl_c_in_the_foreground_stops_everything_with_exit_code_0(tmp_path: Pa
 def _phase(system: Embedded) -> str | None:
     done = system.pam("status", "--format", "json", code=None)
     return "ready" if '"phase": "ready"' in done.stdout else None
-
-
-def test_a_generated_passphrase_signs_in_again(tmp_path: Path) -> None:
-    system = Embedded(folder=tmp_path / "data")
-    said = system.pam("up", "--detach").stderr
-    try:
-        file = system.folder / "client" / "passphrase"
-        assert str(file) in said
-        assert stat.S_IMODE(file.stat().st_mode) == 0o600
-        words = file.read_text().strip()
-        system.pam("logout")
-        assert "pam login" in system.refused("record", "list")
-        system.pam("login", PAM_PASSPHRASE=words)
-        assert system.json("whoami")["role"] == "admin"
-    finally:
-        system.down()
 
 
 def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:

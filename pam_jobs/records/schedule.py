@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -152,12 +153,15 @@ def check_minimum_interval(schedule: Schedule, minimum: timedelta, *, since: dat
     Raises:
         InvalidInput: two runs come too close.
     """
+    if minimum <= timedelta(0):
+        return
     start = since or _REFERENCE
-    entries = tuple(_without_jumps(entry, start) for entry in schedule.entries)
-    steady = replace(schedule, entries=entries)
+    entries = [_without_jumps(entry, start) for entry in schedule.entries]
+    is_even = len(entries) == 1 and isinstance(entries[0], Hourly | Daily | Weekly)  # its first interval is every one
+    most = 1 if is_even else _MOST_RUNS
     previous: datetime | None = None
     end: datetime | None = None
-    for count, run in enumerate(steady.upcoming(start)):
+    for count, run in enumerate(_together(entries, start)):
         if previous is not None and run - previous < minimum:
             raise InvalidInput(
                 f"the schedule has runs {_words(run - previous)} apart, but policy wants at least {_words(minimum)}",
@@ -165,8 +169,24 @@ def check_minimum_interval(schedule: Schedule, minimum: timedelta, *, since: dat
             )
         end = end or run + _HORIZON
         previous = run
-        if run > end or count >= _MOST_RUNS:
+        if run > end or count >= most:
             return
+
+
+def _together(entries: Sequence[Entry], start: datetime) -> Iterator[datetime]:
+    """Yield the runs of all entries after the start, ascending, each instant once."""
+    last = start
+    for run in heapq.merge(*(_runs(entry, start) for entry in entries)):
+        if run > last:
+            yield run
+            last = run
+
+
+def _runs(entry: Entry, start: datetime) -> Iterator[datetime]:
+    run = entry.next_after(start.astimezone(UTC), _EPOCH)
+    while run is not None:
+        yield run
+        run = entry.next_after(run, _EPOCH)
 
 
 def _without_jumps(entry: Entry, start: datetime) -> Entry:

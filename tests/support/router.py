@@ -36,7 +36,7 @@ from pam_jobs.db.tables import AuditEvent
 from pam_jobs.ids import new_uid
 from pam_jobs.records.record import Record
 from pam_jobs.settings import ControlSettings
-from tests.support.database import dump, new_database_url
+from tests.support.database import dump, new_database_url, open_database
 
 HOST = "localhost"
 
@@ -169,7 +169,7 @@ def run_router(
     keys = KeyStore(control.keys_dir)
     keys.ensure()
     tls = ensure_tls(control.keys_dir / "tls", control.tls_name_list, SystemClock())
-    context = AppContext(settings=control, database=Database(database_url), keys=keys, clock=time_source)
+    context = AppContext(settings=control, database=open_database(database_url), keys=keys, clock=time_source)
     server = make_server(create_app(context), tls, host="127.0.0.1", port=port)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="router", daemon=True)
     thread.start()

@@ -19,25 +19,26 @@ def emitted(root: Path, packages: tuple[str, ...]) -> tuple[tuple[str, str], ...
     Followed are ``record_event``, every function that hands one of its own parameters on to it, literals behind a
     condition, and names assigned in the same function. What is computed otherwise is refused at run time if unknown.
     """
-    trees = {
-        path: ast.parse(path.read_text()) for package in packages for path in sorted((root / package).rglob("*.py"))
-    }
+    functions = [
+        (path, function, _calls(function))
+        for package in packages
+        for path in sorted((root / package).rglob("*.py"))
+        for function in _functions(ast.parse(path.read_text()))
+    ]
     writers = {"record_event": 3}  # function → position of the event's name
     while True:
         found = dict(writers)
-        for tree in trees.values():
-            for function in _functions(tree):
-                for argument in _events(function, writers):
-                    if isinstance(argument, ast.Name) and argument.id in _parameters(function):
-                        found[function.name] = _parameters(function).index(argument.id)
+        for _, function, calls in functions:
+            for argument in _events(calls, writers):
+                if isinstance(argument, ast.Name) and argument.id in _parameters(function):
+                    found[function.name] = _parameters(function).index(argument.id)
         if found == writers:
             break
         writers = found
     return tuple(
         (name, f"{path.relative_to(root)}:{argument.lineno}")
-        for path, tree in trees.items()
-        for function in _functions(tree)
-        for argument in _events(function, writers)
+        for path, function, calls in functions
+        for argument in _events(calls, writers)
         for name in _literals(function, argument)
     )
 
@@ -51,12 +52,15 @@ def _parameters(function: Function) -> list[str]:
     return names[1:] if names[:1] in (["self"], ["cls"]) else names
 
 
-def _events(function: Function, writers: dict[str, int]) -> Iterator[ast.expr]:
-    for node in ast.walk(function):
-        if isinstance(node, ast.Call):
-            place = writers.get(_called(node.func))
-            if place is not None and len(node.args) > place:
-                yield node.args[place]
+def _calls(function: Function) -> list[tuple[str, list[ast.expr]]]:
+    return [(_called(node.func), node.args) for node in ast.walk(function) if isinstance(node, ast.Call)]
+
+
+def _events(calls: list[tuple[str, list[ast.expr]]], writers: dict[str, int]) -> Iterator[ast.expr]:
+    for called, arguments in calls:
+        place = writers.get(called)
+        if place is not None and len(arguments) > place:
+            yield arguments[place]
 
 
 def _called(function: ast.expr) -> str:

@@ -8,7 +8,6 @@ import platform
 import secrets
 import signal
 import socket
-import ssl
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +20,7 @@ import structlog
 from celery import Celery, signals
 from celery.exceptions import Reject
 from celery.worker import state as worker_state
+from urllib3.connectionpool import HTTPSConnectionPool
 
 from connectors.registry import ConnectorRegistry
 from connectors.saas.catalogue import Catalogue
@@ -41,10 +41,10 @@ from workers import tasks
 from workers.boundaries import boundary_from
 from workers.breaker import Breakers
 from workers.engine import Engine
-from workers.https import Https, make_https
 from workers.identity import Identity, bind
 from workers.instances import InstanceFile
 from workers.journal import Journal
+from workers.pool import make_pool
 from workers.ports import EngineSettings, Ports
 from workers.position import PositionFile
 from workers.request import MessageGuard
@@ -89,7 +89,7 @@ class Agent:
         self._registry = ConnectorRegistry(state_folder=state_dir)
         self._saas = Catalogue(settings.saas_plugins_dir, may_install=settings.saas_pip)
         self._journal = Journal(state_dir, clock=self._clock)
-        self._http = _http_client(identity.hostname, settings)
+        self._pool = _connections(identity.hostname, settings)
         self._position: PositionFile | None = None
         self._told_trouble: str | None = None
         self._state_dir = state_dir
@@ -106,7 +106,7 @@ class Agent:
         """
         self._patiently(lambda: bind(self._identity, self._vault.greet))
         token = DeviceToken(self._identity.client_id, self._identity.private_key, self._clock)
-        router = self._router = RouterClient(self._http, token, self.instance)
+        router = self._router = RouterClient(self._pool, token, self.instance)
         self._position = PositionFile(self._state_dir, self._identity.client_id)
         answer = self._hello(router)
         sweep(self._settings.work_dir)
@@ -133,7 +133,7 @@ class Agent:
         self._journal.close()
         if self._instances:
             self._instances.remove()
-        self._http.close()
+        self._pool.close()
         _log.info("gateway_stopped", instance=self.instance)
 
     def _make_engine(self, router: RouterClient) -> Engine:
@@ -315,15 +315,8 @@ class Agent:
             self._guard.renew(again.signing_key)
 
 
-def _http_client(hostname: str, settings: GatewaySettings) -> Https:
-    try:
-        context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
-    except OSError as error:
-        raise ConfigurationError(
-            f"the CA file {settings.ca_file} cannot be read ({error.strerror or type(error).__name__})",
-            remedy="set PAM_CA_FILE to the router's ca.pem",
-        ) from None
-    return make_https(hostname, context, connect_seconds=5.0, answer_seconds=30.0)
+def _connections(hostname: str, settings: GatewaySettings) -> HTTPSConnectionPool:
+    return make_pool(hostname, settings.ca_file, connect_seconds=5.0, answer_seconds=30.0)
 
 
 def _version() -> str:

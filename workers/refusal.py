@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Final
 
 from pam_jobs import errors
-from workers.https import Said
 
 __all__ = ["error_of"]
 
@@ -26,15 +26,20 @@ _ERRORS_BY_STATUS: Final[Mapping[int, type[errors.PamJobsError]]] = {
 }
 
 
-def error_of(response: Said) -> errors.PamJobsError:
-    """Return what the router said instead of an answer."""
+def error_of(status: int, content: bytes) -> errors.PamJobsError:
+    """Return what the router said instead of an answer.
+
+    Args:
+        status: of HTTP, no success.
+        content: the problem document, or whatever came in its place.
+    """
     try:
-        problem = response.json()
+        problem = json.loads(content)
     except ValueError:
         problem = {}
     if not isinstance(problem, dict):
         problem = {}
-    fallback = _ERRORS_BY_STATUS.get(response.status_code, errors.VaultError)
+    fallback = _ERRORS_BY_STATUS.get(status, errors.VaultError)
     kind = _ERRORS.get(str(problem.get("code")), fallback)
-    detail = problem.get("detail") or f"the router refused the call with status {response.status_code}"
+    detail = problem.get("detail") or f"the router refused the call with status {status}"
     return kind(str(detail), remedy=problem.get("remedy"))

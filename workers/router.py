@@ -8,16 +8,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal, TypeVar
+from urllib.parse import quote
 
-import httpx
 import jwt
 from pydantic import BaseModel, ValidationError
+from urllib3.connectionpool import HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, ProxyError
 
 from pam_jobs import errors
 from pam_jobs.clock import Clock
 from pam_jobs.crypto.p256 import PrivateKey
 from pam_jobs.jobs import wire
-from workers.https import Https, Said
+from workers.pool import post
 from workers.refusal import error_of
 
 __all__ = ["DeviceToken", "JobLink", "MaybeDone", "NotBelieved", "RouterClient", "RouterUnavailable"]
@@ -28,7 +30,7 @@ _TOKEN_SECONDS: Final = 290
 _TOKEN_REUSE_SECONDS: Final = 240
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 5.0
-_NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+_NEVER_SENT: Final = (ConnectTimeoutError, ProxyError)
 _AWAY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _PREFIX: Final = "/api/device"
 
@@ -90,7 +92,7 @@ class RouterClient:
 
     def __init__(
         self,
-        http: Https,
+        pool: HTTPSConnectionPool,
         token: DeviceToken,
         instance: str,
         *,
@@ -98,10 +100,10 @@ class RouterClient:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Use a client of the router.
+        """Call one router.
 
         Args:
-            http: keeps the connections and knows the router's CA.
+            pool: its connections; see ``workers.pool``.
             token: authenticates the device.
             instance: name of this process, 1 to 64 characters.
             patience_seconds: how long a call is repeated while the router is away.
@@ -110,7 +112,7 @@ class RouterClient:
         """
         self.instance = instance
         self.register_anew: Callable[[], object] = lambda: None  # says hello again
-        self._http = http
+        self._pool = pool
         self._token = token
         self._patience_seconds = patience_seconds
         self._monotonic = monotonic
@@ -172,9 +174,9 @@ class RouterClient:
             RouterUnavailable: there was no answer in time, or none that makes sense; or the clocks differ.
             PamJobsError: what the router said.
         """
-        response = self._post(path, body, patience_seconds)
+        content = self._post(path, body, patience_seconds)
         try:
-            return answer.model_validate_json(response.content)
+            return answer.model_validate_json(content)
         except ValidationError:
             # Without the cause: it shows the input.
             raise RouterUnavailable(
@@ -186,26 +188,25 @@ class RouterClient:
         """Post the body where the answer holds nothing."""
         self._post(path, body, patience_seconds)
 
-    def _post(self, path: str, body: BaseModel, patience_seconds: float | None) -> Said:
+    def _post(self, path: str, body: BaseModel, patience_seconds: float | None) -> bytes:
         end = self._monotonic() + (self._patience_seconds if patience_seconds is None else patience_seconds)
         content = body.model_dump_json().encode()
         pause = _FIRST_PAUSE_SECONDS
         may_be_handled = False
         while True:
             try:
-                response = self._http.post(
-                    _PREFIX + path,
-                    content=content,
-                    headers={"Authorization": self._token.header(), "Content-Type": "application/json"},
-                )
-            except httpx.TransportError as error:
+                headers = {"Authorization": self._token.header(), "Content-Type": "application/json"}
+                status, said = post(self._pool, quote(_PREFIX + path), content, headers)
+            except HTTPError as error:
                 may_be_handled = may_be_handled or not isinstance(error, _NEVER_SENT)
                 reason = type(error).__name__
             else:
-                if response.status_code not in _AWAY:
-                    return self._checked(response, may_be_handled=may_be_handled)
-                may_be_handled = may_be_handled or response.status_code in {500, 502, 504}
-                reason = f"status {response.status_code}"
+                if 200 <= status < 300:
+                    return said
+                if status not in _AWAY:
+                    raise self._refusal(status, said, may_be_handled=may_be_handled)
+                may_be_handled = may_be_handled or status in {500, 502, 504}
+                reason = f"status {status}"
             if self._monotonic() + pause >= end:
                 raise RouterUnavailable(
                     f"the router did not answer {path.rsplit('/', 1)[-1]} ({reason})",
@@ -214,15 +215,14 @@ class RouterClient:
             self._sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
-    def _checked(self, response: Said, *, may_be_handled: bool) -> Said:
-        if response.is_success:
-            return response
-        error = error_of(response)
+    @staticmethod
+    def _refusal(status: int, said: bytes, *, may_be_handled: bool) -> errors.PamJobsError:
+        error = error_of(status, said)
         if isinstance(error, errors.ClockDiffers):
-            raise NotBelieved(error.message, remedy=error.remedy)
+            return NotBelieved(error.message, remedy=error.remedy)
         if may_be_handled and isinstance(error, (errors.StateError, errors.VaultConflict)):
-            raise MaybeDone(error)
-        raise error
+            return MaybeDone(error)
+        return error
 
 
 class JobLink:

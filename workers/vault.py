@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import json
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import requests
 from keeper_secrets_manager_core import SecretsManager
@@ -16,12 +19,15 @@ from keeper_secrets_manager_core.crypto import CryptoUtils
 from keeper_secrets_manager_core.dto.payload import KSMHttpResponse
 from keeper_secrets_manager_core.exceptions import KeeperError
 from requests.utils import get_environ_proxies
+from urllib3.connectionpool import HTTPSConnectionPool
+from urllib3.exceptions import HTTPError
 
 from pam_jobs.crypto import aes
 from pam_jobs.crypto.blob import from_base64
 from pam_jobs.errors import AccessDenied, InvalidInput, VaultError, VaultUnavailable
 from pam_jobs.ids import new_uid
 from pam_jobs.records.record import Record
+from workers.pool import make_pool, post
 from workers.ports import VaultFile, VaultRecord
 from workers.storage import GatewayStorage
 
@@ -64,12 +70,13 @@ class SdkVault:
             monotonic: the clock, in seconds.
             sleep: waits.
         """
-        self._verify: str | bool = str(ca_file) if ca_file else True
+        self._ca_file = ca_file
         self._patience_seconds = patience_seconds
         self._monotonic = monotonic
         self._sleep = sleep
         self._sessions = threading.local()
         self._storage = storage
+        self._pool: tuple[str, HTTPSConnectionPool] | None = None
         self._sdk = SecretsManager(config=storage, custom_post_function=self._post)
 
     def fetch(self, uids: Iterable[str]) -> dict[str, VaultRecord]:
@@ -108,7 +115,7 @@ class SdkVault:
         timeout = (_CONNECT_SECONDS, _READ_SECONDS)
         proxies = get_environ_proxies(file.url)
         with self._session().get(
-            file.url, verify=self._verify, timeout=timeout, stream=True, proxies=proxies
+            file.url, verify=str(self._ca_file or "") or True, timeout=timeout, stream=True, proxies=proxies
         ) as response:
             if response.status_code in _AWAY:
                 raise VaultUnavailable(f"the router answered a download with status {response.status_code}")
@@ -132,7 +139,9 @@ class SdkVault:
                 return read()
             except _Throttled as error:
                 reason, wait = "throttled", max(error.retry_after_seconds, pause)
-            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            except (
+                HTTPError, requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError,
+            ) as error:  # fmt: skip
                 reason, wait = type(error).__name__, pause
             except VaultUnavailable as error:
                 reason, wait = error.message, pause
@@ -161,35 +170,47 @@ class SdkVault:
 
     def _post(self, url: str, transmission_key: Any, sealed: Any, _verify: Any, _proxy: Any) -> KSMHttpResponse:
         """Send the SDK's request over a kept connection; the SDK waits minutes when throttled, we have a deadline."""
-        response = self._session().post(
-            url,
-            data=sealed.encrypted_payload,
-            headers={
-                "Content-Type": "application/octet-stream",
-                "PublicKeyId": str(transmission_key.publicKeyId),
-                "TransmissionKey": base64.b64encode(transmission_key.encryptedKey).decode(),
-                "Authorization": "Signature " + base64.b64encode(sealed.signature).decode(),
-            },
-            verify=self._verify,
-            timeout=(_CONNECT_SECONDS, _READ_SECONDS),
-            proxies=get_environ_proxies(url),
-        )
-        if response.status_code != 200:
-            problem = _json_of(response)
-            code = problem.get("result_code", problem.get("error"))
-            if code == "throttled":
-                raise _Throttled(_number(problem.get("retry_after")))
-            if code == "key":  # the SDK would switch keys and try again without a pause, for ever
-                raise VaultError(
-                    "the router does not know the key in the gateway's configuration",
-                    remedy="create the gateway again and use its new configuration",
-                )
-        return KSMHttpResponse(response.status_code, response.content, response)
+        place = urlsplit(url)
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "PublicKeyId": str(transmission_key.publicKeyId),
+            "TransmissionKey": base64.b64encode(transmission_key.encryptedKey).decode(),
+            "Authorization": "Signature " + base64.b64encode(sealed.signature).decode(),
+        }
+        status, content = post(self._connections(place.netloc), place.path, sealed.encrypted_payload, headers)
+        if status == 200:
+            return KSMHttpResponse(status, content, None)
+        problem = _json_of(content)
+        code = problem.get("result_code", problem.get("error"))
+        if code == "throttled":
+            raise _Throttled(_number(problem.get("retry_after")))
+        if code == "key":  # the SDK would switch keys and try again without a pause, for ever
+            raise VaultError(
+                "the router does not know the key in the gateway's configuration",
+                remedy="create the gateway again and use its new configuration",
+            )
+        return KSMHttpResponse(status, content, _Refusal(status_code=status, text=content.decode(errors="replace")))
+
+    def _connections(self, host: str) -> HTTPSConnectionPool:
+        """Return those to the router; made with the first read, since the SDK knows the host."""
+        if self._pool is None or self._pool[0] != host:
+            made = make_pool(host, self._ca_file, connect_seconds=_CONNECT_SECONDS, answer_seconds=_READ_SECONDS)
+            self._pool = host, made
+        return self._pool[1]
 
 
-def _json_of(response: requests.Response) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class _Refusal:
+    """What the SDK reads of an answer that it makes an error of."""
+
+    status_code: int
+    text: str
+    reason: str = ""
+
+
+def _json_of(content: bytes) -> dict[str, Any]:
     try:
-        data = response.json()
+        data = json.loads(content)
     except ValueError:
         return {}
     return data if isinstance(data, dict) else {}

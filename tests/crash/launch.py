@@ -9,7 +9,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-import httpx
+import urllib3
 
 from pam_jobs.clock import SystemClock
 from pam_jobs.settings import GatewaySettings
@@ -45,14 +45,14 @@ def _be_impatient() -> None:
     """Let a line that hangs cost seconds."""
     from workers import agent
 
-    make = agent._http_client
+    make = agent._connections
 
-    def made(hostname: str, settings: GatewaySettings) -> httpx.Client:
-        client = make(hostname, settings)
-        client.timeout = httpx.Timeout(_ANSWER_SECONDS, connect=5.0)
-        return client
+    def made(hostname: str, settings: GatewaySettings) -> urllib3.HTTPSConnectionPool:
+        pool = make(hostname, settings)
+        pool.timeout = urllib3.Timeout(connect=5.0, read=_ANSWER_SECONDS)
+        return pool
 
-    agent._http_client = made
+    agent._connections = made
 
 
 def _listen(orders: Orders) -> None:

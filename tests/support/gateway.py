@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
-
 from connectors.base import Connector
 from connectors.fake import FakeAccount, FakeConnector, FakeTarget
 from pam_jobs.clock import SystemClock
@@ -81,9 +79,8 @@ class GatewayWorld:
         self.admin = self.add_user("root", "Admin-Secret-1")
         self.user = self.add_user("app", "Old-Secret-1")
         self.give_current(self.user, Value(password=SecretValue("Old-Secret-1")))
-        self.http = httpx.Client(base_url="https://router.test", transport=self.router.transport())
         self.client = RouterClient(
-            self.http, DeviceToken("device", p256.generate(), SystemClock()), "unit-1", patience_seconds=5,
+            self.router.pool(), DeviceToken("device", p256.generate(), SystemClock()), "unit-1", patience_seconds=5,
             sleep=lambda _seconds: None,
         )  # fmt: skip
         self.breakers = Breakers(wait_seconds=0.1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import ssl
 import subprocess
 import sys
 import time
@@ -14,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 from connectors.registry import ConnectorRegistry
 from pam_jobs.client.pam import RotationChange
@@ -29,6 +26,7 @@ from workers.breaker import Breakers
 from workers.engine import Engine
 from workers.identity import bind, load
 from workers.journal import Journal
+from workers.pool import make_pool
 from workers.ports import EngineSettings, Ports
 from workers.router import DeviceToken, RouterClient
 from workers.storage import write_file
@@ -113,10 +111,10 @@ class GatewaySite:
         identity = load(self.config_path, {})
         sdk = SdkVault(identity.storage, self.router.tls.ca)
         bind(identity, sdk.greet)
-        context = ssl.create_default_context(cafile=str(self.router.tls.ca))
-        http = httpx.Client(base_url=self.router.url, verify=context, trust_env=False, timeout=30)
+        host = self.router.url.removeprefix("https://")
+        pool = make_pool(host, self.router.tls.ca, connect_seconds=5, answer_seconds=30)
         token = DeviceToken(identity.client_id, identity.private_key, SystemClock())
-        client = RouterClient(http, token, f"i-{new_uid()[:8]}", patience_seconds=10)
+        client = RouterClient(pool, token, f"i-{new_uid()[:8]}", patience_seconds=10)
         client.hello("0;Linux;1;x86_64;1", {})
         return Engine(
             Ports(

@@ -1,17 +1,19 @@
 """A router in memory with the ledger's rules: it answers the very requests of ``workers.router.RouterClient``.
 
-Tests run the real client, through an httpx transport; faults of the way between them are switched on by name of the call.
+Tests run the real client, over connections that end here; faults of the way between them are switched on by name of the call.
 """
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
+import urllib3
+from urllib3.exceptions import NewConnectionError, ProtocolError
 
 from pam_jobs.errors import (
     AccessDenied,
@@ -89,8 +91,8 @@ class MemoryRouter:
         self.cut_before: Counter[str] = Counter()  # calls that never arrive
         self.before: dict[str, Any] = {}  # called with the job before such a call is handled
 
-    def transport(self) -> httpx.BaseTransport:
-        return _Transport(self)
+    def pool(self) -> urllib3.HTTPSConnectionPool:
+        return _Pool(self)
 
     def handle(self, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
         parts = path.removeprefix("/api/device/").split("/")
@@ -309,26 +311,26 @@ def _subject(job: MemoryJob) -> str:
     return job.record_uid or job.configuration_uid
 
 
-class _Transport(httpx.BaseTransport):
+class _Pool(urllib3.HTTPSConnectionPool):
     def __init__(self, router: MemoryRouter) -> None:
+        super().__init__("router.test")
         self._router = router
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        path = request.url.path
-        action = "/".join(path.removeprefix("/api/device/").split("/")[2:]) or path.rsplit("/", 1)[-1]
+    def urlopen(self, method: str, url: str, body: bytes = b"", headers: Any = None, **_: Any) -> urllib3.HTTPResponse:
+        action = "/".join(url.removeprefix("/api/device/").split("/")[2:]) or url.rsplit("/", 1)[-1]
         if _takes(self._router.cut_before, action):
-            raise httpx.ConnectError("cut", request=request)
-        assert request.headers["Authorization"].startswith("KeeperDevice ey")
+            raise NewConnectionError(self, "cut")
+        assert method == "POST"
+        assert headers["Authorization"].startswith("KeeperDevice ey")
         try:
-            answer = self._router.handle(path, json.loads(request.read()))
+            status, answer = 200, self._router.handle(url, json.loads(body))
         except PamJobsError as error:
             status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
-            response = httpx.Response(status, json={"code": error.code, "detail": error.message})
-        else:
-            response = httpx.Response(204) if answer is None else httpx.Response(200, json=answer)
+            answer = {"code": error.code, "detail": error.message}
         if _takes(self._router.cut_after, action):
-            raise httpx.ReadError("cut", request=request)
-        return response
+            raise ProtocolError("cut")
+        said = b"" if answer is None else json.dumps(answer).encode()
+        return urllib3.HTTPResponse(io.BytesIO(said), status=status, preload_content=False)
 
 
 def _takes(counter: Counter[str], action: str) -> bool:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Self
 
 from connectors.activedirectory.accounts import AccountState
+from connectors.options import is_wanted
 from pam_jobs.errors import Locked, Unsupported
 
 __all__ = ["Wishes"]
-
-_YES: Final = frozenset({"true", "yes", "1", "on"})
-_NO: Final = frozenset({"", "false", "no", "0", "off"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +27,13 @@ class Wishes:
         Raises:
             Unsupported: an option has no known value.
         """
-        unlock = options.get("unlock_account", "").strip().casefold()
-        if unlock not in _YES | _NO:
-            raise Unsupported(f"{unlock!r} is no value of Unlock Account", remedy="use true or false")
+        unlocks = is_wanted(options, "unlock_account", "Unlock Account")
         next_logon = options.get("change_at_next_logon", "").strip().casefold() or "clear"
         if next_logon not in {"clear", "keep", "set"}:
             raise Unsupported(
                 f"{next_logon!r} is no value of Change At Next Logon", remedy="use clear (default), keep or set"
             )
-        return cls(unlocks=unlock in _YES, next_logon=next_logon)
+        return cls(unlocks=unlocks, next_logon=next_logon)
 
     def check(self, state: AccountState) -> None:
         """Refuse what no login could prove.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from connectors.mysql.accounts import HASHES, Identity, alter_user, check_plugin, set_own
 from connectors.mysql.server import Server
+from connectors.options import is_wanted
 from pam_jobs.errors import Forbidden, Unsupported
 from pam_jobs.secret import SecretValue
 
@@ -38,8 +39,12 @@ class Change:
 
 
 def keeps_old(options: Mapping[str, str]) -> bool:
-    """Say whether the resource record wants the old password to be accepted beside the new one."""
-    return options.get(_DUAL, "").strip().upper() == "TRUE"
+    """Say whether the resource record wants the old password to be accepted beside the new one.
+
+    Raises:
+        Unsupported: its field says neither yes nor no.
+    """
+    return is_wanted(options, _DUAL)
 
 
 def check_dual(options: Mapping[str, str], found: Found, server: Server) -> None:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from connectors.base import Capability, Credential, Deadline, Service, Target
 from connectors.kept import KeepingConnector, KeptConnections
+from connectors.options import is_wanted
 from connectors.oracle.link import CONNECT_SECONDS, Link, Login
 from connectors.oracle.quoting import stored_name
 from connectors.oracle.session import OracleSession
@@ -83,7 +84,7 @@ class OracleConnector(KeepingConnector[Link]):
             Unsupported: it would cross the network in clear, and the record does not allow that.
         """
         is_private = tls_mode(target) not in {"", "disable"} or _LOOPBACK.fullmatch(target.host)
-        if not is_private and target.options.get(_CLEAR, "").strip().upper() != "TRUE":
+        if not is_private and not is_wanted(target.options, _CLEAR):
             raise Unsupported(
                 "ALTER USER would carry the password across the network in clear",
                 remedy=f"use a TLS port and turn TLS on in the resource record, or set its custom field {_CLEAR} to TRUE",

@@ -25,6 +25,7 @@ from connectors.base import (
 )
 from connectors.errors import NO_PASSWORD, untried
 from connectors.kept import KeptKey, KeptSession
+from connectors.options import is_wanted
 from connectors.passwords import password_of
 from connectors.sqlserver.errors import FAILURES, ServerRefusal, map_error, mapped, verdict_of
 from connectors.sqlserver.link import Link
@@ -76,6 +77,7 @@ class SqlserverSession(KeptSession[Link]):
             Unsupported: there is no such account, its password is kept elsewhere, or no login with it could succeed.
             TargetError: anything else the server said.
         """
+        is_wanted(self._target.options, "Unlock")  # a wrong value is told before anything is changed
         found, is_own = self._find(account)
         server = self._look()
         if found.is_disabled:
@@ -253,7 +255,7 @@ class SqlserverSession(KeptSession[Link]):
         present = old.reveal() if tells_old and old else None
         if found.is_contained:
             return alter_user(found.name, password, old=present)
-        unlocks = self._target.options.get("Unlock", "").upper() == "TRUE" and server.may_alter
+        unlocks = is_wanted(self._target.options, "Unlock") and server.may_alter
         return alter_login(found.name, password, old=present, unlocks=unlocks)
 
     def _check_private(self) -> None:

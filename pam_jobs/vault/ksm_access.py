@@ -34,8 +34,8 @@ _ACCESS_RESOLUTION = timedelta(seconds=10)
 _NEW_TOKEN = "add a new device to the application and use its token"  # noqa: S105 - a sentence
 
 
-class Named(NamedTuple):
-    """An application, as its devices are told of it."""
+class ApplicationRow(NamedTuple):
+    """An application as its devices are told of it; not the session's object."""
 
     uid: str
     data: bytes
@@ -47,7 +47,7 @@ class Caller:
     """A device that proved who it is."""
 
     client: Client  # a row, not the session's object
-    application: Named
+    application: ApplicationRow
     owner_public_key: bytes
     actor: Actor
     has_bound: bool  # the request carried the public key: the answer carries the wrapped application key
@@ -83,7 +83,7 @@ _DEVICE: Final = (  # made once: it runs with every request of every device
 _NOTE: Final = update(_CLIENTS).where(_CLIENTS.c.client_id == bindparam("client"))
 
 
-def find(session: Session, client_id: str) -> tuple[Client, Named, bytes]:
+def find(session: Session, client_id: str) -> tuple[Client, ApplicationRow, bytes]:
     """Return the device of that id, its application and the public key of the application's owner.
 
     Raises:
@@ -92,7 +92,8 @@ def find(session: Session, client_id: str) -> tuple[Client, Named, bytes]:
     row = prepared.row(session, _DEVICE, {"client_id": client_id})
     if row is None:
         raise AccessDenied("the device is not known", remedy=_NEW_TOKEN)
-    return cast("Client", row), Named(row.application_uid, row.application_data, row.owner_uid), row.owner_public_key
+    application = ApplicationRow(row.application_uid, row.application_data, row.owner_uid)
+    return cast("Client", row), application, row.owner_public_key
 
 
 def authenticate(

@@ -163,7 +163,8 @@ def test_death_before_commit_leaves_the_run_due(fleet: Fleet, beats: Beats, due_
     wait_until(lambda: len(fleet.jobs(due_record)) == 1)
 
 
-def test_missing_settings_are_said_in_one_sentence(beats: Beats) -> None:
-    del beats.environment["PAM_KEYS_DIR"]
-    assert beats.start().wait(20) == 1
-    assert beats.log().strip() == "beat cannot start with these settings: correct PAM_KEYS_DIR"
+def test_missing_settings_are_said_in_one_sentence(tmp_path: Path) -> None:
+    with beats_on(f"sqlite:///{tmp_path}/control.db", "memory://", tmp_path) as beats:  # neither is reached
+        del beats.environment["PAM_KEYS_DIR"]
+        assert beats.start().wait(20) == 1
+        assert beats.log().strip() == "beat cannot start with these settings: correct PAM_KEYS_DIR"

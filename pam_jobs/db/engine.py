@@ -122,9 +122,7 @@ class _Session(Session):
             try:  # nothing is left to do where the session has done it
                 driver.commit() if how == "COMMIT" else driver.rollback()
             except line.dialect.loaded_dbapi.Error as error:
-                told = prepared.told(line, how, error)
-                if how == "COMMIT" or not line.invalidated:  # what broke is rolled back by that
-                    raise told from error
+                raise prepared.told(line, how, error) from error
         self._line = None
         line.close()
 

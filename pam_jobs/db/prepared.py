@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from typing import Any, Final
 
 from sqlalchemy import BindParameter, Connection, Delete, Dialect, Insert, Select, Update
@@ -145,12 +144,14 @@ def _cursor(session: Session, words: _Words, values: Mapping[str, Any]) -> tuple
     if connection.engine.dispatch.before_cursor_execute:  # somebody listens
         result = connection.exec_driver_sql(words.text, parameters)
         return (result.fetchall() if result.returns_rows else ()), result.rowcount
+    cursor = connection.connection.cursor()
     try:
-        with closing(connection.connection.cursor()) as cursor:
-            cursor.execute(words.text, parameters)
-            return (cursor.fetchall() if cursor.description else ()), cursor.rowcount
+        cursor.execute(words.text, parameters)
+        return (cursor.fetchall() if cursor.description else ()), cursor.rowcount
     except connection.dialect.loaded_dbapi.Error as error:
         raise told(connection, words.text, error) from error
+    finally:
+        cursor.close()
 
 
 def told(connection: Connection, text: str, error: Any) -> BaseException:

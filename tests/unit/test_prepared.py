@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import contextlib
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 from sqlalchemy import bindparam, event, func, insert, select, update
-from sqlalchemy.exc import DBAPIError, IntegrityError, PendingRollbackError
+from sqlalchemy.exc import IntegrityError
 
 from pam_jobs.db import prepared
 from pam_jobs.db.base import table_of
@@ -78,43 +77,6 @@ def test_a_refusal_is_told_as_ever_and_without_the_values(database: Database) ->
     assert HOSTILE not in str(raised.value)
     with database.transaction() as session:
         assert prepared.row(session, FIND, {"uid": wanted["uid"]}) is None
-
-
-@pytest.mark.parametrize("is_session_first", [True, False])
-@pytest.mark.parametrize("is_kept", [True, False])
-def test_the_sessions_own_statements_are_of_the_same_transaction(
-    database: Database, is_session_first: bool, is_kept: bool
-) -> None:
-    one, two = row(), row()
-    with contextlib.suppress(ZeroDivisionError), database.transaction() as session:
-        if is_session_first:
-            session.execute(ADD, one)
-            prepared.run(session, ADD, two)
-        else:
-            prepared.run(session, ADD, one)
-            session.execute(ADD, two)
-        assert is_kept or 1 / 0
-    for each in (one, two):
-        with database.transaction(read_only=True) as session:
-            assert (prepared.row(session, FIND, {"uid": each["uid"]}) is not None) == is_kept
-
-
-def test_a_connection_that_broke_is_not_committed_and_not_used_again(database: Database) -> None:
-    one, two = row(), row()
-
-    def breaks() -> None:
-        with database.transaction() as session:
-            prepared.run(session, ADD, one)
-            line: Any = session.get_bind()
-            line.connection.dbapi_connection.close()
-            with pytest.raises(DBAPIError):
-                prepared.run(session, ADD, two)
-
-    with pytest.raises(PendingRollbackError):
-        breaks()
-    for each in (one, two):
-        with database.transaction() as session:
-            assert prepared.row(session, FIND, {"uid": each["uid"]}) is None
 
 
 def test_who_listens_to_statements_hears_them(database: Database) -> None:

@@ -51,7 +51,7 @@ class MachineCalls:
     @staticmethod
     def takes(scope: Scope) -> bool:
         """Say whether the request is one of a machine's."""
-        return bool(scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(_PREFIXES))
+        return scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(_PREFIXES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that ``takes`` says yes to."""

@@ -7,17 +7,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import PendingRollbackError
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.orm import Session, sessionmaker
 
-from pam_jobs.db import prepared
 from pam_jobs.errors import StateError
 
 __all__ = ["Database", "assert_no_transaction"]
 
 _SQLITE_BUSY_MS = 15_000
-_WRITING, _READING = "BEGIN IMMEDIATE", "BEGIN"
 _open = threading.local()
 
 
@@ -47,88 +44,10 @@ def _prepare_sqlite(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:
-        if not connection.connection.dbapi_connection.in_transaction:  # one of `Database.transaction` has begun
-            connection.exec_driver_sql(_WRITING)
-
-
-class _Session(Session):
-    """A session over one connection, whose transaction the driver itself begins and ends.
-
-    SQLAlchemy's own layers about a transaction take longer than the few short statements in it. They are still there
-    for what goes through the session; what goes past it (``prepared``) needs none of them.
-    """
-
-    def __init__(self, engine: Engine, *, begins_with: str | None) -> None:
-        """Prepare, without connecting.
-
-        Args:
-            engine: whose connection is taken with the first statement.
-            begins_with: the statement that begins the transaction; None: the driver begins it by itself.
-        """
-        super().__init__(engine, expire_on_commit=False)
-        self._engine = engine
-        self._begins_with = begins_with
-        self._line: Connection | None = None
-
-    def get_bind(self, *_: Any, **__: Any) -> Connection:
-        """Return the connection, its transaction begun."""
-        line = self._line
-        if line is None:
-            line = self._line = self._begun()
-        elif line.invalidated:
-            raise _broken()
-        return line
-
-    def _begun(self) -> Connection:
-        connection = self._engine.connect()
-        if self._begins_with is not None:
-            try:
-                connection.connection.cursor().execute(self._begins_with)
-            except connection.dialect.loaded_dbapi.Error as error:
-                told = prepared.told(connection, self._begins_with, error)
-                connection.close()
-                raise told from error
-        return connection
-
-    def commit(self) -> None:
-        """Commit; the next statement begins anew."""
-        if self.in_transaction():
-            super().commit()
-        self._end("COMMIT")
-
-    def rollback(self) -> None:
-        """Roll back; the next statement begins anew."""
-        super().rollback()
-        self._end("ROLLBACK")
-
-    def close(self) -> None:
-        """Give the connection back."""
-        super().close()
-        line, self._line = self._line, None
-        if line is not None:
-            line.close()
-
-    def _end(self, how: str) -> None:
-        line = self._line
-        if line is None:
-            return
-        if line.in_transaction():  # statements went through SQLAlchemy, and the session did not end it
-            line.commit() if how == "COMMIT" else line.rollback()
-        elif line.invalidated:
-            if how == "COMMIT":
-                raise _broken()
-        else:
-            driver = line.connection
-            try:  # nothing is left to do where the session has done it
-                driver.commit() if how == "COMMIT" else driver.rollback()
-            except line.dialect.loaded_dbapi.Error as error:
-                raise prepared.told(line, how, error) from error
-        self._line = None
-        line.close()
-
-
-def _broken() -> PendingRollbackError:
-    return PendingRollbackError("the connection broke in this transaction, which can only be rolled back")
+        # A transaction that starts by reading and then writes fails at once when another wrote in between;
+        # taking the write lock first waits instead.
+        mode = "BEGIN" if connection.get_execution_options().get("read_only") else "BEGIN IMMEDIATE"
+        connection.exec_driver_sql(mode)
 
 
 class Database:
@@ -154,6 +73,7 @@ class Database:
         self.engine = create_engine(url, **options)
         if self.is_sqlite:
             _prepare_sqlite(self.engine)
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         # SQLite has one writer. Its own way of waiting is to sleep and look again, up to 100 ms at a time; threads of
         # one process that queue here instead are woken at once. Other processes still meet at SQLite's lock.
         self._writer: AbstractContextManager[object] = threading.RLock() if self.is_sqlite else nullcontext()
@@ -172,22 +92,24 @@ class Database:
         """
         _open.depth = getattr(_open, "depth", 0) + 1
         try:
-            with nullcontext() if read_only else self._writer, self._session(read_only=read_only) as session:
-                try:
+            with nullcontext() if read_only else self._writer, self._sessions() as session:
+                if read_only:
+                    session.connection(execution_options={"read_only": True})
+                with _committed(session):
                     yield session
-                    session.commit()
-                except BaseException:
-                    session.rollback()
-                    raise
         finally:
             _open.depth -= 1
-
-    def _session(self, *, read_only: bool) -> _Session:
-        # A transaction that starts by reading and then writes fails at once when another wrote in between;
-        # taking the write lock first waits instead.
-        begins_with = (_READING if read_only else _WRITING) if self.is_sqlite else None
-        return _Session(self.engine, begins_with=begins_with)
 
     def dispose(self) -> None:
         """Close every kept connection."""
         self.engine.dispose()
+
+
+@contextmanager
+def _committed(session: Session) -> Iterator[None]:
+    try:
+        yield
+        session.commit()
+    except BaseException:
+        session.rollback()
+        raise

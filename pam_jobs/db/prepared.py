@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import ExpandedState
 
-__all__ = ["Statement", "row", "rows", "run", "scalar", "told"]
+__all__ = ["Statement", "row", "rows", "run", "scalar"]
 
 Statement = Select[*tuple[Any, ...]] | Insert | Update | Delete
 _Convert = Callable[[Any], Any]
@@ -137,9 +137,7 @@ def _words(session: Session, statement: Statement, values: Mapping[str, Any]) ->
 def _cursor(session: Session, words: _Words, values: Mapping[str, Any]) -> tuple[Sequence[Any], int]:
     """Run it; return the driver's rows, and how many there were or were changed."""
     session.flush()  # objects that were changed come first, as before each of the session's own statements
-    bind = session.get_bind()
-    # A session of ``Database.transaction`` has begun on its one connection; any other begins now.
-    connection = bind if isinstance(bind, Connection) else session.connection()
+    connection = session.connection()
     parameters = words.parameters(values)
     if connection.engine.dispatch.before_cursor_execute:  # somebody listens
         result = connection.exec_driver_sql(words.text, parameters)
@@ -149,13 +147,13 @@ def _cursor(session: Session, words: _Words, values: Mapping[str, Any]) -> tuple
         cursor.execute(words.text, parameters)
         return (cursor.fetchall() if cursor.description else ()), cursor.rowcount
     except connection.dialect.loaded_dbapi.Error as error:
-        raise told(connection, words.text, error) from error
+        raise _told(connection, words.text, error) from error
     finally:
         cursor.close()
 
 
-def told(connection: Connection, text: str, error: Any) -> BaseException:
-    """Return the driver's error as SQLAlchemy tells it, without the values; a broken connection is not used again."""
+def _told(connection: Connection, text: str, error: Any) -> BaseException:
+    """Return the error as SQLAlchemy tells it, without the values; a broken connection is not used again."""
     dialect: Any = connection.dialect
     is_broken = bool(dialect.is_disconnect(error, connection.connection.dbapi_connection, None))
     told: BaseException = DBAPIError.instance(

@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pam_jobs.api import device, ksm
 from pam_jobs.api.limits import access_line, body_limit, drain, too_large
@@ -24,39 +24,39 @@ from pam_jobs.errors import PamJobsError
 
 __all__ = ["MachineCalls"]
 
+_THREADS: Final = 16
 _SLOW_SECONDS: Final = 1.0
 _FIRST_REFUSAL: Final = 400
 
 _Serve = Callable[[Request, bytes, ThreadPoolExecutor], Awaitable[Response]]
 _TABLE: Final[tuple[tuple[str, _Serve], ...]] = ((device.calls.prefix, device.calls.serve), (ksm.PREFIX, ksm.serve))
-_PREFIXES: Final = tuple(prefix for prefix, _ in _TABLE)
 
 
 class MachineCalls:
-    """Answers the POST requests below certain paths, which are not to reach the framework.
+    """Answers the POST requests below certain paths and passes on every other.
 
     A request has a line in the log only when it was refused or slow: what was done is in the audit log.
     """
 
-    def __init__(self, *, file_bytes: int, threads: int) -> None:
-        """Start without a thread.
+    def __init__(self, app: ASGIApp, *, file_bytes: int) -> None:
+        """Wrap the application.
 
         Args:
+            app: what all other requests go to.
             file_bytes: largest file, which a discovery's result may be as well.
-            threads: requests that are worked on at a time.
         """
+        self._app = app
         self._file_bytes = file_bytes
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="machines")
-
-    @staticmethod
-    def takes(scope: Scope) -> bool:
-        """Say whether the request is one of a machine's."""
-        return scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(_PREFIXES)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="machines")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that ``takes`` says yes to."""
-        path = scope["path"]
-        await self._answer(next(serve for prefix, serve in _TABLE if path.startswith(prefix)), scope, receive, send)
+        """Answer the request, or pass it on."""
+        if scope["type"] == "http" and scope["method"] == "POST":
+            for prefix, serve in _TABLE:
+                if scope["path"].startswith(prefix):
+                    await self._answer(serve, scope, receive, send)
+                    return
+        await self._app(scope, receive, send)
 
     async def _answer(self, serve: _Serve, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.monotonic()

@@ -15,7 +15,7 @@ from pam_jobs.records.keys import generate_key
 from tests.support.benches import linux as benches
 from tests.support.benches.base import new_password
 from tests.support.benches.linux import LinuxBench
-from tests.support.lab import ASKING_ADMIN, ROOT, SUDO_LOG, SUDOERS
+from tests.support.lab import ASKING_ADMIN, ROOT, SUDO_LOG, SUDOERS, target_folder
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(120)]
 
@@ -33,16 +33,14 @@ echo "$@" >>/home/restorecon.log
 
 
 @pytest.fixture(scope="module")
-def bare_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+def bare_server() -> Iterator[SshServer]:
     """A machine with neither chpasswd nor runuser, and with SELinux's tool, which is emulated."""
-    folder = tmp_path_factory.mktemp("bare")
-    for parent in (folder, *folder.parents[:3]):
-        parent.chmod(0o755)
-    server = sshd.start(folder, users=dict([ASKING_ADMIN, ROOT]), sudoers=SUDOERS[:2])
-    server.run(["sh", "-c", "touch /home/restorecon.log; chmod 666 /home/restorecon.log"])
-    server.add_commands({"restorecon": RESTORECON})
-    yield server
-    server.stop()
+    with target_folder() as folder:
+        server = sshd.start(folder, users=dict([ASKING_ADMIN, ROOT]), sudoers=SUDOERS[:2])
+        server.run(["sh", "-c", "touch /home/restorecon.log; chmod 666 /home/restorecon.log"])
+        server.add_commands({"restorecon": RESTORECON})
+        yield server
+        server.stop()
 
 
 @pytest.fixture

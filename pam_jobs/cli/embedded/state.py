@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pam_jobs.client.profile import write_json
 from pam_jobs.errors import ConfigurationError, StateError
@@ -37,7 +38,7 @@ class DataFolder:
     @property
     def database_url(self) -> str:
         """The database as SQLAlchemy names it."""
-        return f"sqlite:///{self.database}"
+        return f"sqlite:///{quote(str(self.database))}"
 
     @property
     def keys(self) -> Path:

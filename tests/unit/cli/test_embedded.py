@@ -14,6 +14,7 @@ import pytest
 from pam_jobs.cli.embedded import broker, plan
 from pam_jobs.cli.embedded.processes import Child, Spec, is_alive, start_time, stop_strangers
 from pam_jobs.cli.embedded.state import DataFolder, Lock, Settings, free_port
+from pam_jobs.db.migrate import upgrade
 from pam_jobs.errors import ConfigurationError, StateError
 
 pytestmark = pytest.mark.unit
@@ -53,6 +54,15 @@ def test_a_long_path_gets_a_short_socket(tmp_path: Path) -> None:
     assert data.broker_socket != DataFolder(tmp_path / ("y" * 90)).broker_socket
     assert stat.S_IMODE(data.broker_socket.parent.stat().st_mode) == 0o700
     data.broker_socket.parent.rmdir()
+
+
+def test_the_database_is_in_the_folder_whatever_its_name(tmp_path: Path) -> None:
+    data = DataFolder(tmp_path / "50%20 of ours? #1")
+    data.prepare()
+    upgrade(data.database_url)
+
+    assert data.database.is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [data.path.name]
 
 
 def test_one_supervisor_holds_the_lock(folder: DataFolder) -> None:

@@ -56,12 +56,14 @@ class Process:
 
     @property
     def is_running(self) -> bool:
-        """Say whether this very process still runs (a zombie does not)."""
+        """Say whether this very process still runs (a zombie does not, once the last of its threads has ended too)."""
         with contextlib.suppress(ChildProcessError):
             if os.waitpid(self.pid, os.WNOHANG)[0] == self.pid:
                 return False
         state, started = _stat(self.pid)
-        return state not in {"", "Z", "X"} and started == self.started
+        if state in {"", "X"} or started != self.started:
+            return False
+        return state != "Z" or _has_threads(self.pid)  # they hold its files and connections open
 
     def stop(self, *signals: signal.Signals, seconds_each: float = 10.0) -> None:
         """Send each signal in turn until the process has ended; SIGKILL is always the last.
@@ -126,6 +128,14 @@ def _stat(pid: int) -> tuple[str, int]:
         return "", 0
     fields = text.rpartition(")")[2].split()
     return fields[0], int(fields[19])
+
+
+def _has_threads(pid: int) -> bool:
+    """Say whether threads of a process are left whose first one has ended."""
+    try:
+        return len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
+    except OSError:
+        return False
 
 
 def spawn(

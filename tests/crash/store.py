@@ -1,6 +1,6 @@
 """The control plane's database: a PostgreSQL of its own that can be killed, or a SQLite file."""
 
-from __future__ import annotations
+from __future__ import contextlib
 
 import os
 import shutil
@@ -66,6 +66,10 @@ class Store:
         argv = [str(postgres.find_binaries(cluster.data.parent) / "postgres"), "-D", str(cluster.data)]
         argv += ["-h", "127.0.0.1", "-p", str(cluster.port), "-k", "", "-c", "fsync=off", "-c", "max_connections=60"]
         argv += ["-c", "shared_buffers=16MB"]
+        if not _lives_in(
+            cluster.data
+        ):  # the number in the lock file may be another server's by now, which is taken for it
+            (cluster.data / "postmaster.pid").unlink(missing_ok=True)
         process = spawn(argv, cluster.log_path, user=unprivileged_user("postgres", "nobody"))
         process.save(self._folder / "postgres.pid.json")
         while process.is_running:
@@ -84,3 +88,12 @@ class Store:
         except psycopg.OperationalError:
             return False
         return True
+
+
+def _lives_in(data: Path) -> bool:
+    """Say whether a process of a cluster is left; each has the cluster's folder as its working directory."""
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdigit() and (process / "cwd").readlink() == data:
+                return True
+    return False

@@ -93,30 +93,30 @@ def _moved(seconds: float) -> Callable[[World], None]:
 
 def test_the_clock_of_the_control_plane_jumps_past_every_lease(world: World, crash_targets: Sequence[Target]) -> None:
     """All leases end at once while their holders work: the successors go on, the overtaken ones write nothing."""
-    cases = _cases(crash_targets)
+    for cases in batches(_cases(crash_targets)):
 
-    def strike(world: World) -> None:
-        before = {row.uid: row.epoch for row in judge.jobs(world, [case.job_uid for case in cases]).values()}
-        _moved(1.25 * LEASE_SECONDS)(world)
+        def strike(world: World, cases: Sequence[Case] = cases) -> None:
+            before = {row.uid: row.epoch for row in judge.jobs(world, [case.job_uid for case in cases]).values()}
+            _moved(1.25 * LEASE_SECONDS)(world)
 
-        def is_lost(row: judge.JobRow) -> bool:
-            return row.state in {"queued", *judge.FINAL} or row.epoch > before[row.uid]
+            def is_lost(row: judge.JobRow) -> bool:
+                return row.state in {"queued", *judge.FINAL} or row.epoch > before[row.uid]
 
-        eventually(lambda: all(map(is_lost, judge.jobs(world, list(before)).values())), "every lease ends")
+            eventually(lambda: all(map(is_lost, judge.jobs(world, list(before)).values())), "every lease ends")
 
-    fault = Fault(name="clock moved forward past the leases", strike=strike, heal=_moved(0), ends_leases=True)
-    run_round(world, cases, fault)
+        fault = Fault(name="clock moved forward past the leases", strike=strike, heal=_moved(0), ends_leases=True)
+        run_round(world, cases, fault)
 
 
 def test_the_clock_of_the_control_plane_goes_back(world: World, crash_targets: Sequence[Target]) -> None:
     """Nobody is overtaken, and nothing waits for the time that comes a second time."""
-    cases = _cases(crash_targets)
+    for cases in batches(_cases(crash_targets)):
 
-    def heal(world: World) -> None:
-        judge.ended(world, [case.job_uid for case in cases])
-        _moved(0)(world)
+        def heal(world: World, cases: Sequence[Case] = cases) -> None:
+            judge.ended(world, [case.job_uid for case in cases])
+            _moved(0)(world)
 
-    run_round(world, cases, Fault(name="clock moved back", strike=_moved(-1.25 * LEASE_SECONDS), heal=heal))
+        run_round(world, cases, Fault(name="clock moved back", strike=_moved(-1.25 * LEASE_SECONDS), heal=heal))
 
 
 @pytest.mark.parametrize("seconds", [_HOURS, -_HOURS] if IS_FULL else [_HOURS])

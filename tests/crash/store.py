@@ -1,7 +1,8 @@
 """The control plane's database: a PostgreSQL of its own that can be killed, or a SQLite file."""
 
-from __future__ import contextlib
+from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal

@@ -338,7 +338,7 @@ class JobLink:
         """Move a step from pending to running.
 
         Raises:
-            StateError: it is not pending; it must not be run.
+            StateError: it is not pending, or the lease is lost; it must not be run.
         """
         self._send_once("steps/start", wire.StepStart(**self._fenced(), key=key))
 
@@ -348,11 +348,11 @@ class JobLink:
 
     def report(self, report: wire.Report) -> None:
         """End the attempt."""
-        self._send_once("report", report)
+        self._send_once("report", report, ends_lease=True)
 
     def release(self, reason: str) -> None:
         """Give the job back; nothing was changed."""
-        self._send_once("release", wire.Release(**self._fenced(), reason=reason))
+        self._send_once("release", wire.Release(**self._fenced(), reason=reason), ends_lease=True)
 
     def upload_discovery(self, content: bytes, counts: Mapping[str, int]) -> None:
         """Store the sealed result of a discovery."""
@@ -372,10 +372,21 @@ class JobLink:
     def _path(self, action: str) -> str:
         return f"/jobs/{self._job_uid}/{action}"
 
-    def _send_once(self, action: str, body: BaseModel) -> None:
+    def _send_once(self, action: str, body: BaseModel, *, ends_lease: bool = False) -> None:
+        """Make a call that nobody but the holder of the lease can have made; a repetition that says so counts as done.
+
+        Args:
+            action: of the job.
+            body: what is said.
+            ends_lease: once it is done the lease is over, so that the repetition is refused for that.
+
+        Raises:
+            LeaseLost, EpochConflict: somebody else may hold the lease, and whether the first try arrived is not known.
+        """
         try:
             self._client.send(self._path(action), body)
-        except MaybeDone:
+        except MaybeDone as error:
             # While we hold the lease nobody else makes this call, and before the first try it was allowed. So what
             # stands against the repetition is the first try itself, whose answer was lost.
-            return
+            if isinstance(error.refusal, (errors.LeaseLost, errors.EpochConflict)) and not ends_lease:
+                raise error.refusal from error

@@ -156,6 +156,28 @@ def test_calls_that_only_we_can_have_made_count_as_done(action: str) -> None:
     assert world.router.calls.count(action) == 2
 
 
+@pytest.mark.parametrize("action", ["abandon", "steps/start", "steps/finish"])
+def test_a_lost_call_of_one_who_is_overtaken_meanwhile_counts_as_lost(action: str) -> None:
+    """Else two attempts would run the same script: the one whose call was lost, and the one that came after it."""
+    from pam_jobs.jobs.wire import StepRow
+
+    world = GatewayWorld()
+    found = link(world)
+    found.declare_steps([StepRow(key="k", position=1, kind="script", place="gateway", state="pending")])
+    seq = found.stage(b"x" * 40)
+    calls = {
+        "abandon": lambda: found.abandon(seq, "policy_refused", {"current": "accepted"}),
+        "steps/start": lambda: found.start_step("k"),
+        "steps/finish": lambda: found.finish_step(found.new_finish(key="k", state="unknown")),
+    }
+    if action == "steps/finish":
+        found.start_step("k")
+    world.router.cut_after[action] = 1
+    world.client._sleep = lambda _: world.router.epochs.update(world.router.epochs.keys())
+    with pytest.raises(EpochConflict):
+        calls[action]()
+
+
 def test_a_refusal_without_a_lost_answer_is_a_refusal() -> None:
     world = GatewayWorld()
     found = link(world)

@@ -172,6 +172,8 @@ def jobs(world: World, uids: Iterable[str]) -> dict[str, JobRow]:
 
 def ended(world: World, uids: Sequence[str], seconds: float = PATIENCE_SECONDS) -> dict[str, JobRow]:
     """Wait until the jobs are final and return them."""
+    if not uids:
+        return {}
 
     def all_final() -> dict[str, JobRow] | None:
         found = jobs(world, uids)

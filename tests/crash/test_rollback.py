@@ -8,7 +8,7 @@ import pytest
 
 from tests.crash import judge, table
 from tests.crash.kinds import LinuxHalf
-from tests.crash.rounds import IS_FULL, Case, await_boundaries, submit, whole
+from tests.crash.rounds import IS_FULL, Case, await_boundaries, batches, submit, whole
 from tests.crash.targets import Linux, Target
 from tests.crash.world import World
 
@@ -29,7 +29,12 @@ def test_a_roll_back_cut_off_by_a_kill_is_finished_by_the_next_gateway(
 ) -> None:
     places = _ALL if IS_FULL else _SOME
     targets = [target for target in whole(crash_targets) if IS_FULL or not target.is_slow]
-    cases = [Case(target=target, boundary=place) for target in targets for place in places]
+    for cases in batches([Case(target=target, boundary=place) for target in targets for place in places]):
+        _cut_off(world, cases)
+    judge.check_no_secret(world)
+
+
+def _cut_off(world: World, cases: Sequence[Case]) -> None:
     before: dict[str, str] = {}
 
     def prepared(case: Case) -> str:
@@ -63,7 +68,6 @@ def test_a_roll_back_cut_off_by_a_kill_is_finished_by_the_next_gateway(
             "gateway killed in a roll-back", case.target.name, "rolled back", where=case.boundary, attempts=end.attempts
         )
     judge.check_story(world, accounts)
-    judge.check_no_secret(world)
 
 
 def test_a_change_in_part_cut_off_by_a_kill_is_set_back_or_kept_as_the_record_says(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -156,12 +155,12 @@ def check_minimum_interval(schedule: Schedule, minimum: timedelta, *, since: dat
     if minimum <= timedelta(0):
         return
     start = since or _REFERENCE
-    entries = [_without_jumps(entry, start) for entry in schedule.entries]
+    entries = tuple(_without_jumps(entry, start) for entry in schedule.entries)
     is_even = len(entries) == 1 and isinstance(entries[0], Hourly | Daily | Weekly)  # its first interval is every one
     most = 1 if is_even else _MOST_RUNS
     previous: datetime | None = None
     end: datetime | None = None
-    for count, run in enumerate(_together(entries, start)):
+    for count, run in enumerate(replace(schedule, entries=entries).upcoming(start)):
         if previous is not None and run - previous < minimum:
             raise InvalidInput(
                 f"the schedule has runs {_words(run - previous)} apart, but policy wants at least {_words(minimum)}",
@@ -171,22 +170,6 @@ def check_minimum_interval(schedule: Schedule, minimum: timedelta, *, since: dat
         previous = run
         if run > end or count >= most:
             return
-
-
-def _together(entries: Sequence[Entry], start: datetime) -> Iterator[datetime]:
-    """Yield the runs of all entries after the start, ascending, each instant once."""
-    last = start
-    for run in heapq.merge(*(_runs(entry, start) for entry in entries)):
-        if run > last:
-            yield run
-            last = run
-
-
-def _runs(entry: Entry, start: datetime) -> Iterator[datetime]:
-    run = entry.next_after(start.astimezone(UTC), _EPOCH)
-    while run is not None:
-        yield run
-        run = entry.next_after(run, _EPOCH)
 
 
 def _without_jumps(entry: Entry, start: datetime) -> Entry:

@@ -1,6 +1,7 @@
 """Up, down and status of embedded mode, as the commands use them.
 
-What only a start needs, the database's code among it, is imported there: `pam status` is asked often.
+What only a start needs is imported there: `pam status` and `pam down` are short. Status loads the database's code where there is
+one, to tell which gateways are drained.
 """
 
 from __future__ import annotations

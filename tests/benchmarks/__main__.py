@@ -30,9 +30,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="rounds, each contender once a round")
     parser.add_argument("--roles", type=int, default=80, help="rotations of a contender in a round")
+    parser.add_argument("--tls", action="store_true", help="the target's connections are encrypted and its key checked")
     arguments = parser.parse_args()
     console = Console(width=120)
-    with target_server() as (folder, target, _):
+    with target_server(with_tls=arguments.tls) as (folder, target, _):
         _run(console, folder, target, arguments.rounds, arguments.roles)
     return 0
 
@@ -69,7 +70,7 @@ def _run(console: Console, folder: Path, target: BareTarget, rounds: int, count:
     finally:
         for site in (one, eight, many):
             site.stop()
-    _report(console, results, steps, memory, latency, rounds, count)
+    _report(console, results, steps, memory, latency, target, rounds, count)
 
 
 def _rounds(console: Console, contenders: dict[str, Callable[[], Figures]], rounds: int) -> dict[str, list[Figures]]:
@@ -90,6 +91,7 @@ def _report(
     steps: list[dict[str, float]],
     memory: dict[str, float],
     latency: list[float],
+    target: BareTarget,
     rounds: int,
     count: int,
 ) -> None:
@@ -125,7 +127,8 @@ def _report(
     load = os.getloadavg()[0]
     console.print(
         f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores ({platform.machine()}), Python "
-        f"{platform.python_version()}, PostgreSQL with fsync on loopback, {rounds} rounds of {count}, load {load:.1f}; "
+        f"{platform.python_version()}, PostgreSQL with fsync on loopback{', TLS' if target.ca else ''}, "
+        f"{rounds} rounds of {count}, load {load:.1f}; "
         "ratios are of the same round"
     )
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 from psycopg import sql
@@ -25,9 +26,11 @@ class BareTarget:
     admin: str
     password: str
     database: str = "postgres"
+    ca: Path | None = None  # its TLS is checked with it; None: it has no TLS
 
     def connect(self, user: str | None = None, password: str | None = None) -> psycopg.Connection:
         """Open a new connection, as the administrator unless told otherwise."""
+        tls = {"sslmode": "verify-full", "sslrootcert": str(self.ca)} if self.ca else {"sslmode": "prefer"}
         return psycopg.connect(
             host=self.host,
             port=self.port,
@@ -35,7 +38,7 @@ class BareTarget:
             user=user or self.admin,
             password=password or self.password,
             autocommit=True,
-            sslmode="prefer",
+            **tls,
         )
 
 

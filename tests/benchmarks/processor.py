@@ -36,9 +36,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--roles", type=int, default=100, help="rotations a round")
     parser.add_argument("--at-a-time", type=int, default=8)
+    parser.add_argument("--tls", action="store_true", help="the target's connections are encrypted and its key checked")
     wanted = parser.parse_args()
     console = Console(width=120)
-    with target_server() as (folder, target, postmaster):
+    with target_server(with_tls=wanted.tls) as (folder, target, postmaster):
         figures = _run(folder, target, postmaster, wanted)
     _report(console, figures, wanted)
     return 0

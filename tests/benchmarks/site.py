@@ -159,6 +159,7 @@ def _prepare(client: VaultClient, targets: Sequence[BareTarget], roles: dict[str
 def _change(client: VaultClient, configuration: str, admin: str, target: BareTarget, folder: Folder) -> RotationChange:
     """Make the record of a server and return how its roles are rotated."""
     place = [("host", target.host), ("port", str(target.port)), ("databaseType", "postgresql")]
+    place += [("useSSL", "true"), ("c.text.ssl_ca", str(target.ca))] if target.ca is not None else []
     database = client.records.add(new_record("pamDatabase", f"server {target.port}", place), folder)
     client.pam.link_resource(database, configuration, admin)
     return RotationChange(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -11,10 +12,12 @@ from pathlib import Path
 from sqlalchemy import text
 
 from deploy.lab import postgres
+from deploy.lab.processes import unprivileged_user
 from pam_jobs.db.engine import Database
 from tests.benchmarks.bare import BareTarget
 from tests.support.broker import RedisBroker
 from tests.support.database import create_schema
+from tests.support.tls_front import make_certificate
 
 __all__ = ["new_database", "servers", "target_server"]
 
@@ -41,17 +44,33 @@ def servers(prefix: str = "pam-bench-") -> Iterator[tuple[Path, postgres.Postgre
 
 
 @contextmanager
-def target_server(settings: Mapping[str, str] | None = None) -> Iterator[tuple[Path, BareTarget, int]]:
-    """Give a folder, a PostgreSQL with fsync on whose roles are rotated, and the pid of its first process."""
+def target_server(
+    settings: Mapping[str, str] | None = None, *, with_tls: bool = False
+) -> Iterator[tuple[Path, BareTarget, int]]:
+    """Give a folder, a PostgreSQL with fsync on whose roles are rotated, and the pid of its first process.
+
+    With TLS, it has a key of the kind that Debian gives its clusters (RSA, 2048 bits).
+    """
     with tempfile.TemporaryDirectory(prefix="pam-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)  # the server's user must reach its cluster
-        server = postgres.start(folder / "target", durable=True, settings=settings)
+        ca, more = _certified(folder) if with_tls else (None, {})
+        server = postgres.start(folder / "target", durable=True, settings={**(settings or {}), **more})
         login = {"admin": server.admin_login, "password": server.admin_password}
         try:
-            yield folder, BareTarget(host=server.host, port=server.port, **login), server.process.pid
+            yield folder, BareTarget(host=server.host, port=server.port, ca=ca, **login), server.process.pid
         finally:
             server.stop()
+
+
+def _certified(folder: Path) -> tuple[Path, dict[str, str]]:
+    """Make a certificate and its key; return the file it is checked with, and the settings of a server that has it."""
+    certificate, key = make_certificate(folder, is_rsa=True)
+    certificate.chmod(0o644)
+    key.chmod(0o600)
+    if (user := unprivileged_user("postgres", "nobody")) is not None:
+        os.chown(key, user.pw_uid, user.pw_gid)
+    return certificate, {"ssl": "on", "ssl_cert_file": str(certificate), "ssl_key_file": str(key)}
 
 
 @contextmanager

@@ -16,15 +16,15 @@ from typing import Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
 
 
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """Write a certificate of localhost that is its own CA, and its key, as ``crt`` and ``key``."""
+def make_certificate(folder: Path, *, is_rsa: bool = False) -> tuple[Path, Path]:
+    """Write a certificate of localhost that is its own CA, and its key (P-256, or RSA of 2048 bits): ``crt``, ``key``."""
     certificate, private = folder / "crt", folder / "key"
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = rsa.generate_private_key(65537, 2048) if is_rsa else ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     now = dt.datetime.now(dt.UTC)

@@ -13,7 +13,7 @@ It listens on loopback only, forwards to one target, and misbehaves when told to
 from __future__ import annotations
 
 import contextlib
-import select
+import selectors
 import socket
 import struct
 import threading
@@ -94,6 +94,7 @@ class FaultProxy:
         self._armed: list[_Armed] = []
         self._lock = threading.Lock()
         self._is_open = threading.Event()
+        self._hanging = threading.Event()  # set: those that hang now end
         self._listener: socket.socket | None = None
         self._threads: list[threading.Thread] = []
 
@@ -106,6 +107,12 @@ class FaultProxy:
         """Forget every fault; connections that hang stay so."""
         with self._lock:
             self._armed.clear()
+
+    def let_go(self) -> None:
+        """End the connections that hang, as a network does that comes back and no longer knows them."""
+        with self._lock:
+            self._hanging.set()
+            self._hanging = threading.Event()
 
     def close(self) -> None:
         """Close the listener and every connection."""
@@ -165,17 +172,19 @@ class FaultProxy:
             side.close()
 
     def _carry(self, client: socket.socket, target: socket.socket) -> None:
-        open_sides = {client, target}
-        while open_sides and self._is_open.is_set():
-            for side in select.select(list(open_sides), [], [], 0.1)[0]:
-                data = side.recv(_CHUNK_BYTES)
-                other = target if side is client else client
-                if not data:
-                    open_sides.discard(side)
-                    with contextlib.suppress(OSError):
-                        other.shutdown(socket.SHUT_WR)
-                elif not self._pass(data, client, target, from_client=side is client):
-                    return
+        with selectors.PollSelector() as open_sides:  # select() knows no descriptor above 1023
+            for side, other in ((client, target), (target, client)):
+                open_sides.register(side, selectors.EVENT_READ, data=(side, other))
+            while open_sides.get_map() and self._is_open.is_set():
+                for ready, _ in open_sides.select(0.1):
+                    side, other = ready.data
+                    data = side.recv(_CHUNK_BYTES)
+                    if not data:
+                        open_sides.unregister(side)
+                        with contextlib.suppress(OSError):
+                            other.shutdown(socket.SHUT_WR)
+                    elif not self._pass(data, client, target, from_client=side is client):
+                        return
 
     def _pass(self, data: bytes, client: socket.socket, target: socket.socket, *, from_client: bool) -> bool:
         """Pass the bytes on, with the fault they trigger; say whether the connection goes on."""
@@ -210,8 +219,10 @@ class FaultProxy:
                 time.sleep(fault.seconds)
                 return True
             case Action.HANG:
-                while self._is_open.is_set():
-                    time.sleep(0.05)
+                let_go = self._hanging
+                while self._is_open.is_set() and not let_go.wait(0.05):
+                    pass
+                client.close()
             case Action.HALF_CLOSE:
                 with contextlib.suppress(OSError):
                     client.shutdown(socket.SHUT_WR)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -84,6 +85,29 @@ def test_hang_keeps_the_connection_and_the_answer(proxy, client):
     client.settimeout(0.5)
     with pytest.raises(TimeoutError):
         ask(client, b"hello")
+
+
+def test_what_hangs_ends_when_it_is_let_go(proxy, client):
+    proxy.arm(Fault(action=Action.HANG, when=When.REQUEST_SENT))
+    client.settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        ask(client, b"hello")
+    client.settimeout(5)
+    proxy.let_go()
+    assert client.recv(4096) == b""
+
+
+def test_a_process_with_many_open_files_has_its_connections_carried(proxy):
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(2000, limit[0]), limit[1]))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        with socket.create_connection((proxy.host, proxy.port), timeout=3) as client:
+            assert client.fileno() > 1023
+            assert ask(client, b"hello") == b"HELLO"
+    finally:
+        for number in files:
+            os.close(number)
 
 
 def test_delay_lets_go_afterwards(proxy, client):

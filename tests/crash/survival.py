@@ -33,7 +33,7 @@ from tests.crash.targets import Postgresql
 from tests.crash.world import Account, Gateway, World
 from tests.support.fleet import cron
 
-__all__ = ["Survival", "survive"]
+__all__ = ["Survival", "survive", "survive_alone"]
 
 BEATS: Final = ("beat", "beat-2")
 GATEWAYS: Final = ("gateway", "gateway-2", "gateway-3")
@@ -110,6 +110,24 @@ def survive(world: World, target: Postgresql, *, accounts: int, rounds: int, kil
     judge.check_current(world, taken)
     world.give_back(taken)
     return found
+
+
+def survive_alone(*, accounts: int, rounds: int, kill_every: int) -> Survival:
+    """Do as ``survive`` in a world of its own, on a server that has a connection for every job of every gateway."""
+    with tempfile.TemporaryDirectory(prefix="pam-survival-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # the server's user must reach its cluster
+        # only what changes a role: ten thousand rotations say a lot otherwise
+        server = postgres.start(folder / "target", settings={"log_statement": "ddl", "max_connections": "200"})
+        target = Postgresql(server)
+        world = World(folder / "world", [target], concurrency=16)
+        try:
+            world.start()
+            return survive(world, target, accounts=accounts, rounds=rounds, kill_every=kill_every)
+        finally:
+            world.stop()
+            target.close()
+            server.stop()
 
 
 def _drive(
@@ -234,21 +252,8 @@ def main() -> int:
     parser.add_argument("--roles", type=int, default=100)
     parser.add_argument("--kill-every", type=int, default=100, help="jobs between two kills")
     wanted = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="pam-survival-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # the server's user must reach its cluster
-        # only what changes a role: ten thousand rotations say a lot otherwise
-        server = postgres.start(folder / "target", settings={"log_statement": "ddl", "max_connections": "200"})
-        target = Postgresql(server)
-        world = World(folder / "world", [target], concurrency=16)
-        try:
-            world.start()
-            rounds = -(-wanted.jobs // wanted.roles)
-            found = survive(world, target, accounts=wanted.roles, rounds=rounds, kill_every=wanted.kill_every)
-        finally:
-            world.stop()
-            target.close()
-            server.stop()
+    rounds = -(-wanted.jobs // wanted.roles)
+    found = survive_alone(accounts=wanted.roles, rounds=rounds, kill_every=wanted.kill_every)
     print(found.sentence())
     print(conditions())
     return 0

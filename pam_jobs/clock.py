@@ -9,6 +9,9 @@ from typing import Protocol
 __all__ = ["Clock", "SystemClock", "VirtualClock", "stamp"]
 
 
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 def stamp(moment: datetime) -> str:
     """Return an instant as people read it, in UTC and to the second."""
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -34,8 +37,11 @@ class SystemClock:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        """Return seconds that never go back."""
-        return time.monotonic()
+        """Return seconds that never go back; the time for which the machine was suspended counts (Linux, clock_gettime(2)).
+
+        A lease ends while its holder sleeps: a clock that stops with the machine would say that it still holds.
+        """
+        return time.clock_gettime(_CLOCK)
 
 
 class VirtualClock:

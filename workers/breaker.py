@@ -28,6 +28,7 @@ class TargetBusy(StateError):
 @dataclass
 class _Target:
     slots: threading.BoundedSemaphore
+    moved_at: float  # when a job last began or ended here
     failures: int = 0
     opened_at: float | None = None
     is_trying: bool = False
@@ -52,7 +53,8 @@ class Breakers:
             slots: jobs at a time on one target.
             failures: failures in a row that open the breaker.
             rest_seconds: how long it stays open before one job may try again.
-            wait_seconds: how long a job waits for a slot.
+            wait_seconds: how long a job waits for a slot, counted from when one was last taken or came free: where the
+                jobs hang, those that come later do not wait at all.
             monotonic: the clock, in seconds.
         """
         self._slots = slots
@@ -72,23 +74,30 @@ class Breakers:
             BreakerOpen: the target failed lately.
         """
         with self._lock:
-            target = self._targets.setdefault(key, _Target(threading.BoundedSemaphore(self._slots)))
+            target = self._targets.get(key)
+            if target is None:
+                target = _Target(threading.BoundedSemaphore(self._slots), self._monotonic())
+                self._targets[key] = target
             target.users += 1
+        is_trial = False
         try:
-            self._admit(key, target)
-            if not target.slots.acquire(timeout=self._wait_seconds):
+            is_trial = self._admit(key, target)
+            if not target.slots.acquire(timeout=max(0.0, target.moved_at + self._wait_seconds - self._monotonic())):
                 raise TargetBusy(f"{self._slots} jobs work on this target already")
+            target.moved_at = self._monotonic()
             try:
                 yield
             except (Unreachable, EffectUnknown):
                 self.failed(key)
                 raise
             finally:
+                target.moved_at = self._monotonic()
                 target.slots.release()
         finally:
             with self._lock:
                 target.users -= 1
-                target.is_trying = False
+                if is_trial:
+                    target.is_trying = False
                 if not target.users and not target.failures:
                     self._targets.pop(key, None)
 
@@ -110,10 +119,11 @@ class Breakers:
                 target.failures = 0
                 target.opened_at = None
 
-    def _admit(self, key: str, target: _Target) -> None:
+    def _admit(self, key: str, target: _Target) -> bool:
+        """Return whether this job is the one that tries a target which failed."""
         with self._lock:
             if target.opened_at is None:
-                return
+                return False
             rested = self._monotonic() - target.opened_at
             if rested < self._rest_seconds or target.is_trying:
                 raise BreakerOpen(
@@ -121,3 +131,4 @@ class Breakers:
                     remedy=f"look at the target; the next try is allowed after {self._rest_seconds:.0f} seconds",
                 )
             target.is_trying = True
+            return True

@@ -14,6 +14,7 @@ from pam_jobs.jobs.wire import LOCKOUT_BUDGET, Status
 from workers.breaker import BreakerOpen, TargetBusy
 from workers.chain import through
 from workers.dependants import Dependants
+from workers.lease import told_when_cancelled
 from workers.logins import Logins
 from workers.outcome import Outcome
 from workers.parts import new_value, parts_of
@@ -178,8 +179,11 @@ def _set_current(work: Work, connector: Connector, logins: Logins, timings: Timi
         work.lease.check()
         if known is not None:
             work.note(known, "applying")
-        work.job.fence()
+        with told_when_cancelled():
+            work.job.fence()
         work.lease.begin()
+        work.reach("after:fence")
+        work.lease.check()  # the answer may have come so late that a successor is at work by now
 
     with work.open(connector) as session:
         checked_preflight(session, work)

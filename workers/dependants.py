@@ -37,6 +37,7 @@ from pam_jobs.records.services import KIND, RESTORE, ServiceName, ServiceNames
 from pam_jobs.secret import SecretValue
 from workers.breaker import TargetBusy
 from workers.chain import through
+from workers.lease import Cancelled, told_when_cancelled
 from workers.lockout import LockoutBudget
 from workers.machines import Machine
 from workers.scrub import Scrubber
@@ -207,7 +208,7 @@ class Dependants:
                     machine.target.protocol,
                     lambda connector: self._with(connector, machine, steps, run_as),
                 )
-        except (LeaseLost, EpochConflict, VaultUnavailable):
+        except (LeaseLost, EpochConflict, VaultUnavailable, Cancelled):
             raise
         except PamJobsError as error:
             _log.warning("machine_not_updated", machine=steps[0].link.machine_uid, cause=error.code)
@@ -252,8 +253,11 @@ class Dependants:
             raise away
 
     def _fence(self) -> None:
-        self._work.lease.check()
-        self._work.job.fence()
+        work = self._work
+        work.lease.check()
+        work.job.fence()
+        work.reach(f"fenced:{self._kind}")
+        work.lease.check()  # the answer may have come so late that a successor is at work by now
 
     def _state_of(self, step: _Step, outcome: DependantOutcome) -> tuple[str, str | None]:
         cause = (outcome.cause or outcome.state.value)[:64]
@@ -282,7 +286,8 @@ class Dependants:
         work = self._work
         work.lease.check()
         work.reach(f"before:{self._kind}:{step.position}")
-        work.job.start_step(step.key)
+        with told_when_cancelled():
+            work.job.start_step(step.key)
         work.lease.begin()
         row = self._states[step.key]
         self._states[step.key] = row.model_copy(update={"state": "running", "attempts": row.attempts + 1})

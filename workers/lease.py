@@ -14,7 +14,7 @@ import structlog
 from pam_jobs.errors import AccessDenied, EpochConflict, LeaseLost, NotFound, PamJobsError, StateError
 from workers.ports import JobPort
 
-__all__ = ["Cancelled", "GatewayStopping", "Lease", "told_when_cancelled"]
+__all__ = ["Cancelled", "GatewayStopping", "Lease", "is_cancellation", "told_when_cancelled"]
 
 _log = structlog.get_logger(__name__)
 
@@ -31,6 +31,11 @@ class GatewayStopping(StateError):
     code = "gateway_stopping"
 
 
+def is_cancellation(refusal: PamJobsError) -> bool:
+    """Say whether the router refuses because the job was cancelled before anything was begun."""
+    return isinstance(refusal, StateError) and "cancel" in refusal.message
+
+
 @contextmanager
 def told_when_cancelled() -> Iterator[None]:
     """Make the router's refusal to begin, because the job was cancelled, a ``Cancelled``.
@@ -43,7 +48,7 @@ def told_when_cancelled() -> Iterator[None]:
     except (LeaseLost, EpochConflict):
         raise
     except StateError as error:
-        if "cancel" in error.message:
+        if is_cancellation(error):
             raise Cancelled from error
         raise
 

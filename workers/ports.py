@@ -62,7 +62,7 @@ class JobPort(Protocol):
         ...
 
     def fence(self) -> None:
-        """Check the lease."""
+        """Check the lease, and declare that the target is about to be changed."""
         ...
 
     def stage(self, ciphertext: bytes) -> int:

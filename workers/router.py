@@ -19,6 +19,7 @@ from pam_jobs import errors
 from pam_jobs.clock import Clock
 from pam_jobs.crypto.p256 import PrivateKey
 from pam_jobs.jobs import wire
+from workers.lease import is_cancellation
 from workers.pool import post
 from workers.refusal import error_of
 
@@ -238,13 +239,14 @@ class JobLink:
         self._client.send(self._path("renew"), wire.Fenced(**self._fenced()), patience_seconds=0)
 
     def fence(self) -> None:
-        """Check the lease.
+        """Check the lease, and declare that the target is about to be changed; may be said again.
 
         Raises:
             LeaseLost: it ended.
             EpochConflict: a newer attempt exists.
+            StateError: the job was cancelled.
         """
-        self._client.send(self._path("fence"), wire.Fenced(**self._fenced()))
+        self._send_again("fence", wire.Fenced(**self._fenced()))
 
     def stage(self, ciphertext: bytes) -> int:
         """Add a staged version and return its number.
@@ -257,10 +259,7 @@ class JobLink:
 
     def intend(self, seq: int) -> None:
         """Declare that the target may have the version from now on; may be said again."""
-        try:
-            self._client.send(self._path("intend"), wire.Declaration(**self._fenced(), seq=seq))
-        except MaybeDone as error:
-            raise error.refusal from error
+        self._send_again("intend", wire.Declaration(**self._fenced(), seq=seq))
 
     def promote(
         self,
@@ -372,6 +371,13 @@ class JobLink:
     def _path(self, action: str) -> str:
         return f"/jobs/{self._job_uid}/{action}"
 
+    def _send_again(self, action: str, body: BaseModel) -> None:
+        """Make a call that is allowed a second time: a repetition that is refused would be refused anyway."""
+        try:
+            self._client.send(self._path(action), body)
+        except MaybeDone as error:
+            raise error.refusal from error
+
     def _send_once(self, action: str, body: BaseModel, *, ends_lease: bool = False) -> None:
         """Make a call that nobody but the holder of the lease can have made; a repetition that says so counts as done.
 
@@ -382,11 +388,13 @@ class JobLink:
 
         Raises:
             LeaseLost, EpochConflict: somebody else may hold the lease, and whether the first try arrived is not known.
+            StateError: the job was cancelled before anything was begun: the first try did not arrive.
         """
         try:
             self._client.send(self._path(action), body)
         except MaybeDone as error:
             # While we hold the lease nobody else makes this call, and before the first try it was allowed. So what
             # stands against the repetition is the first try itself, whose answer was lost.
-            if isinstance(error.refusal, (errors.LeaseLost, errors.EpochConflict)) and not ends_lease:
+            is_lost = isinstance(error.refusal, (errors.LeaseLost, errors.EpochConflict)) and not ends_lease
+            if is_lost or is_cancellation(error.refusal):
                 raise error.refusal from error

@@ -215,6 +215,7 @@ class Scripts:
             return "unknown"  # somebody started it before us
         work.lease.begin()
         work.reach(f"running:step:{step.row.position}")
+        work.lease.check()  # the answer may have come so late that a successor has run it by now
         started = time.monotonic()
         state, cause, result = self._outcome(step, prepared, credentials)
         _log.info(

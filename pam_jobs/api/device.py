@@ -19,7 +19,6 @@ from pam_jobs.api.context import AppContext, remote_address
 from pam_jobs.api.problems import Unauthenticated
 from pam_jobs.app import queue_name
 from pam_jobs.clock import Clock
-from pam_jobs.db.tables import JobState
 from pam_jobs.errors import AccessDenied
 from pam_jobs.jobs import (
     candidates,
@@ -218,9 +217,9 @@ def renew(uid: str, said: wire.Fenced, desk: Desk) -> None:
 
 @calls.post("/jobs/{uid}/fence")
 def fence(uid: str, said: wire.Fenced, desk: Desk) -> None:
-    """Check the lease, immediately before the first irreversible byte."""
+    """Check the lease and declare the job running, immediately before the first irreversible byte."""
     with desk.work() as work:
-        hold(work.session, work.clock, work.holder(uid, said))
+        candidates.begin(work.session, work.clock, work.holder(uid, said))
 
 
 @calls.post("/jobs/{uid}/stage")
@@ -346,8 +345,10 @@ def report(uid: str, said: wire.Report, desk: Desk) -> wire.ReportAnswer:
 def release(uid: str, said: wire.Release, desk: Desk) -> None:
     """Give the job back."""
     with desk.work() as work:
-        state = lease.release(work.session, work.clock, work.device.actor(), work.holder(uid, said), said.reason)
-        publish: tuple[str, ...] = (uid,) if state == JobState.QUEUED else ()
+        state, is_due = lease.release(
+            work.session, work.clock, work.policy, work.device.actor(), work.holder(uid, said), said.reason
+        )
+        publish: tuple[str, ...] = (uid,) if is_due else ()
         publish += dispatch.wake(work.session, work.clock, work.policy, uid)
     desk.ended(work.device, said.instance, uid, Outcome(state=state, publish=publish))
 

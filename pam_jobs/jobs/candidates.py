@@ -29,7 +29,7 @@ from pam_jobs.jobs.states import HELD
 from pam_jobs.jobs.trail import job_event
 from pam_jobs.vault import ledger
 
-__all__ = ["abandon", "intend", "promote", "record_of", "stage", "write_record"]
+__all__ = ["abandon", "begin", "intend", "promote", "record_of", "stage", "write_record"]
 
 _MAX_RECORD = 5_000_000  # bytes of ciphertext
 _JOBS: Final = table_of(Job)
@@ -75,6 +75,20 @@ def stage(session: Session, clock: Clock, actor: Actor, holder: Holder, cipherte
     return row.seq
 
 
+def begin(session: Session, clock: Clock, holder: Holder) -> Job:
+    """Declare the job running: from the commit on its target may be changed, and it cannot be cancelled.
+
+    Raises:
+        StateError: the job was cancelled.
+        EpochConflict, LeaseLost, AccessDenied, NotFound: as ``hold``.
+    """
+    job = hold(session, clock, holder)
+    _check_not_cancelled(job)
+    if job.state != JobState.RUNNING and run(session, _BEGIN, {"job": job.uid}) != 1:
+        raise _cancelled(job)
+    return job
+
+
 def intend(session: Session, clock: Clock, holder: Holder, seq: int) -> None:
     """Declare the candidate ``applying`` and the job running: from the commit on the target may have the value.
 
@@ -84,10 +98,7 @@ def intend(session: Session, clock: Clock, holder: Holder, seq: int) -> None:
         StateError: the job was cancelled, or the version is decided.
         EpochConflict, LeaseLost, AccessDenied, NotFound: as ``hold``.
     """
-    job = hold(session, clock, holder)
-    _check_not_cancelled(job)
-    if job.state != JobState.RUNNING and run(session, _BEGIN, {"job": job.uid}) != 1:
-        raise _cancelled(job)
+    job = begin(session, clock, holder)
     ledger.begin_applying(session, clock, record_of(job), seq, holder.epoch)
 
 

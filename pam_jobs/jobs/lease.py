@@ -35,7 +35,7 @@ from pam_jobs.jobs.policy import JobPolicy
 from pam_jobs.jobs.sql import IgnoringInsert, changed, run
 from pam_jobs.jobs.states import CHANGING, FINAL, HELD, OPEN, WAITING
 from pam_jobs.jobs.submission import SCHEDULED, enqueue
-from pam_jobs.jobs.trail import job_event
+from pam_jobs.jobs.trail import ended_event, job_event
 
 __all__ = ["OPEN_ROTATION", "Busy", "Overtaken", "claim", "kept_versions", "release", "renew", "rotation_before"]
 
@@ -47,6 +47,8 @@ def _refused(record_uid: InstrumentedAttribute[str | None]) -> ColumnElement[int
     return counted.correlate(Job, ResourceLink).scalar_subquery()
 
 
+_STOPPING: Final = "gateway_stopping"
+_BUSY: Final = "target_busy"
 OPEN_ROTATION: Final = (
     Job.kind.in_(CHANGING)
     & Job.state.in_(OPEN)
@@ -350,34 +352,51 @@ def renew(session: Session, clock: Clock, policy: JobPolicy, holder: Holder) -> 
     return until
 
 
-def release(session: Session, clock: Clock, actor: Actor, holder: Holder, reason: str) -> JobState:
-    """Give the job back unfinished; it is queued again at once, or cancelled where that was asked for.
+def release(
+    session: Session, clock: Clock, policy: JobPolicy, actor: Actor, holder: Holder, reason: str
+) -> tuple[JobState, bool]:
+    """Give the job back unfinished: queued again, or cancelled where that was asked for.
+
+    A gateway that stops gives it back for another, at once. Where the target is busy it waits for a while, so that jobs
+    of other targets have their turn; neither counts as an attempt. Whatever else stood in the way does: after a growing
+    pause the job is tried again, and when it has no attempt left it waits for an operator.
 
     Returns:
-        The job's state; when it is ``queued``, publish the job's uid after the commit.
+        The job's state, and whether the job's uid is to be published after the commit.
 
     Raises:
         EpochConflict, LeaseLost, AccessDenied, NotFound: as ``hold``.
     """
-    job = hold(session, clock, holder)
-    is_cancelled = job.cancel_requested_at is not None and job.state == JobState.LEASED
-    state = JobState.CANCELLED if is_cancelled else JobState.QUEUED
+    job, now = hold(session, clock, holder), clock.now()
+    is_tried = reason not in {_STOPPING, _BUSY}
+    state, pause = JobState.QUEUED, None
+    if job.cancel_requested_at is not None and job.state == JobState.LEASED:
+        state = JobState.CANCELLED
+    elif is_tried and job.attempts >= policy.attempts_limit:
+        state = JobState.WAITING_HUMAN
+    elif reason != _STOPPING:
+        pause = policy.backoff(job.attempts) if is_tried else timedelta(seconds=policy.backoff_seconds)
+    values: dict[str, Any] = {"state": state, "lease_until": None, "lease_instance": None, "status": None}
+    values |= {"not_before": now + pause if pause else None, "attempts": job.attempts - (not is_tried)}
+    if state != JobState.QUEUED:
+        values |= {"status": wire.Status(state), "finished_at": now}
+    if state == JobState.WAITING_HUMAN:
+        values |= {"cause": reason, "effect": "unknown"}
     changed(
         session,
-        update(Job)
-        .where(Job.uid == job.uid, Job.epoch == holder.epoch, Job.state.in_(HELD))
-        .values(
-            state=state,
-            lease_until=None,
-            lease_instance=None,
-            status=wire.Status.CANCELLED if is_cancelled else None,
-            finished_at=clock.now() if is_cancelled else None,
-        ),
+        update(Job).where(Job.uid == job.uid, Job.epoch == holder.epoch, Job.state.in_(HELD)).values(**values),
     )
     free(session, job, holder.epoch)
     job_event(
-        session, clock, actor, "pam_job_cancelled" if is_cancelled else "pam_job_released", job, result_code=reason
-    )
-    if not is_cancelled:
+        session, clock, actor, "pam_job_cancelled" if state == JobState.CANCELLED else "pam_job_released", job,
+        result_code=reason,
+    )  # fmt: skip
+    if state == JobState.WAITING_HUMAN:
+        job_event(
+            session, clock, actor, ended_event(job, is_ok=False), job, result_code=str(state), cause=reason,
+            epoch=job.epoch,
+        )  # fmt: skip
+    is_due = state == JobState.QUEUED and pause is None
+    if is_due:
         enqueue(session, clock, job.uid, job.gateway_uid)
-    return state
+    return state, is_due

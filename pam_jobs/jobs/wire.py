@@ -216,7 +216,7 @@ class Claim(_Wire):
 
 
 class Fenced(_Wire):
-    """POST /jobs/{uid}/renew, /fence: the lease is checked; renew also prolongs it."""
+    """POST /jobs/{uid}/renew, /fence: the lease is checked; renew prolongs it, fence declares the job running."""
 
     epoch: int
     instance: str

@@ -12,10 +12,10 @@ from sqlalchemy import select
 
 from pam_jobs.clock import VirtualClock
 from pam_jobs.db.engine import Database
-from pam_jobs.db.tables import CredentialVersion, GatewayInstance, Job, JobKind, OutboxMessage
+from pam_jobs.db.tables import CredentialVersion, GatewayInstance, Job, JobKind, JobState, OutboxMessage
 from pam_jobs.errors import StateError
 from pam_jobs.jobs import candidates, lease, outcome, steps, wire
-from pam_jobs.jobs.fence import Holder, hold
+from pam_jobs.jobs.fence import Holder
 from pam_jobs.jobs.outcome import Outcome
 from pam_jobs.jobs.policy import JobPolicy
 from pam_jobs.jobs.submission import ON_DEMAND, submit
@@ -94,7 +94,7 @@ class Attempt:
 
     def fence(self) -> None:
         with self.database.transaction() as session:
-            hold(session, self.clock, self.holder)
+            candidates.begin(session, self.clock, self.holder)
 
     def renew(self) -> None:
         with self.database.transaction() as session:
@@ -127,9 +127,9 @@ class Attempt:
             epoch=self.claim.epoch, instance=self.instance, status=status, post_rotation_status=post, **members
         )
 
-    def release(self) -> str:
+    def release(self, reason: str = "gateway_stopping") -> tuple[JobState, bool]:
         with self.database.transaction() as session:
-            return lease.release(session, self.clock, self._actor(), self.holder, "shutdown")
+            return lease.release(session, self.clock, self.policy, self._actor(), self.holder, reason)
 
     def declare(self, *keys: str, most_attempts: int = 1, kind: str = "script") -> list[wire.StepRow]:
         rows = [

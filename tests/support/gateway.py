@@ -50,6 +50,15 @@ class MemoryVault:
         return next(content for files in self._router.files.values() for known, content in files if known == file)
 
 
+class SleepyClock(SystemClock):
+    """The machine's clock, on a machine that can be suspended."""
+
+    slept = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.slept
+
+
 @dataclass(kw_only=True)
 class GatewayWorld:
     """One user, admin, resource and configuration on a fake target, with a job that rotates the user."""
@@ -61,6 +70,7 @@ class GatewayWorld:
     journal: Journal = field(default_factory=Journal)
     reached: list[str] = field(default_factory=list)
     at: dict[str, Any] = field(default_factory=dict)  # boundary → called when it is reached
+    clock: SleepyClock = field(default_factory=SleepyClock)
 
     def __post_init__(self) -> None:
         self.vault = MemoryVault(self.router)
@@ -88,7 +98,7 @@ class GatewayWorld:
             Ports(
                 router=self.client, vault=self.vault, chain_for=self._chain, breakers=self.breakers,
                 settings=self.settings, boundary=self._reach, recognisers=lambda: [self.connector],
-                journal=self.journal,
+                journal=self.journal, clock=self.clock,
             )
         )  # fmt: skip
 
@@ -151,6 +161,10 @@ class GatewayWorld:
         row = Row(seq=len(rows) + 1, state=state, ciphertext=value.seal(self.key(uid)))
         rows.append(row)
         return row
+
+    def oversleep(self) -> None:
+        """Let the gateway's machine be suspended until every lease has ended."""
+        self.clock.slept += 3600
 
     def job(self, **members: Any) -> MemoryJob:
         """Submit a job about the user."""

@@ -89,6 +89,7 @@ class MemoryRouter:
         self.calls: list[str] = []
         self.cut_after: Counter[str] = Counter()  # calls that are handled and whose answer is lost
         self.cut_before: Counter[str] = Counter()  # calls that never arrive
+        self.lost: Counter[str] = Counter()  # calls that are sent and never arrive
         self.before: dict[str, Any] = {}  # called with the job before such a call is handled
 
     def pool(self) -> urllib3.HTTPSConnectionPool:
@@ -164,7 +165,9 @@ class MemoryRouter:
         """Nothing to do: leases in memory do not end by themselves."""
 
     def _fence(self, job: MemoryJob, body: dict[str, Any]) -> None:
-        """Nothing to do: the lease was checked."""
+        if job.cancelled and job.state == "leased":
+            raise StateError("the job was cancelled")
+        job.state = "running"
 
     def _stage(self, job: MemoryJob, body: dict[str, Any]) -> dict[str, Any]:
         rows = self.ledger.setdefault(job.record_uid or "", [])
@@ -320,6 +323,8 @@ class _Pool(urllib3.HTTPSConnectionPool):
         action = "/".join(url.removeprefix("/api/device/").split("/")[2:]) or url.rsplit("/", 1)[-1]
         if _takes(self._router.cut_before, action):
             raise NewConnectionError(self, "cut")
+        if _takes(self._router.lost, action):
+            raise ProtocolError("lost")
         assert method == "POST"
         assert headers["Authorization"].startswith("KeeperDevice ey")
         try:

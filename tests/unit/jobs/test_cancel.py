@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pam_jobs.db.tables import Job, JobState, VersionState
+from pam_jobs.db.tables import Job, JobKind, JobState, VersionState
 from pam_jobs.errors import NotFound, StateError
 from pam_jobs.ids import new_uid
 from pam_jobs.jobs.cancel import cancel
@@ -46,7 +46,22 @@ def test_a_leased_job_that_is_asked_to_stop_stages_nothing(fleet: Fleet, record:
     stop(fleet, job.uid)
     with pytest.raises(StateError, match="cancelled"):
         attempt.stage()
-    assert attempt.release() == JobState.CANCELLED
+    assert attempt.release() == (JobState.CANCELLED, False)
+
+
+def test_a_reconciliation_that_is_asked_to_stop_does_not_begin(fleet: Fleet, record: str):
+    job = ask(fleet, record, JobKind.RECONCILE)
+    attempt = begin(fleet, job.uid)
+    stop(fleet, job.uid)
+    with pytest.raises(StateError, match="cancelled"):
+        attempt.fence()
+
+
+def test_a_reconciliation_that_has_begun_is_not_cancelled(fleet: Fleet, record: str):
+    job = ask(fleet, record, JobKind.RECONCILE)
+    begin(fleet, job.uid).fence()
+    with pytest.raises(StateError, match="has begun"):
+        stop(fleet, job.uid)
 
 
 def test_a_job_that_has_begun_is_not_cancelled(fleet: Fleet, record: str):

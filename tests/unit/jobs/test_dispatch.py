@@ -187,7 +187,8 @@ def night_shift(fleet: Fleet) -> datetime:
 
 def test_a_scheduled_job_that_comes_too_late_for_its_window_waits_for_the_next(fleet: Fleet, record: str):
     begun = one(fleet, trigger=SCHEDULED)
-    taken(fleet, begun).release()
+    taken(fleet, begun).release("vault_unavailable")
+    fleet.clock.advance(timedelta(minutes=1))
     planned, asked = [one(fleet, trigger=SCHEDULED) for _ in range(2)], one(fleet)
     opens = night_shift(fleet)
     assert order(fleet, planned) == [

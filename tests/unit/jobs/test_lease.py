@@ -347,9 +347,32 @@ def test_what_was_kept_of_a_version_becomes_current_in_its_place(fleet: Fleet, r
 
 def test_a_released_job_is_queued_again_at_once(fleet: Fleet, record: str):
     job = ask(fleet, record)
-    assert begin(fleet, job.uid).release() == JobState.QUEUED
+    assert begin(fleet, job.uid).release() == (JobState.QUEUED, True)
     assert outbox(fleet, job.uid) == 2
-    assert begin(fleet, job.uid).claim.epoch == 2
+    again = begin(fleet, job.uid).claim
+    assert (again.epoch, again.attempts) == (2, 1), "a stop is no attempt"
+
+
+def test_a_job_whose_target_is_busy_lets_others_go_first(fleet: Fleet, record: str):
+    job = ask(fleet, record)
+    assert begin(fleet, job.uid).release("target_busy") == (JobState.QUEUED, False)
+    with pytest.raises(StateError, match="waits until"):
+        begin(fleet, job.uid)
+    fleet.clock.advance(timedelta(seconds=POLICY.backoff_seconds))
+    assert begin(fleet, job.uid).claim.attempts == 1
+
+
+def test_a_job_that_cannot_begin_is_tried_again_ever_later_and_in_the_end_told(fleet: Fleet, record: str):
+    job = ask(fleet, record)
+    for number in range(1, POLICY.attempts_limit):
+        assert begin(fleet, job.uid).release("vault_unavailable") == (JobState.QUEUED, False)
+        with pytest.raises(StateError, match="waits until"):
+            begin(fleet, job.uid)
+        fleet.clock.advance(timedelta(seconds=min(POLICY.backoff_seconds * 2**number, POLICY.backoff_cap_seconds)))
+    assert begin(fleet, job.uid).release("vault_unavailable") == (JobState.WAITING_HUMAN, False)
+    ended = reload(fleet, job.uid)
+    assert (ended.state, ended.cause) == (JobState.WAITING_HUMAN, "vault_unavailable")
+    assert [event.fields["cause"] for event in fleet.events("record_rotation_on_demand_fail")] == ["vault_unavailable"]
 
 
 def test_a_verification_remembers_the_probe(fleet: Fleet, record: str):

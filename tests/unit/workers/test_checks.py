@@ -149,6 +149,20 @@ def test_reconcile_that_is_overtaken_changes_nothing(world: GatewayWorld) -> Non
     assert world.target.changes == 0
 
 
+def test_reconcile_that_hears_of_its_fence_too_late_changes_nothing(world: GatewayWorld) -> None:
+    world.target.accounts["app"].password = "By-Hand-1"
+    world.at["after:fence"] = world.oversleep
+    assert world.run(kind="reconcile").report is None
+    assert world.target.changes == 0
+
+
+def test_reconcile_that_is_cancelled_in_time_changes_nothing(world: GatewayWorld) -> None:
+    world.target.accounts["app"].password = "By-Hand-1"
+    world.router.before["fence"] = lambda job: setattr(job, "cancelled", True)
+    assert ended(world.run(kind="reconcile")) == ("cancelled", "cancelled")
+    assert world.target.changes == 0
+
+
 def test_reconcile_whose_answer_is_lost_is_settled_by_a_login(world: GatewayWorld) -> None:
     world.target.accounts["app"].password = "By-Hand-1"
     world.target.cut_after_send = 1

@@ -194,6 +194,12 @@ def test_a_crash_resumes_at_the_first_unfinished_one(world: GatewayWorld, bounda
     assert found(world.target, "Nightly").password == new
 
 
+def test_one_that_hears_of_its_fence_too_late_updates_nothing(world: GatewayWorld) -> None:
+    world.at["fenced:dependant"] = world.oversleep
+    assert world.run().report is None
+    assert [found(world.target, name).updates for name in ("Sql", "Pool")] == [0, 0]
+
+
 def test_a_lost_answer_is_no_harm(world: GatewayWorld) -> None:
     world.target.cut_updates = 1
     job = world.run()

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
+
 import pytest
 
 from pam_jobs.errors import EffectUnknown, EpochConflict, LeaseLost, NotFound, PamJobsError, Unreachable
@@ -224,12 +229,40 @@ def test_after_a_rest_one_job_may_try(breakers: Breakers, clock: Clock) -> None:
         pass
 
 
+def test_a_job_that_is_refused_does_not_let_a_second_one_try(breakers: Breakers, clock: Clock) -> None:
+    fail(breakers, Unreachable(), 3)
+    clock.now += 31
+    with breakers.slot("t"):
+        for _ in range(2):
+            with pytest.raises(BreakerOpen), breakers.slot("t"):
+                pass
+
+
 def test_a_failed_try_closes_the_door_again(breakers: Breakers, clock: Clock) -> None:
     fail(breakers, Unreachable(), 3)
     clock.now += 31
     fail(breakers, Unreachable())
     with pytest.raises(BreakerOpen), breakers.slot("t"):
         pass
+
+
+def test_nobody_waits_for_a_target_on_which_every_job_hangs(clock: Clock) -> None:
+    breakers = Breakers(slots=1, wait_seconds=30, monotonic=clock)
+    with breakers.slot("t"):
+        clock.now += 31
+        began = time.monotonic()
+        with pytest.raises(TargetBusy), breakers.slot("t"):
+            pass
+        assert time.monotonic() - began < 10
+
+
+def test_the_machines_clock_counts_the_time_for_which_it_was_suspended() -> None:
+    """Else a gateway that wakes up would believe that it still holds its leases."""
+    told = "import time; from pam_jobs.clock import SystemClock; print(SystemClock().monotonic() - time.monotonic())"
+    rights = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    argv = ["unshare", *rights, "--time", "--boottime", "7200", "--fork", sys.executable, "-c", told]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
+    assert float(done.stdout) > 7000
 
 
 def test_no_more_than_so_many_at_a_time(breakers: Breakers) -> None:

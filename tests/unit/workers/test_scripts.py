@@ -291,6 +291,37 @@ def test_a_step_whose_start_was_not_heard_is_run_once(world: GatewayWorld, tmp_p
     assert (tmp_path / "ran").read_text() == "x\n"
 
 
+@pytest.mark.parametrize("re_run", ["never", "if-unknown"])
+def test_a_script_whose_start_was_heard_too_late_is_not_run_beside_its_successor(
+    world: GatewayWorld, tmp_path: Path, re_run: str
+) -> None:
+    world.attach(world.user, f"#!/bin/sh\necho x >> {tmp_path}/ran\n".encode(), re_run=re_run)
+    job = world.job()
+
+    def be_overtaken() -> None:
+        world.oversleep()
+        job.state = "queued"  # as the reconciler does when the lease has ended
+        world.run(job)
+
+    world.at["running:step:1"] = be_overtaken
+    world.run(job)
+    ran = tmp_path / "ran"
+    assert (ran.read_text() if ran.exists() else "") == ("" if re_run == "never" else "x\n")
+    assert job.report is not None
+    assert job.report["post_rotation_status"] == ("unknown" if re_run == "never" else "ok")
+
+
+def test_a_cancellation_found_by_the_repetition_of_a_start_runs_nothing(world: GatewayWorld, tmp_path: Path) -> None:
+    world.attach(world.user, f"#!/bin/sh\ntouch {tmp_path}/ran\n".encode())
+    job = world.job(profile="scripts_only")
+    world.router.lost["steps/start"] = 1
+    world.client._sleep = lambda _seconds: setattr(job, "cancelled", True)
+    world.run(job)
+    assert job.report is not None
+    assert job.report["status"] == "cancelled"
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_cancelled_job_of_scripts_alone_runs_none(world: GatewayWorld, tmp_path: Path) -> None:
     world.attach(world.user, f"#!/bin/sh\ntouch {tmp_path}/ran\n".encode())
     job = world.job(profile="scripts_only")

@@ -90,6 +90,7 @@ class FaultProxy:
         self.host = "127.0.0.1"
         self.port = 0
         self.connections = 0  # accepted so far
+        self.struck = 0  # faults that happened
         self._target = (host, port)
         self._armed: list[_Armed] = []
         self._lock = threading.Lock()
@@ -209,6 +210,7 @@ class FaultProxy:
                 if when is When.CONNECTED or armed.triggers(data):
                     if armed.left is not None:
                         armed.left -= 1
+                    self.struck += 1
                     return armed.fault
         return None
 

@@ -68,12 +68,14 @@ def test_the_line_to_the_target_breaks(world: World, crash_targets: Sequence[Tar
 def _break_lines(world: World, cases: Sequence[LineCase]) -> None:
     submit(world, cases, lambda case: case.target.resource_at(world.site, case.proxy))  # type: ignore[attr-defined]
     await_boundaries(world, cases)
+    struck = [case.proxy.struck for case in cases]
     for case in cases:
         case.proxy.arm(LineFault(action=case.action, when=case.when, seconds=1.0))
     world.orders.release()
     ends = judge.ended(world, [case.job_uid for case in cases])
     accounts = [case.account for case in cases]
-    for case in cases:
+    for case, before in zip(cases, struck, strict=True):
+        assert case.proxy.struck > before, f"{case.target.name}: nothing passed the broken line after {case.boundary}"
         case.proxy.disarm()
         case.proxy.let_go()  # else the target keeps its end, and with it the lock on the account, which is given back
         end, runs = ends[case.job_uid], case.account.runs() - case.runs

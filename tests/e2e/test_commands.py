@@ -125,6 +125,8 @@ def test_all_users_of_a_folder_rotate_at_once(site: Site) -> None:
     system = site.system
     users = [site.database_user(f"Folder-canary-{number}") for number in range(2)]
 
+    assert system.json("prove", users[0][1], code=1)["proven"] is False, "nobody has logged in with it yet"
+    assert system.json("prove", "--all", code=1)["summary"]["records"] >= len(users)
     assert "--force" in system.refused("action", "rotate", "--folder", "Office", "--wait")
     results = system.json("action", "rotate", "--folder", "Office", "--wait", "--force", "--timeout", "60", code=None)
 

@@ -1,4 +1,4 @@
-"""Connections to the control plane's database, and the guard that no transaction is open across target I/O."""
+"""Connections to the control plane's database, and the guard that no transaction is open across I/O with others."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ _open = threading.local()
 def assert_no_transaction() -> None:
     """Return when this thread has no transaction of ours open.
 
-    Called before every contact with a target: a transaction held across target I/O would make a value durable only
-    after the target had changed, which is how passwords are lost.
+    A transaction held across target I/O would make a value durable only after the target had changed, which is how
+    passwords are lost. Connectors run in gateways, which may not import this package (a rule that `make check` enforces)
+    and so have no transaction of ours. What the control plane itself speaks to are receivers of the audit log: it is
+    called before each delivery.
 
     Raises:
         StateError: a transaction is open.
     """
     if getattr(_open, "depth", 0):
-        raise StateError("a database transaction is open while a target is contacted")
+        raise StateError("a database transaction is open while somebody else is contacted")
 
 
 def _prepare_sqlite(engine: Engine) -> None:

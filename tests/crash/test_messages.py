@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +13,8 @@ from pam_jobs.app import queue_name
 from pam_jobs.client.http import RouterClient
 from pam_jobs.client.session import TokenSource
 from pam_jobs.client.vault import VaultClient
-from pam_jobs.jobs.signing import HEADER, sign
 from tests.crash import judge, table
+from tests.crash.forged import signed_anew
 from tests.crash.targets import Target
 from tests.crash.waiting import eventually
 from tests.crash.world import CONTROL, Account, World
@@ -150,9 +148,9 @@ def test_expired_and_forged_messages_run_nothing(bench: Bench) -> None:
     with world.broker.client() as client:
         client.delete(bench.queue)
     own = world.keys.signing
-    changed = [_signed_anew(message, bench.queue, own, expires=int(time.time()) - 5) for message in messages]
-    changed += [_signed_anew(message, bench.queue, Ed25519PrivateKey.generate()) for message in messages]
-    changed += [_signed_anew(message, "gateway.another", own) for message in messages]
+    changed = [signed_anew(message, bench.queue, own, expires=int(time.time()) - 5) for message in messages]
+    changed += [signed_anew(message, bench.queue, Ed25519PrivateKey.generate()) for message in messages]
+    changed += [signed_anew(message, "gateway.another", own) for message in messages]
     changed += [
         b"{}",
         b"no message at all",
@@ -219,17 +217,3 @@ def _client(world: World) -> VaultClient:
 def _refused(world: World, reason: str) -> int:
     lines = world.gateway.lines()
     return sum(line.get("event") == "message_refused" and line.get("reason") == reason for line in lines)
-
-
-def _signed_anew(message: bytes, queue: str, key: Ed25519PrivateKey, *, expires: int = 2**33) -> bytes:
-    """Return the message as somebody else would have made it, under an id of its own."""
-    document = json.loads(message)
-    headers = document["headers"]
-    headers["id"] = f"{headers['id']}x{queue[-3:]}{expires % 7}"
-    body = json.loads(base64.b64decode(document["body"]))
-    headers[HEADER] = sign(
-        key, name=headers["task"], message_id=headers["id"], queue=queue, args=body[0], kwargs={}, expires=expires
-    )
-    document["properties"]["correlation_id"] = headers["id"]
-    document["properties"]["delivery_tag"] = headers["id"]
-    return json.dumps(document).encode()

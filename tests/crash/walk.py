@@ -9,10 +9,12 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.errors import HypothesisException
@@ -24,12 +26,13 @@ from hypothesis.stateful import (
     rule,
 )
 
-from connectors.faults import Action, When
+from connectors.faults import Action, FaultProxy, When
 from connectors.faults import Fault as LineFault
 from pam_jobs.app import queue_name
 from pam_jobs.jobs.wire import LOCKOUT_BUDGET
 from tests.crash import judge, table
 from tests.crash.disk import fill, is_alive
+from tests.crash.forged import signed_anew
 from tests.crash.rounds import (
     BOUNDARIES,
     MOST_ATTEMPTS,
@@ -53,8 +56,13 @@ _cases = st.lists(
     st.tuples(st.sampled_from(NAMES), st.sampled_from(BOUNDARIES)),
     min_size=1, max_size=5,
 )  # fmt: skip
-_messages = st.sampled_from((*[_AS_SENT] * 7, "messages sent twice", "messages in reverse order", "messages lost"))
-_actions = st.sampled_from([action for action in Action if action is not Action.HANG])
+_FORGED = "messages expired or forged"
+_ASKED = "asked for by eight clients at once"
+_CLIENTS = 8
+_messages = st.sampled_from(
+    (*[_AS_SENT] * 9, "messages sent twice", "messages in reverse order", "messages lost", _FORGED, _ASKED)
+)
+_actions = st.sampled_from(list(Action))
 _moments = st.sampled_from((When.REQUEST_SENT, When.ANSWER_RECEIVED))
 _which = st.integers(0, 99)  # of the cases
 
@@ -202,14 +210,14 @@ class Walk(RuleBasedStateMachine):
         self._unreachable = {case.target for case in self.cases}
         for target in self._unreachable:
             target.proxies[0].arm(LineFault(action=action, when=when, seconds=0.5))
-            self._undo.callback(target.proxies[0].disarm)
+            self._undo.callback(_mend, target.proxies[0])
         self._tell("line to target broken")
 
     @_may_strike
     @step(action=_actions, when=_moments, times=st.integers(1, 12))
     def break_the_line_to_the_router(self, action: Action, when: When, times: int) -> None:
         self.world.router_proxy.arm(LineFault(action=action, when=when, seconds=0.5, times=times))
-        self._undo.callback(self.world.router_proxy.disarm)
+        self._undo.callback(_mend, self.world.router_proxy)
         self._is_cut_off = True
         self._tell("line to router broken")
 
@@ -308,8 +316,11 @@ class Walk(RuleBasedStateMachine):
         if messages != _AS_SENT:
             world.kill("gateway")
         submit(world, made)
-        if messages != _AS_SENT:
+        if messages == _ASKED:
+            self._ask_again(made)
+        elif messages != _AS_SENT:
             self._meddle(messages, len(made))
+        if messages != _AS_SENT:
             world.start_one("gateway")
         await_boundaries(world, made)
         self.cases = made
@@ -320,10 +331,28 @@ class Walk(RuleBasedStateMachine):
             eventually(lambda: client.llen(queue) >= count, f"{count} messages in the queue")
             found = client.lrange(queue, 0, -1)
             client.delete(queue)
-            again = {"messages sent twice": [*found, *found], "messages in reverse order": found[::-1]}.get(how, [])
+            own, other = self.world.keys.signing, Ed25519PrivateKey.generate()
+            again = {
+                "messages sent twice": [*found, *found],
+                "messages in reverse order": found[::-1],
+                _FORGED: [
+                    *(signed_anew(each, queue, own, expires=int(time.time()) - 5) for each in found),
+                    *(signed_anew(each, queue, other) for each in found),
+                    *(signed_anew(each, "gateway.another", own) for each in found),
+                    b"no message at all",
+                ],
+            }.get(how, [])
             if again:
                 client.rpush(queue, *again)
         self._tell(how)
+
+    def _ask_again(self, cases: Sequence[Case]) -> None:
+        """Let seven others ask for the rotations that nobody has begun: they join the open ones."""
+        wanted = [case for case in cases for _ in range(_CLIENTS - 1)]
+        with ThreadPoolExecutor(_CLIENTS) as pool:
+            jobs = list(pool.map(lambda case: self.world.submit(case.account), wanted))
+        assert jobs == [case.job_uid for case in wanted], "a second request makes a rotation of its own"
+        self._tell(_ASKED)
 
     def _tell(self, fault: str) -> None:
         self.told.append(fault)
@@ -403,6 +432,11 @@ class Walk(RuleBasedStateMachine):
     def _ask(self, case: Case, kind: str) -> judge.JobRow:
         job_uid = self.world.submit(case.account, kind)
         return judge.ended(self.world, [job_uid])[job_uid]
+
+
+def _mend(line: FaultProxy) -> None:
+    line.disarm()
+    line.let_go()
 
 
 def _nothing(_world: World) -> None:

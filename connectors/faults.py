@@ -109,8 +109,9 @@ class FaultProxy:
         with self._lock:
             self._armed.clear()
 
-    def let_go(self) -> None:
-        """End the connections that hang, as a network does that comes back and no longer knows them."""
+    def mend(self) -> None:
+        """Forget every fault, and end the connections that hang, as a network does that comes back without them."""
+        self.disarm()
         with self._lock:
             self._hanging.set()
             self._hanging = threading.Event()

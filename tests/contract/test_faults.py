@@ -87,13 +87,13 @@ def test_hang_keeps_the_connection_and_the_answer(proxy, client):
         ask(client, b"hello")
 
 
-def test_what_hangs_ends_when_it_is_let_go(proxy, client):
+def test_what_hangs_ends_when_the_line_is_mended(proxy, client):
     proxy.arm(Fault(action=Action.HANG, when=When.REQUEST_SENT))
     client.settimeout(0.5)
     with pytest.raises(TimeoutError):
         ask(client, b"hello")
     client.settimeout(5)
-    proxy.let_go()
+    proxy.mend()
     assert client.recv(4096) == b""
 
 

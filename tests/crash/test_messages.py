@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pam_jobs.app import queue_name
 from pam_jobs.client.http import RouterClient
 from pam_jobs.client.session import TokenSource
 from pam_jobs.client.vault import VaultClient
 from tests.crash import judge, table
-from tests.crash.forged import signed_anew
+from tests.crash.forged import forgeries
 from tests.crash.targets import Target
 from tests.crash.waiting import eventually
 from tests.crash.world import CONTROL, Account, World
@@ -147,20 +145,7 @@ def test_expired_and_forged_messages_run_nothing(bench: Bench) -> None:
     messages = bench.waiting(len(jobs))
     with world.broker.client() as client:
         client.delete(bench.queue)
-    own = world.keys.signing
-    changed = [signed_anew(message, bench.queue, own, expires=int(time.time()) - 5) for message in messages]
-    changed += [signed_anew(message, bench.queue, Ed25519PrivateKey.generate()) for message in messages]
-    changed += [signed_anew(message, "gateway.another", own) for message in messages]
-    changed += [
-        b"{}",
-        b"no message at all",
-        b"[]",
-        b"\xff\xfe",
-        b"17",
-        b'{"properties": []}',
-        b'{"properties": {"delivery_tag": []}}',
-    ]
-    bench.push(*changed)
+    bench.push(*forgeries(messages, bench.queue, world.keys.signing))
     world.gateway.start()
     eventually(lambda: _refused(world, "expired") >= len(messages), "expired messages are refused")
     eventually(lambda: _refused(world, "unknown_key") >= len(messages), "messages of an unknown key are refused")

@@ -76,8 +76,7 @@ def _break_lines(world: World, cases: Sequence[LineCase]) -> None:
     accounts = [case.account for case in cases]
     for case, before in zip(cases, struck, strict=True):
         assert case.proxy.struck > before, f"{case.target.name}: nothing passed the broken line after {case.boundary}"
-        case.proxy.disarm()
-        case.proxy.let_go()  # else the target keeps its end, and with it the lock on the account, which is given back
+        case.proxy.mend()  # else the target keeps its end, and with it the lock on the account, which is given back
         end, runs = ends[case.job_uid], case.account.runs() - case.runs
         what = f"{case.target.name}: {case.action} {case.when} {case.boundary}"
         assert (end.state, runs) == ("succeeded", 1), f"{what}: {end} {world.site.opened(end.uid)}"

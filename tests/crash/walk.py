@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.errors import HypothesisException
@@ -26,13 +25,13 @@ from hypothesis.stateful import (
     rule,
 )
 
-from connectors.faults import Action, FaultProxy, When
+from connectors.faults import Action, When
 from connectors.faults import Fault as LineFault
 from pam_jobs.app import queue_name
 from pam_jobs.jobs.wire import LOCKOUT_BUDGET
 from tests.crash import judge, table
 from tests.crash.disk import fill, is_alive
-from tests.crash.forged import signed_anew
+from tests.crash.forged import forgeries
 from tests.crash.rounds import (
     BOUNDARIES,
     MOST_ATTEMPTS,
@@ -210,14 +209,14 @@ class Walk(RuleBasedStateMachine):
         self._unreachable = {case.target for case in self.cases}
         for target in self._unreachable:
             target.proxies[0].arm(LineFault(action=action, when=when, seconds=0.5))
-            self._undo.callback(_mend, target.proxies[0])
+            self._undo.callback(target.proxies[0].mend)
         self._tell("line to target broken")
 
     @_may_strike
     @step(action=_actions, when=_moments, times=st.integers(1, 12))
     def break_the_line_to_the_router(self, action: Action, when: When, times: int) -> None:
         self.world.router_proxy.arm(LineFault(action=action, when=when, seconds=0.5, times=times))
-        self._undo.callback(_mend, self.world.router_proxy)
+        self._undo.callback(self.world.router_proxy.mend)
         self._is_cut_off = True
         self._tell("line to router broken")
 
@@ -316,11 +315,11 @@ class Walk(RuleBasedStateMachine):
         if messages != _AS_SENT:
             world.kill("gateway")
         submit(world, made)
-        if messages == _ASKED:
-            self._ask_again(made)
-        elif messages != _AS_SENT:
-            self._meddle(messages, len(made))
         if messages != _AS_SENT:
+            if messages == _ASKED:
+                self._ask_again(made)
+            else:
+                self._meddle(messages, len(made))
             world.start_one("gateway")
         await_boundaries(world, made)
         self.cases = made
@@ -331,16 +330,10 @@ class Walk(RuleBasedStateMachine):
             eventually(lambda: client.llen(queue) >= count, f"{count} messages in the queue")
             found = client.lrange(queue, 0, -1)
             client.delete(queue)
-            own, other = self.world.keys.signing, Ed25519PrivateKey.generate()
             again = {
                 "messages sent twice": [*found, *found],
                 "messages in reverse order": found[::-1],
-                _FORGED: [
-                    *(signed_anew(each, queue, own, expires=int(time.time()) - 5) for each in found),
-                    *(signed_anew(each, queue, other) for each in found),
-                    *(signed_anew(each, "gateway.another", own) for each in found),
-                    b"no message at all",
-                ],
+                _FORGED: forgeries(found, queue, self.world.keys.signing),
             }.get(how, [])
             if again:
                 client.rpush(queue, *again)
@@ -432,11 +425,6 @@ class Walk(RuleBasedStateMachine):
     def _ask(self, case: Case, kind: str) -> judge.JobRow:
         job_uid = self.world.submit(case.account, kind)
         return judge.ended(self.world, [job_uid])[job_uid]
-
-
-def _mend(line: FaultProxy) -> None:
-    line.disarm()
-    line.let_go()
 
 
 def _nothing(_world: World) -> None:

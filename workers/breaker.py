@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pam_jobs.errors import EffectUnknown, StateError, Unreachable
+from pam_jobs.jobs.wire import TARGET_BUSY
 
 __all__ = ["BreakerOpen", "Breakers", "TargetBusy"]
 
@@ -22,7 +23,7 @@ class BreakerOpen(Unreachable):
 class TargetBusy(StateError):
     """As many jobs as allowed work on this target already."""
 
-    code = "target_busy"
+    code = TARGET_BUSY
 
 
 @dataclass
@@ -74,10 +75,8 @@ class Breakers:
             BreakerOpen: the target failed lately.
         """
         with self._lock:
-            target = self._targets.get(key)
-            if target is None:
-                target = _Target(threading.BoundedSemaphore(self._slots), self._monotonic())
-                self._targets[key] = target
+            new = _Target(threading.BoundedSemaphore(self._slots), self._monotonic())
+            target = self._targets.setdefault(key, new)
             target.users += 1
         is_trial = False
         try:

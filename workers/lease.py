@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -12,6 +11,7 @@ from typing import Self
 import structlog
 
 from pam_jobs.errors import AccessDenied, EpochConflict, LeaseLost, NotFound, PamJobsError, StateError
+from pam_jobs.jobs.wire import GATEWAY_STOPPING
 from workers.ports import JobPort
 
 __all__ = ["Cancelled", "GatewayStopping", "Lease", "is_cancellation", "told_when_cancelled"]
@@ -28,7 +28,7 @@ class Cancelled(StateError):
 class GatewayStopping(StateError):
     """The gateway stops, and the job has not begun to change anything: it is given back."""
 
-    code = "gateway_stopping"
+    code = GATEWAY_STOPPING
 
 
 def is_cancellation(refusal: PamJobsError) -> bool:
@@ -65,7 +65,7 @@ class Lease:
         lease_seconds: float,
         claimed_at: float,
         *,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float],
     ) -> None:
         """Take note of a lease.
 
@@ -73,7 +73,7 @@ class Lease:
             job: the calls on the job.
             lease_seconds: how long it lasts without renewal.
             claimed_at: when the claim was sent, on the same clock.
-            monotonic: the clock, in seconds.
+            monotonic: the clock, in seconds; it counts the time for which the machine was suspended.
         """
         self._job = job
         self._seconds = lease_seconds

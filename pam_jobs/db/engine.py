@@ -23,8 +23,8 @@ def assert_no_transaction() -> None:
 
     A transaction held across target I/O would make a value durable only after the target had changed, which is how
     passwords are lost. Connectors run in gateways, which may not import this package (a rule that `make check` enforces)
-    and so have no transaction of ours. What the control plane itself speaks to are receivers of the audit log: it is
-    called before each delivery.
+    and so have no transaction of ours. The control plane itself calls this before each delivery to a receiver of the
+    audit log.
 
     Raises:
         StateError: a transaction is open.

@@ -47,8 +47,6 @@ def _refused(record_uid: InstrumentedAttribute[str | None]) -> ColumnElement[int
     return counted.correlate(Job, ResourceLink).scalar_subquery()
 
 
-_STOPPING: Final = "gateway_stopping"
-_BUSY: Final = "target_busy"
 OPEN_ROTATION: Final = (
     Job.kind.in_(CHANGING)
     & Job.state.in_(OPEN)
@@ -368,13 +366,13 @@ def release(
         EpochConflict, LeaseLost, AccessDenied, NotFound: as ``hold``.
     """
     job, now = hold(session, clock, holder), clock.now()
-    is_tried = reason not in {_STOPPING, _BUSY}
+    is_tried = reason not in {wire.GATEWAY_STOPPING, wire.TARGET_BUSY}
     state, pause = JobState.QUEUED, None
     if job.cancel_requested_at is not None and job.state == JobState.LEASED:
         state = JobState.CANCELLED
     elif is_tried and job.attempts >= policy.attempts_limit:
         state = JobState.WAITING_HUMAN
-    elif reason != _STOPPING:
+    elif reason != wire.GATEWAY_STOPPING:
         pause = policy.backoff(job.attempts) if is_tried else timedelta(seconds=policy.backoff_seconds)
     values: dict[str, Any] = {"state": state, "lease_until": None, "lease_instance": None, "status": None}
     values |= {"not_before": now + pause if pause else None, "attempts": job.attempts - (not is_tried)}

@@ -18,9 +18,11 @@ from pam_jobs.crypto.blob import Blob
 __all__ = [
     "AUDIENCE",
     "CONFIRMED",
+    "GATEWAY_STOPPING",
     "LOCKOUT_BUDGET",
     "MOST_STEPS",
     "OLD_IN_GRACE",
+    "TARGET_BUSY",
     "Abandonment",
     "AdminFinding",
     "AdminQuestion",
@@ -63,6 +65,8 @@ __all__ = [
 AUDIENCE = "pam-jobs"
 MOST_STEPS = 2000  # post-rotation steps of one job
 OLD_IN_GRACE = "old_in_grace"  # cause: rotated, and the target accepts the old value too, as a directory for an hour
+TARGET_BUSY = "target_busy"  # why a job is given back: as many as allowed work on its target
+GATEWAY_STOPPING = "gateway_stopping"  # why a job is given back: another instance is to have it
 LOCKOUT_BUDGET = "lockout_budget"  # cause: a login was not tried, because the account may be refused no more
 CONFIRMED = "confirmed"  # in place of an accepted login, where nobody can log in: the answer to the change is the proof
 

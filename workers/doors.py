@@ -7,7 +7,6 @@ the account would be locked before the first of them could tell. So one goes ahe
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,16 +37,16 @@ class Administrators:
     def __init__(
         self,
         *,
+        monotonic: Callable[[], float],
         fresh_seconds: float = 10.0,
         wait_seconds: float = 20.0,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Know nothing yet.
 
         Args:
+            monotonic: the clock, in seconds; the one by which claims are timed.
             fresh_seconds: how long after a login others log in beside each other.
             wait_seconds: how long a job waits for the one that goes ahead.
-            monotonic: the clock, in seconds.
         """
         self._fresh_seconds = fresh_seconds
         self._wait_seconds = wait_seconds

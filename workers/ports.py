@@ -187,10 +187,14 @@ class Ports:
     vault: VaultPort
     chain_for: ChainFor
     breakers: Breakers
-    administrators: Administrators = field(default_factory=Administrators)
+    administrators: Administrators = field(init=False)  # on the same clock: a claim's time is compared with theirs
     saas: Catalogue = field(default_factory=Catalogue)
     clock: Clock = field(default_factory=SystemClock)
     settings: EngineSettings = field(default_factory=EngineSettings)
     boundary: Boundary = nothing
     journal: Journal = field(default_factory=Journal)
     recognisers: Callable[[], Sequence[Connector]] = tuple
+
+    def __post_init__(self) -> None:
+        """Know nothing of any administrator yet."""
+        object.__setattr__(self, "administrators", Administrators(monotonic=self.clock.monotonic))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -29,7 +29,7 @@ from workers.dependants import Dependants
 from workers.following import Following, resumed
 from workers.lease import GatewayStopping, Lease
 from workers.outcome import Outcome, outcome_of, sealed_detail
-from workers.ports import JobPort, Ports
+from workers.ports import JobPort, Ports, VaultRecord
 from workers.proving import prove
 from workers.restored import Proven, is_suspected
 from workers.rollback import Rollback, settle
@@ -95,7 +95,7 @@ class Engine:
         ports = self.ports
         claimed_at = ports.clock.monotonic()
         try:
-            claim = self._above_known(ports.router.claim(job_uid))
+            claim, records = self._claimed(job_uid)
         except (StateError, AccessDenied) as error:  # also a message of a job that went to another gateway meanwhile
             _log.info("not_claimed", job=job_uid, cause=error.code, reason=error.message)
             return None
@@ -109,12 +109,23 @@ class Engine:
             self.running.add(job_uid, lease)
             try:
                 ports.boundary("after:claim")
-                return self._work_on(claim, job, lease, Timings(ports.clock.monotonic))
+                return self._work_on(claim, records, job, lease, Timings(ports.clock.monotonic))
             except (LeaseLost, EpochConflict) as error:
                 _log.warning("overtaken", cause=error.code)
                 return None
             finally:
                 self.running.remove(job_uid)
+
+    def _claimed(self, job_uid: str) -> tuple[wire.Claim, Mapping[str, VaultRecord]]:
+        """Claim the job and read its records in one call; what could not be read is fetched with the work."""
+        claims: list[wire.Claim] = []
+
+        def carry(read: wire.VaultRead) -> bytes | None:
+            claims.append(self.ports.router.claim(job_uid, read))
+            return claims[0].records
+
+        records = self.ports.vault.fetch_along(carry)
+        return self._above_known(claims[0]), records
 
     def _above_known(self, claim: wire.Claim) -> wire.Claim:
         """Return the claim with an epoch above all that this gateway worked with: a restored database counts anew."""
@@ -124,20 +135,36 @@ class Engine:
         _log.warning("epoch_behind_journal", job=claim.job_uid, epoch=claim.epoch, known=known)
         return self.ports.router.lift(claim, known)
 
-    def _work_on(self, claim: wire.Claim, job: JobPort, lease: Lease, timings: Timings) -> Status | None:
+    def _work_on(
+        self,
+        claim: wire.Claim,
+        records: Mapping[str, VaultRecord],
+        job: JobPort,
+        lease: Lease,
+        timings: Timings,
+    ) -> Status | None:
         if claim.kind == "discover":
             from workers.discovery import run_discovery
 
             return run_discovery(claim, job, lease, self.ports, timings)
-        attempt = _Attempt(claim, job, lease, self.ports, timings)
+        attempt = _Attempt(claim, records, job, lease, self.ports, timings)
         return attempt.run()
 
 
 class _Attempt:
     """One attempt at a job about a user record."""
 
-    def __init__(self, claim: wire.Claim, job: JobPort, lease: Lease, ports: Ports, timings: Timings) -> None:
+    def __init__(
+        self,
+        claim: wire.Claim,
+        records: Mapping[str, VaultRecord],
+        job: JobPort,
+        lease: Lease,
+        ports: Ports,
+        timings: Timings,
+    ) -> None:
         self._claim = claim
+        self._records = records
         self._job = job
         self._lease = lease
         self._ports = ports
@@ -153,7 +180,7 @@ class _Attempt:
         try:
             with self._timings.of("load"):
                 deadline = Deadline(self._ports.settings.job_seconds)
-                self._work = load_work(self._claim, self._job, self._lease, self._ports, deadline)
+                self._work = load_work(self._claim, self._records, self._job, self._lease, self._ports, deadline)
             outcome = self._dispatch(self._work)
         except (LeaseLost, EpochConflict):
             raise

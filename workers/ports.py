@@ -49,6 +49,10 @@ class VaultPort(Protocol):
         """Return those of the records that the gateway's application can read, as they are now."""
         ...
 
+    def fetch_along(self, carry: Callable[[wire.VaultRead], bytes | None]) -> dict[str, VaultRecord]:
+        """Let another call carry a read, and return the records that came back with its answer."""
+        ...
+
     def download(self, file: VaultFile) -> bytes:
         """Return the content of a file."""
         ...
@@ -146,8 +150,8 @@ class JobPort(Protocol):
 class RouterPort(Protocol):
     """What the engine needs of the router before it holds a lease."""
 
-    def claim(self, job_uid: str) -> wire.Claim:
-        """Take the lease of a job."""
+    def claim(self, job_uid: str, read: wire.VaultRead | None = None) -> wire.Claim:
+        """Take the lease of a job, and carry the read of its records."""
         ...
 
     def lift(self, claim: wire.Claim, known: int) -> wire.Claim:

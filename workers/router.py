@@ -138,13 +138,17 @@ class RouterClient:
         """Say that the instance stops."""
         self.send("/goodbye", wire.Goodbye(instance=self.instance), patience_seconds=2)
 
-    def claim(self, job_uid: str) -> wire.Claim:
+    def claim(self, job_uid: str, read: wire.VaultRead | None = None) -> wire.Claim:
         """Take the lease of a job; an instance that counts as gone registers anew first, as the message is spent.
+
+        Args:
+            job_uid: that the message names.
+            read: of the records of the job that is claimed.
 
         Raises:
             StateError: somebody else has it, or it is done; nothing is to be done here.
         """
-        path, body = f"/jobs/{job_uid}/claim", wire.ClaimRequest(instance=self.instance)
+        path, body = f"/jobs/{job_uid}/claim", wire.ClaimRequest(instance=self.instance, read=read)
         try:
             return self.call(path, body, wire.Claim)
         except errors.NotRegistered:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import requests
+import structlog
 from keeper_secrets_manager_core import SecretsManager
 from keeper_secrets_manager_core.crypto import CryptoUtils
 from keeper_secrets_manager_core.dto.payload import KSMHttpResponse
@@ -26,6 +27,7 @@ from pam_jobs.crypto import aes
 from pam_jobs.crypto.blob import from_base64
 from pam_jobs.errors import AccessDenied, InvalidInput, VaultError, VaultUnavailable
 from pam_jobs.ids import new_uid
+from pam_jobs.jobs import wire
 from pam_jobs.records.record import Record
 from workers.pool import make_pool, post
 from workers.ports import VaultFile, VaultRecord
@@ -33,6 +35,7 @@ from workers.storage import GatewayStorage
 
 __all__ = ["SdkVault"]
 
+_log = structlog.get_logger(__name__)
 _CONNECT_SECONDS: Final = 5.0
 _READ_SECONDS: Final = 20.0
 _FIRST_PAUSE_SECONDS: Final = 0.1
@@ -75,6 +78,7 @@ class SdkVault:
         self._monotonic = monotonic
         self._sleep = sleep
         self._sessions = threading.local()
+        self._carrying = threading.local()
         self._storage = storage
         self._pool: tuple[str, HTTPSConnectionPool] | None = None
         self._sdk = SecretsManager(config=storage, custom_post_function=self._post)
@@ -92,6 +96,32 @@ class SdkVault:
             return {}  # an empty filter would read everything
         response = self._patiently(lambda: self._sdk.get_secrets(wanted, full_response=True))
         return {record.uid: _converted(record) for record in response.records or [] if record.uid in wanted}
+
+    def fetch_along(self, carry: Callable[[wire.VaultRead], bytes | None]) -> dict[str, VaultRecord]:
+        """Let another call carry the SDK's read, and return the records that came back with its answer.
+
+        Args:
+            carry: makes the call once; returns the sealed answer to the read, None where there is none.
+
+        Returns:
+            What could be read; the rest is to be fetched, which also tells why.
+
+        Raises:
+            Exception: what ``carry`` raises, and nothing else: what it did must not get lost.
+        """
+        carried = _Carried(carry)
+        self._carrying.call = carried
+        try:
+            response = self._sdk.get_secrets([new_uid()], full_response=True)  # the router names the records
+            return {record.uid: _converted(record) for record in response.records or []}
+        except Exception as error:  # noqa: BLE001 - whatever the SDK meets, the call was made
+            if carried.failure is not None:
+                raise carried.failure from None
+            if not carried.is_unanswered:
+                _log.warning("records_not_read_along", error=type(error).__name__)
+            return {}
+        finally:
+            self._carrying.call = None
 
     def greet(self) -> None:
         """Make one read that brings no record; the first one of a device spends its one-time token.
@@ -170,6 +200,8 @@ class SdkVault:
 
     def _post(self, url: str, transmission_key: Any, sealed: Any, _verify: Any, _proxy: Any) -> KSMHttpResponse:
         """Send the SDK's request over a kept connection; the SDK waits minutes when throttled, we have a deadline."""
+        if (carried := getattr(self._carrying, "call", None)) is not None:
+            return KSMHttpResponse(200, carried.answer(transmission_key, sealed), None)
         place = urlsplit(url)
         headers = {
             "Content-Type": "application/octet-stream",
@@ -197,6 +229,37 @@ class SdkVault:
             made = make_pool(host, self._ca_file, connect_seconds=_CONNECT_SECONDS, answer_seconds=_READ_SECONDS)
             self._pool = host, made
         return self._pool[1]
+
+
+class _Unanswered(Exception):
+    """The call was made, and its answer holds no records."""
+
+
+class _Carried:
+    """One call that carries the SDK's request."""
+
+    def __init__(self, carry: Callable[[wire.VaultRead], bytes | None]) -> None:
+        self._carry = carry
+        self.failure: Exception | None = None  # of the call
+        self.is_unanswered = False
+
+    def answer(self, transmission_key: Any, sealed: Any) -> bytes:
+        """Make the call and return what the SDK opens."""
+        try:
+            read = wire.VaultRead(
+                key_id=str(transmission_key.publicKeyId),
+                transmission_key=transmission_key.encryptedKey,
+                signature=sealed.signature,
+                payload=sealed.encrypted_payload,
+            )
+            content = self._carry(read)
+        except Exception as error:
+            self.failure = error
+            raise
+        if content is None:
+            self.is_unanswered = True
+            raise _Unanswered
+        return content
 
 
 @dataclass(frozen=True, kw_only=True)

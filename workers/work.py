@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -258,8 +258,23 @@ class Work:
         self.ports.boundary(self.stage + boundary)
 
 
-def load_work(claim: wire.Claim, job: JobPort, lease: Lease, ports: Ports, deadline: Deadline) -> Work:
-    """Read the job's records in one request and open the ledger's values.
+def load_work(
+    claim: wire.Claim,
+    records: Mapping[str, VaultRecord],
+    job: JobPort,
+    lease: Lease,
+    ports: Ports,
+    deadline: Deadline,
+) -> Work:
+    """Read what is missing of the job's records, in one request, and open the ledger's values.
+
+    Args:
+        claim: of the job.
+        records: those that came with the claim.
+        job: the calls on the job.
+        lease: holds it.
+        ports: everything outside.
+        deadline: of the attempt.
 
     Raises:
         NotFound: a record is not shared with the gateway's application.
@@ -267,16 +282,11 @@ def load_work(claim: wire.Claim, job: JobPort, lease: Lease, ports: Ports, deadl
     """
     if claim.record_uid is None:
         raise InvalidInput("the job names no user record", remedy="submit it again")
-    named = {
-        "user": claim.record_uid,
-        "configuration": claim.configuration_uid,
-        "resource": claim.resource_uid,
-        "admin": claim.admin_uid,
-        "SaaS configuration": claim.saas_uid if claim.profile == "saas" else None,
-    }
-    found = ports.vault.fetch(uid for uid in named.values() if uid)
+    named = claim.record_uids
+    missing = [uid for uid in named.values() if uid not in records]
+    found = {**records, **(ports.vault.fetch(missing) if missing else {})}
     for what, uid in named.items():
-        if uid and uid not in found:
+        if uid not in found:
             raise NotFound(
                 f"the gateway cannot read the {what} record {uid}",
                 remedy="share its folder with the gateway's application",
@@ -290,9 +300,9 @@ def load_work(claim: wire.Claim, job: JobPort, lease: Lease, ports: Ports, deadl
         deadline=deadline,
         user=user,
         configuration=found[claim.configuration_uid],
-        resource=_optional(found, claim.resource_uid),
-        service=_optional(found, named["SaaS configuration"]),
-        admin=_optional(found, claim.admin_uid),
+        resource=found.get(named.get("resource", "")),
+        service=found.get(named.get("SaaS configuration", "")),
+        admin=found.get(named.get("admin", "")),
         administrator=None,
         versions=tuple(_version(row, user.key) for row in claim.versions),
     )
@@ -307,10 +317,6 @@ def load_work(claim: wire.Claim, job: JobPort, lease: Lease, ports: Ports, deadl
             journal=lambda: ports.journal.of(claim.admin_uid or ""),
         )
     return work
-
-
-def _optional(found: dict[str, VaultRecord], uid: str | None) -> VaultRecord | None:
-    return found[uid] if uid else None
 
 
 def _version(row: wire.LedgerVersion, key: bytes) -> Version:

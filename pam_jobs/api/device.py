@@ -14,6 +14,7 @@ from fastapi import Request
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from pam_jobs.api import ksm
 from pam_jobs.api.calls import Calls
 from pam_jobs.api.context import AppContext, remote_address
 from pam_jobs.api.problems import Unauthenticated
@@ -177,10 +178,14 @@ def goodbye(said: wire.Goodbye, desk: Desk) -> None:
 
 @calls.post("/jobs/{uid}/claim")
 def claim(uid: str, said: wire.ClaimRequest, desk: Desk) -> wire.Claim:
-    """Take the lease of the job whose turn it is; the one that the message named need not be it."""
+    """Take the lease of the job whose turn it is; the one that the message named need not be it.
+
+    Its records come along where the call carries a read of the vault: they are what they were at the claim.
+    """
+    read = None if said.read is None else ksm.CarriedRead.opened(desk.context, said.read, desk.caller.client_id)
     for left in reversed(range(_CLAIM_TRIES)):
         try:
-            taken, device = _take(uid, said, desk)
+            taken, device = _take(uid, said, desk, read)
         except lease.Overtaken:
             if not left:
                 raise
@@ -192,10 +197,12 @@ def claim(uid: str, said: wire.ClaimRequest, desk: Desk) -> wire.Claim:
     begun = flower_events.begun(device.gateway_name, said.instance, taken.job_uid, taken.kind, taken.attempts)
     for event, fields in begun:
         desk.tell(event, fields)
-    return taken
+    return taken if read is None else taken.model_copy(update={"records": read.sealed()})
 
 
-def _take(hint: str, said: wire.ClaimRequest, desk: Desk) -> tuple[wire.Claim | lease.Busy, Device]:
+def _take(
+    hint: str, said: wire.ClaimRequest, desk: Desk, read: ksm.CarriedRead | None
+) -> tuple[wire.Claim | lease.Busy, Device]:
     with desk.work() as work:
         taken = dispatch.take(
             work.session,
@@ -205,6 +212,8 @@ def _take(hint: str, said: wire.ClaimRequest, desk: Desk) -> tuple[wire.Claim | 
             place=work.device.place,
             instance=said.instance,
         )
+        if read is not None and isinstance(taken, wire.Claim) and taken.record_uid is not None:
+            read.take(work.session, list(taken.record_uids.values()), desk.caller.remote_address)
         return taken, work.device
 
 

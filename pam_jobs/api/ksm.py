@@ -17,15 +17,17 @@ from pam_jobs.api.context import AppContext, remote_address
 from pam_jobs.api.problems import status_of
 from pam_jobs.audit.log import Actor, record_event
 from pam_jobs.clock import Clock
+from pam_jobs.crypto.blob import to_base64
 from pam_jobs.crypto.keystore import SERVER_KEY_ID
 from pam_jobs.errors import NotFound, PamJobsError
+from pam_jobs.jobs.wire import VaultRead
 from pam_jobs.vault import ksm_access, ksm_envelope, ksm_folders, ksm_read, ksm_write
 from pam_jobs.vault import ksm_payloads as p
 from pam_jobs.vault.ksm_access import Caller
 from pam_jobs.vault.ksm_envelope import BadRequest, Expired, InvalidClientVersion, Opened, Throttled, WrongKey
 from pam_jobs.vault.throttle import RequestWindow
 
-__all__ = ["PREFIX", "Limits", "install", "limits_of", "refused", "serve"]
+__all__ = ["PREFIX", "CarriedRead", "Limits", "install", "limits_of", "refused", "serve"]
 
 PREFIX = "/api/rest/sm/v1/"
 _WINDOW_SECONDS = 10.0
@@ -47,13 +49,61 @@ def install(app: FastAPI, context: AppContext) -> None:
     app.state.ksm_limits = Limits(context)
 
 
+class CarriedRead:
+    """A read of the vault that comes with another call of the same device, in that call's transaction.
+
+    Whatever stands against it is no error of that call: nothing is answered, and the device reads by itself and is told.
+    """
+
+    def __init__(self, context: AppContext, opened: Opened, payload: p.GetSecret) -> None:
+        self._context = context
+        self._opened = opened
+        self._payload = payload
+        self._answer: dict[str, Any] | None = None
+
+    @classmethod
+    def opened(cls, context: AppContext, read: VaultRead, client_id: str) -> CarriedRead | None:
+        """Return the read; None where it cannot be opened, or is another device's."""
+        headers = {
+            "publickeyid": read.key_id,
+            "transmissionkey": to_base64(read.transmission_key),
+            "authorization": f"Signature {to_base64(read.signature)}",
+        }
+        try:
+            opened = ksm_envelope.open_request(context.keys.server, headers, read.payload)
+            payload = p.GetSecret.model_validate(opened.payload)
+        except (PamJobsError, ValidationError):
+            return None
+        return cls(context, opened, payload) if payload.clientId == client_id else None
+
+    def take(self, session: Session, record_uids: list[str], remote_address: str | None) -> None:
+        """Read these records, whatever the request names.
+
+        Args:
+            session: the transaction of the call that carries the read.
+            record_uids: of the records.
+            remote_address: where the call comes from.
+        """
+        context, payload = self._context, self._payload.model_copy(update={"requestedRecords": record_uids})
+        asked = _Exchange("get_secret", context, None, remote_address)
+        try:
+            caller = asked.caller(session, self._opened, payload)
+            self._answer = _get_secret(context, session, caller, payload)
+        except PamJobsError:
+            self._answer = None
+
+    def sealed(self) -> bytes | None:
+        """Return the answer as the SDK opens it; None where there is none."""
+        return None if self._answer is None else ksm_envelope.seal(self._answer, self._opened.transmission_key)
+
+
 @dataclass
 class _Exchange:
     """One request, and as much as is known of who sent it."""
 
     endpoint: str
     context: AppContext
-    limits: Limits
+    limits: Limits | None  # None: it comes with another call
     remote_address: str | None
     version: str | None = None
     device_name: str | None = None
@@ -79,8 +129,8 @@ class _Exchange:
             public_key=payload.publicKey if isinstance(payload, p.GetSecret) else None,
             remote_address=self.remote_address,
         )
-        if client.gateway_uid is None:  # gateways ask once a rotation, however many rotate at a time
-            self._throttle(payload.clientId)
+        if client.gateway_uid is None and self.limits is not None:  # gateways ask as often as they rotate
+            self._throttle(self.limits, payload.clientId)
         caller = Caller(
             client=client,
             application=application,
@@ -92,8 +142,8 @@ class _Exchange:
             ksm_access.connected(session, self.context.clock, caller)
         return caller
 
-    def _throttle(self, client_id: str) -> None:
-        admission = self.limits.requests.admit(f"{self.endpoint} {client_id}")
+    def _throttle(self, limits: Limits, client_id: str) -> None:
+        admission = limits.requests.admit(f"{self.endpoint} {client_id}")
         if admission.retry_after_seconds is not None:
             raise Throttled(admission.retry_after_seconds, is_first=admission.is_first_refusal)
 
@@ -204,7 +254,8 @@ def _exchange(endpoint: str, request: Request, body: bytes) -> Response:
     if endpoint not in _ENDPOINTS:
         raise NotFound("there is no such endpoint", remedy="use one of the vendor's SDKs")
     kind, action = _ENDPOINTS[endpoint]
-    asked = _Exchange(endpoint, context, limits_of(request), remote_address(request))
+    limits = limits_of(request)
+    asked = _Exchange(endpoint, context, limits, remote_address(request))
     try:
         opened = ksm_envelope.open_request(context.keys.server, request.headers, body)
         payload = _payload(kind, opened)
@@ -214,7 +265,7 @@ def _exchange(endpoint: str, request: Request, body: bytes) -> Response:
     except PamJobsError as error:
         told = refused(
             context,
-            asked.limits,
+            limits,
             asked.actor,
             error,
             channel=endpoint,

@@ -60,6 +60,7 @@ __all__ = [
     "StepFinish",
     "StepRow",
     "StepStart",
+    "VaultRead",
 ]
 
 AUDIENCE = "pam-jobs"
@@ -150,10 +151,20 @@ class Goodbye(_Wire):
     instance: str
 
 
+class VaultRead(_Wire):
+    """A read of the vault as the vendor's SDK makes it, carried by another call; the router fills in which records."""
+
+    key_id: str = Field(max_length=16)  # of the router's key
+    transmission_key: Annotated[Blob, Field(max_length=1024)]  # wrapped to that key
+    signature: Annotated[Blob, Field(max_length=1024)]  # by the device key, over wrapped key and payload
+    payload: Annotated[Blob, Field(max_length=10_000)]
+
+
 class ClaimRequest(_Wire):
     """POST /jobs/{uid}/claim."""
 
     instance: str
+    read: VaultRead | None = Field(None, description="reads the records of the job that is claimed")
 
 
 class LedgerVersion(_Wire):
@@ -217,6 +228,21 @@ class Claim(_Wire):
     is_last_attempt: bool = Field(False, description="what stays undecided now waits for an operator")
     services: list[ServiceLink] = Field(default_factory=list, description="what runs as the user, by machine")
     prove_first: bool = False  # the database was restored: a login has to show what is live before a change
+    records: Blob | None = Field(
+        None, repr=False, description="what the read asks for; null: it is to be made by itself"
+    )
+
+    @property
+    def record_uids(self) -> dict[str, str]:
+        """The records that work on a credential needs, by what they are."""
+        named = {
+            "user": self.record_uid,
+            "configuration": self.configuration_uid,
+            "resource": self.resource_uid,
+            "admin": self.admin_uid,
+            "SaaS configuration": self.saas_uid if self.profile == "saas" else None,
+        }
+        return {what: uid for what, uid in named.items() if uid}
 
 
 class Fenced(_Wire):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from pam_jobs.clock import SystemClock
 from pam_jobs.crypto import aes, p256
 from pam_jobs.errors import VaultUnavailable
 from pam_jobs.ids import new_uid
+from pam_jobs.jobs import wire
 from pam_jobs.records.record import Record
 from pam_jobs.secret import SecretValue
 from tests.support.memory_router import MemoryJob, MemoryRouter, Row
@@ -45,6 +46,13 @@ class MemoryVault:
                 record = Record.parse(aes.decrypt(sealed, key))
                 found[uid] = VaultRecord(uid=uid, record=record, key=key, revision=revision, files=files)
         return found
+
+    def fetch_along(self, carry: Callable[[wire.VaultRead], bytes | None]) -> dict[str, VaultRecord]:
+        read = wire.VaultRead(key_id="20", transmission_key=b"k", signature=b"s", payload=b"p")
+        content = carry(read)
+        if content is None or self.is_away:
+            return {}
+        return self.fetch(json.loads(content))
 
     def download(self, file: VaultFile) -> bytes:
         return next(content for files in self._router.files.values() for known, content in files if known == file)

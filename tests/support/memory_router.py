@@ -87,6 +87,7 @@ class MemoryRouter:
         self.is_last_attempt = False
         self.trigger = "on_demand"  # of the jobs claimed from now on
         self.calls: list[str] = []
+        self.reads_along = True  # claims bring the job's records
         self.cut_after: Counter[str] = Counter()  # calls that are handled and whose answer is lost
         self.cut_before: Counter[str] = Counter()  # calls that never arrive
         self.lost: Counter[str] = Counter()  # calls that are sent and never arrive
@@ -108,7 +109,10 @@ class MemoryRouter:
         if (before := self.before.pop(action, None)) is not None:
             before(job)
         if action == "claim":
-            return self._claim(job)
+            claim = self._claim(job)
+            if body["read"] and self.reads_along:
+                claim = claim.model_copy(update={"records": json.dumps(list(claim.record_uids.values())).encode()})
+            return json.loads(claim.model_dump_json())  # type: ignore[no-any-return]
         if action in {"report", "promote"} and job.report is not None and body["epoch"] == job.epoch:
             return {
                 "state": job.state,
@@ -129,7 +133,7 @@ class MemoryRouter:
         if job.state not in {"leased", "running"}:
             raise LeaseLost
 
-    def _claim(self, job: MemoryJob) -> dict[str, Any]:
+    def _claim(self, job: MemoryJob) -> wire.Claim:
         if job.state not in {"queued", "unknown"} or job.cancelled:
             raise StateError(f"job {job.uid} is {job.state}")
         self.epochs[_subject(job)] += 1
@@ -138,7 +142,7 @@ class MemoryRouter:
         for step in job.steps.values():
             if step["state"] == "running":
                 step.update(state="unknown", cause="interrupted")
-        claim = wire.Claim(
+        return wire.Claim(
             job_uid=job.uid, kind=job.kind, trigger=self.trigger, gateway_uid=GATEWAY_UID,
             configuration_uid=job.configuration_uid, record_uid=job.record_uid, resource_uid=job.resource_uid,
             admin_uid=job.admin_uid, profile=job.profile, complexity=job.complexity, parameters=job.parameters,
@@ -146,7 +150,6 @@ class MemoryRouter:
             refusals_left=self.refusals_left, admin_refusals_left=self.admin_refusals_left, attempts=job.attempts, prove_first=self.prove_first,
             is_set_aside_admin=self.is_set_aside_admin, services=self.services, is_last_attempt=self.is_last_attempt,
         )  # fmt: skip
-        return json.loads(claim.model_dump_json())  # type: ignore[no-any-return]
 
     def _versions(self, job: MemoryJob) -> list[wire.LedgerVersion]:
         kept = [row for row in self.ledger.get(job.record_uid or "", []) if row.state not in {"abandoned", "retired"}]

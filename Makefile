@@ -65,7 +65,7 @@ check: .venv/.locked ## format, lint, types, who imports whom
 	@$(BIN)/lint-imports
 
 bench: lab-deps setup ## rotations a second, beside the bare driver
-	@$(BIN)/python -m tests.benchmarks
+	@$(BIN)/python -m tests.benchmarks.rotation
 
 LOCK = $(BIN)/uv pip compile -q --no-config --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
   --no-annotate --no-emit-index-url --no-emit-find-links

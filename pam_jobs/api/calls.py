@@ -1,6 +1,6 @@
 """Calls of machines: JSON in, JSON out, one hop to a thread.
 
-A gateway calls five times for each rotation. The general way of a route (dependencies, conversions and an answer that
+A gateway calls four times for each rotation. The general way of a route (dependencies, conversions and an answer that
 goes through a second thread) costs several times what such a call does; these calls need none of it.
 """
 

@@ -50,6 +50,7 @@ from workers.position import PositionFile
 from workers.request import MessageGuard
 from workers.router import DeviceToken, NotBelieved, RouterClient, RouterUnavailable
 from workers.script_host import sweep
+from workers.target_tags import TargetTags
 from workers.vault import SdkVault
 
 __all__ = ["EXIT_CONFIGURATION", "EXIT_REMOVED", "Agent"]
@@ -146,6 +147,7 @@ class Agent:
                 saas=self._saas,
                 recognisers=self._registry.recognisers,
                 breakers=Breakers(slots=max(1, settings.gateway_concurrency * 3 // 4)),
+                tags=TargetTags(self._identity.application_key),
                 clock=self._clock,
                 settings=EngineSettings(
                     job_seconds=settings.job_seconds,

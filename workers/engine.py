@@ -26,6 +26,7 @@ from pam_jobs.records.rollback import RollbackFlags
 from workers.breaker import TargetBusy
 from workers.checks import plan, reconcile, verify, with_services
 from workers.dependants import Dependants
+from workers.exclusive import AdministratorBusy, wait_for_turn
 from workers.following import Following, resumed
 from workers.lease import GatewayStopping, Lease
 from workers.outcome import Outcome, outcome_of, sealed_detail
@@ -110,6 +111,8 @@ class Engine:
             try:
                 ports.boundary("after:claim")
                 return self._work_on(claim, records, job, lease, Timings(ports.clock.monotonic))
+            except AdministratorBusy:
+                return None
             except (LeaseLost, EpochConflict) as error:
                 _log.warning("overtaken", cause=error.code)
                 return None
@@ -272,6 +275,7 @@ class _Attempt:
             )
         # Read before anything is changed: a field that says neither yes nor no must not come up after a failure.
         flags = work.rollback_flags
+        wait_for_turn(work)
         self._rollback = Rollback.declared(work, flags, self._timings)
         unresolved = work.unresolved
         if unresolved is not None and unresolved.value.undoes is not None and not self._is_mine(unresolved):
@@ -290,6 +294,7 @@ class _Attempt:
         return self._rollback is not None and self._rollback.is_of(version)
 
     def _reconcile(self, work: Work) -> Outcome:
+        wait_for_turn(work)
         if work.unresolved is not None:  # a rotation was begun: whether its value was sent or not, it is finished
             self._following = Following(work, self._timings)
             return self._change(work, self._following)

@@ -67,6 +67,17 @@ class Identity:
                 remedy="restore the file from its backup, or create the gateway again",
             ) from None
 
+    @property
+    def application_key(self) -> bytes:
+        """The key of the application that the gateway belongs to; the router has it only sealed."""
+        try:
+            return from_base64(self._value(ConfigKeys.KEY_APP_KEY))
+        except ValueError:
+            raise ConfigurationError(
+                "the application key in the gateway's configuration cannot be read",
+                remedy="restore the file from its backup, or create the gateway again",
+            ) from None
+
     def _value(self, key: ConfigKeys) -> str:
         value = self.storage.get(key)
         if not value:

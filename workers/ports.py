@@ -16,6 +16,7 @@ from workers.boundaries import Boundary, nothing
 from workers.breaker import Breakers
 from workers.doors import Administrators
 from workers.journal import Journal
+from workers.target_tags import TargetTags
 
 __all__ = ["ChainFor", "EngineSettings", "JobPort", "Ports", "RouterPort", "VaultFile", "VaultPort", "VaultRecord"]
 
@@ -67,6 +68,10 @@ class JobPort(Protocol):
 
     def fence(self) -> None:
         """Check the lease, and declare that the target is about to be changed."""
+        ...
+
+    def exclusive(self, tags: Sequence[str]) -> str | None:
+        """Keep other administrators of the target from being changed; or return the job that this one waits for."""
         ...
 
     def stage(self, ciphertext: bytes) -> int:
@@ -191,6 +196,7 @@ class Ports:
     vault: VaultPort
     chain_for: ChainFor
     breakers: Breakers
+    tags: TargetTags
     administrators: Administrators = field(init=False)  # on the same clock: a claim's time is compared with theirs
     saas: Catalogue = field(default_factory=Catalogue)
     clock: Clock = field(default_factory=SystemClock)

@@ -252,6 +252,18 @@ class JobLink:
         """
         self._send_again("fence", wire.Fenced(**self._fenced()))
 
+    def exclusive(self, tags: Sequence[str]) -> str | None:
+        """Keep other administrators of the target from being changed; or return the job that this one waits for.
+
+        Raises:
+            LeaseLost, EpochConflict: another attempt has the job, or it was queued again and the answer was lost.
+        """
+        body = wire.Exclusive(**self._fenced(), tags=list(tags))
+        try:
+            return self._client.call(self._path("exclusive"), body, wire.ExclusiveAnswer).waits_for
+        except MaybeDone as error:
+            raise error.refusal from error
+
     def stage(self, ciphertext: bytes) -> int:
         """Add a staged version and return its number.
 

@@ -242,9 +242,13 @@ class _Carried:
         self._carry = carry
         self.failure: Exception | None = None  # of the call
         self.is_unanswered = False
+        self._is_made = False
 
     def answer(self, transmission_key: Any, sealed: Any) -> bytes:
-        """Make the call and return what the SDK opens."""
+        """Make the call and return what the SDK opens; it is made once, whatever the SDK wants."""
+        if self._is_made:
+            raise _Unanswered
+        self._is_made = True
         try:
             read = wire.VaultRead(
                 key_id=str(transmission_key.publicKeyId),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
+from connectors.activedirectory.addresses import addresses_of
 from connectors.activedirectory.errors import map_error
 from connectors.base import Deadline, Target
 from connectors.ldap.errors import FAILURES
@@ -15,22 +16,10 @@ from connectors.ldap.link import Link, is_clear_text
 from connectors.ldap.look import ACTIVE_DIRECTORY
 from pam_jobs.errors import HostKeyMismatch, TargetError, Unreachable, Unsupported, WrongTarget
 
-__all__ = ["addresses_of", "reach"]
+__all__ = ["reach"]
 
 _READ_ONLY: Final = "1.2.840.113556.1.4.1920"  # the controller keeps passwords of some accounts only, and changes none
 _NAME_DIFFERS: Final = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
-
-
-def addresses_of(target: Target, first: str | None = None) -> list[str]:
-    """Return the controllers' addresses in the order in which they are tried.
-
-    Args:
-        target: its host, and the record's alternative IPs.
-        first: the one that a session already uses.
-    """
-    others = target.options.get("alternative_ips", "").replace(",", " ").replace(";", " ").split()
-    listed = [target.host, *others]
-    return list(dict.fromkeys(([first] if first in listed else []) + listed))
 
 
 def reach(target: Target, deadline: Deadline, *, first: str | None = None, writable: bool = False) -> Link:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from connectors.activedirectory.controllers import addresses_of
+from connectors.activedirectory.addresses import addresses_of
 from connectors.base import Deadline, Target
 from connectors.windows.errors import mapped
 from connectors.windows.kerberos import kerberos_demand

@@ -25,6 +25,7 @@ from pam_jobs.jobs import (
     candidates,
     devices,
     dispatch,
+    exclusive,
     flower_events,
     history,
     lease,
@@ -229,6 +230,19 @@ def fence(uid: str, said: wire.Fenced, desk: Desk) -> None:
     """Check the lease and declare the job running, immediately before the first irreversible byte."""
     with desk.work() as work:
         candidates.begin(work.session, work.clock, work.holder(uid, said))
+
+
+@calls.post("/jobs/{uid}/exclusive")
+def be_exclusive(uid: str, said: wire.Exclusive, desk: Desk) -> wire.ExclusiveAnswer:
+    """Let the attempt change an administrator, or take the job back while another one of the target is changed."""
+    with desk.work() as work:
+        holder = work.holder(uid, said)
+        back = exclusive.take(work.session, work.clock, work.policy, work.device.actor(), holder, said.tags)
+        freed = () if back is None else dispatch.wake(work.session, work.clock, work.policy, uid)
+    if back is None:
+        return wire.ExclusiveAnswer()
+    desk.ended(work.device, said.instance, uid, Outcome(state=back.state, publish=freed))
+    return wire.ExclusiveAnswer(waits_for=back.waits_for)
 
 
 @calls.post("/jobs/{uid}/stage")

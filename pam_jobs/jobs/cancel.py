@@ -43,6 +43,7 @@ def cancel(session: Session, clock: Clock, actor: Actor, job_uid: str) -> Job:
             cancel_requested_at=now,
             finished_at=now,
             not_before=None,
+            target_tags=None,
         ),
     )
     if done == 0:

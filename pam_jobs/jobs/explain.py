@@ -23,7 +23,7 @@ from pam_jobs.db.tables import (
     Schedule,
 )
 from pam_jobs.errors import InvalidInput
-from pam_jobs.jobs import dispatch, poisoned, rivals, set_aside, turns
+from pam_jobs.jobs import dispatch, exclusive, poisoned, rivals, set_aside, turns
 from pam_jobs.jobs.fence import subject_of
 from pam_jobs.jobs.lease import rotation_before
 from pam_jobs.jobs.policy import JobPolicy
@@ -141,6 +141,7 @@ def _waiting(session: Session, clock: Clock, policy: JobPolicy, job: Job) -> Ite
     yield from set_aside.sentences(session, job)
     yield from _moved(session, job)
     yield from rivals.sentences(session, job, now)
+    yield from exclusive.sentences(session, job, now)
     if job.not_before is not None and job.not_before > now:
         yield _held_back(session, job, job.not_before, now)
     yield from _behind(session, job, now)

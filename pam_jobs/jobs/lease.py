@@ -125,6 +125,7 @@ _TAKE_JOB: Final = (
         started_at=func.coalesce(_JOBS.c.started_at, _NOW),
         not_before=None,
         held_for=None,
+        waits_for=None,
         cause=None,
     )
 )
@@ -222,6 +223,7 @@ def claim(
         refusals_left=max(0, policy.refusal_limit - row.refused),
         admin_refusals_left=max(0, policy.refusal_limit - row.admin_refused),
         is_set_aside_admin=row.is_set_aside_admin,
+        is_admin=row.administers,
         attempts=job.attempts + 1,
         is_last_attempt=job.attempts + 1 >= policy.attempts_limit,
         services=dependants.kept(session, policy, job, refusals.since(now, policy)) if row.has_services else [],
@@ -307,7 +309,7 @@ def _wait_for(session: Session, policy: JobPolicy, job: Job, other: str, now: da
 
 def _make_wait(session: Session, job: Job, not_before: datetime, cause: str | None) -> datetime:
     """Keep the job away until then, and note why where a cause is given."""
-    values: dict[str, Any] = {"not_before": not_before} | ({"cause": cause} if cause else {})
+    values: dict[str, Any] = {"not_before": not_before} | ({"cause": cause, "waits_for": None} if cause else {})
     waiting = (*WAITING, JobState.UNKNOWN)
     changed(session, update(Job).where(Job.uid == job.uid, Job.state.in_(waiting)).values(**values))
     return not_before
@@ -355,8 +357,8 @@ def release(
 ) -> tuple[JobState, bool]:
     """Give the job back unfinished: queued again, or cancelled where that was asked for.
 
-    A gateway that stops gives it back for another, at once. Where the target is busy it waits for a while, so that jobs
-    of other targets have their turn; neither counts as an attempt. Whatever else stood in the way does: after a growing
+    A gateway that stops gives it back for another, at once. Where the target or an administrator of it is busy it waits
+    for a while, so that jobs of other targets have their turn; none of these counts as an attempt. Whatever else stood in the way does: after a growing
     pause the job is tried again, and when it has no attempt left it waits for an operator.
 
     Returns:
@@ -366,7 +368,7 @@ def release(
         EpochConflict, LeaseLost, AccessDenied, NotFound: as ``hold``.
     """
     job, now = hold(session, clock, holder), clock.now()
-    is_tried = reason not in {wire.GATEWAY_STOPPING, wire.TARGET_BUSY}
+    is_tried = reason not in {wire.GATEWAY_STOPPING, wire.TARGET_BUSY, wire.ADMINISTRATOR_BUSY}
     state, pause = JobState.QUEUED, None
     if job.cancel_requested_at is not None and job.state == JobState.LEASED:
         state = JobState.CANCELLED
@@ -377,7 +379,7 @@ def release(
     values: dict[str, Any] = {"state": state, "lease_until": None, "lease_instance": None, "status": None}
     values |= {"not_before": now + pause if pause else None, "attempts": job.attempts - (not is_tried)}
     if state != JobState.QUEUED:
-        values |= {"status": wire.Status(state), "finished_at": now}
+        values |= {"status": wire.Status(state), "finished_at": now, "target_tags": None}
     if state == JobState.WAITING_HUMAN:
         values |= {"cause": reason, "effect": "unknown"}
     changed(

@@ -24,7 +24,7 @@ from pam_jobs.db.tables import (
     VersionState,
 )
 from pam_jobs.errors import InvalidInput, StateError
-from pam_jobs.jobs import dependants, dispatch, findings, set_aside, wire
+from pam_jobs.jobs import dependants, dispatch, exclusive, findings, set_aside, wire
 from pam_jobs.jobs.fence import Holder, free, hold
 from pam_jobs.jobs.policy import JobPolicy
 from pam_jobs.jobs.sql import run
@@ -132,12 +132,15 @@ def finish(session: Session, clock: Clock, policy: JobPolicy, actor: Actor, job:
         "not_before": not_before,
         "lease_until": None,
         "finished_at": None if state == JobState.UNKNOWN else now,
+        "target_tags": job.target_tags if state == JobState.UNKNOWN else None,
     }
     if run(session, _END, {"job": job.uid, "attempt": job.epoch, "sources": list(sources(state)), **columns}) != 1:
         raise StateError(f"job {job.uid} ended meanwhile")
     free(session, job, job.epoch)
     _tell(session, clock, actor, job, state, ended, cause)
     publish = _wake(session, clock, job)
+    if state != JobState.UNKNOWN:
+        publish += exclusive.wake(session, clock, job)
     if state != JobState.UNKNOWN and ended.services_status is not PostStatus.NONE:
         dependants.tell(session, clock, actor, job)
     for finding in ([ended.administrator] if ended.administrator is not None else []) + ended.machines:

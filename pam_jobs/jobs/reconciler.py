@@ -137,9 +137,10 @@ def _take_back(session: Session, clock: Clock, policy: JobPolicy, job_uid: str) 
     if state == JobState.QUEUED and crashes > _AT_ONCE:  # whoever takes gateways down is not to take them all
         values["not_before"] = now + policy.backoff(crashes - _AT_ONCE)
     if state == JobState.CANCELLED:
-        values |= {"status": Status.CANCELLED, "finished_at": now}
+        values |= {"status": Status.CANCELLED, "finished_at": now, "target_tags": None}
     if state == JobState.WAITING_HUMAN:
         values |= {"status": Status.WAITING_HUMAN, "cause": cause, "effect": "unknown", "finished_at": now}
+        values["target_tags"] = None
     done = changed(
         session, update(Job).where(Job.uid == job_uid, Job.state.in_(HELD), Job.lease_until <= now).values(**values)
     )
@@ -174,6 +175,7 @@ def _expire(session: Session, clock: Clock) -> int:
         .values(
             state=JobState.EXPIRED,
             finished_at=now,
+            target_tags=None,
             cause=case((Job.cause == set_aside.CAUSE, Job.cause), else_=EXPIRED),
         )
         .returning(Job.uid)

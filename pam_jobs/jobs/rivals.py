@@ -4,6 +4,8 @@ Where two administrators of a target change each other, both rotations at once c
 for the other. So a job waits while its administrator's own credential is being changed, and the change of an
 administrator waits for the attempts that log in as it. A rotation of an administrator that waits so has the next turn:
 otherwise a target with many accounts would never let go of it.
+
+This goes by the records. Administrators of one server that stand on two resource records are kept apart by ``exclusive``.
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ from sqlalchemy import ColumnElement, bindparam, exists, func, literal_column, o
 from sqlalchemy.orm import Session, aliased
 
 from pam_jobs.db.tables import CredentialEpoch, Job, JobKind, ResourceLink, RotationSettings
+from pam_jobs.jobs import wire
 from pam_jobs.jobs.set_aside import HELD_UP
 from pam_jobs.jobs.states import WAITING
 
-__all__ = ["CAUSE", "COLUMNS", "parameters", "rival", "sentences"]
+__all__ = ["CAUSE", "COLUMNS", "lock", "parameters", "rival", "sentences"]
 
-CAUSE: Final = "administrator_busy"
+CAUSE: Final = wire.ADMINISTRATOR_BUSY
 """Of a job that waits for its turn."""
 
 _CHANGES: Final = (JobKind.ROTATE, JobKind.RECONCILE)
@@ -64,6 +67,7 @@ _NEXT = _subquery(
         _Other.cause == literal_column(f"'{CAUSE}'"),
         # in this form no index of all that waits: PostgreSQL might read it whole rather than look up the one record
         _among(func.lower(_Other.state), WAITING),
+        _Other.waits_for.is_(None),  # it waits for another administrator, and not for those who log in as it
         _Other.not_before > bindparam("turn", type_=CredentialEpoch.lease_until.type),
         *_IS_ITS_ADMIN,
     )
@@ -118,10 +122,20 @@ def rival(session: Session, job: Job, now: datetime, found: Any) -> str | None:
         now: the time of the claim.
         found: a row with ``COLUMNS``.
     """
-    if found.administers and job.kind in _CHANGES and session.get_bind().dialect.name != "sqlite":
-        session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    if found.administers and job.kind in _CHANGES and lock(session):
         found = session.execute(_RIVALS, {"job_uid": job.uid, **parameters(now)}).one()
     return _told(found)
+
+
+def lock(session: Session) -> bool:
+    """Make whoever else claims an administrator wait until the transaction ends; False where it is the only writer anyway.
+
+    Taken before the row of any credential.
+    """
+    if session.get_bind().dialect.name == "sqlite":
+        return False
+    session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    return True
 
 
 def sentences(session: Session, job: Job, now: datetime) -> Iterator[str]:

@@ -16,11 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from pam_jobs.crypto.blob import Blob
 
 __all__ = [
+    "ADMINISTRATOR_BUSY",
     "AUDIENCE",
     "CONFIRMED",
     "GATEWAY_STOPPING",
     "LOCKOUT_BUDGET",
     "MOST_STEPS",
+    "MOST_TAGS",
     "OLD_IN_GRACE",
     "TARGET_BUSY",
     "Abandonment",
@@ -32,6 +34,8 @@ __all__ = [
     "ClaimRequest",
     "Declaration",
     "DiscoveryUpload",
+    "Exclusive",
+    "ExclusiveAnswer",
     "Fenced",
     "Goodbye",
     "Heartbeat",
@@ -64,7 +68,9 @@ __all__ = [
 ]
 
 AUDIENCE = "pam-jobs"
+ADMINISTRATOR_BUSY = "administrator_busy"  # why a job waits: another job changes or uses an administrator of its target
 MOST_STEPS = 2000  # post-rotation steps of one job
+MOST_TAGS = 32  # of one target
 OLD_IN_GRACE = "old_in_grace"  # cause: rotated, and the target accepts the old value too, as a directory for an hour
 TARGET_BUSY = "target_busy"  # why a job is given back: as many as allowed work on its target
 GATEWAY_STOPPING = "gateway_stopping"  # why a job is given back: another instance is to have it
@@ -224,6 +230,7 @@ class Claim(_Wire):
     refusals_left: int = Field(ge=0, description="logins that may still be refused within the lockout budget")
     admin_refusals_left: int = Field(ge=0, description="the same of the administrator's account")
     is_set_aside_admin: bool = Field(False, description="targets are set aside because this very account was refused")
+    is_admin: bool = Field(False, description="the job's account is the administrator of some resource")
     attempts: int
     is_last_attempt: bool = Field(False, description="what stays undecided now waits for an operator")
     services: list[ServiceLink] = Field(default_factory=list, description="what runs as the user, by machine")
@@ -250,6 +257,20 @@ class Fenced(_Wire):
 
     epoch: int
     instance: str
+
+
+class Exclusive(Fenced):
+    """POST /jobs/{uid}/exclusive: no other administrator of these targets is to be changed meanwhile; may be said again."""
+
+    tags: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{22}$")]] = Field(
+        min_length=1, max_length=MOST_TAGS, description="names of the target, by a key that the router lacks"
+    )
+
+
+class ExclusiveAnswer(_Wire):
+    """Whether it is this job's turn."""
+
+    waits_for: str | None = Field(None, description="the job in whose favour this one was taken back: stop at once")
 
 
 class Stage(Fenced):

@@ -22,7 +22,7 @@ from pam_jobs.db.tables import AuditEvent, EventTotal, JobKind, JobState
 from pam_jobs.jobs import poisoned, set_aside
 from pam_jobs.jobs.outcome import EXHAUSTED, EXPIRED
 from pam_jobs.jobs.sql import IgnoringInsert, run
-from pam_jobs.jobs.wire import LOCKOUT_BUDGET, OLD_IN_GRACE, PostStatus, Status
+from pam_jobs.jobs.wire import ADMINISTRATOR_BUSY, LOCKOUT_BUDGET, OLD_IN_GRACE, PostStatus, Status
 
 __all__ = ["CAUSES", "OTHER", "count_once", "known_cause", "read"]
 
@@ -42,6 +42,7 @@ def _codes(error: type[errors.PamJobsError]) -> Iterator[str]:
 CAUSES: Final = frozenset(
     {
         _NONE, OTHER, EXHAUSTED, EXPIRED, poisoned.CAUSE, LOCKOUT_BUDGET, OLD_IN_GRACE, set_aside.CAUSE, "internal", "managed", "partial",
+        ADMINISTRATOR_BUSY,
         # of gateways, as their errors, decisions and verdicts say them
         "breaker_open", "target_busy", "gateway_stopping", "cancelled", "router_unavailable", "maybe_done", "unfinished", "unknown", "throttled",
         "in_part", "disabled",

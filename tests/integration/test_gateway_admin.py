@@ -13,14 +13,16 @@ from typing import Any
 
 import psycopg
 import pytest
+import typer
 from psycopg import sql
 from sqlalchemy import func, select
 from typer.testing import CliRunner, Result
 
 from deploy.lab import PostgresServer
 from pam_jobs.cli import action
+from pam_jobs.cli import job as job_commands
 from pam_jobs.client.profile import Profile
-from pam_jobs.db.tables import LoginRefusal
+from pam_jobs.db.tables import CredentialEpoch, Job, LoginRefusal
 from pam_jobs.errors import PamJobsError
 from pam_jobs.records.record import Record
 from tests.support.gateway_site import GatewaySite
@@ -123,16 +125,20 @@ def test_a_target_whose_administrator_is_refused_is_left_alone_until_the_record_
     assert server.logs_in(login, second)
 
 
-def pam(site: GatewaySite, *arguments: str) -> Result:
-    """Run ``pam action`` as the site's operator."""
+def pam(site: GatewaySite, *arguments: str, app: typer.Typer = action.app) -> Result:
+    """Run ``pam action``, or other commands, as the site's operator."""
     folder = site.folder_path / "operator"
     session = site.vault.session
     profile = Profile(folder=folder, router=site.router.url, ca=site.router.tls.ca, username=session.username)
     profile.save()
     session.save(profile)
-    result = CliRunner().invoke(action.app, list(arguments), env={"PAM_DATA_DIR": str(folder)})
+    result = CliRunner().invoke(app, list(arguments), env={"PAM_DATA_DIR": str(folder)})
     assert result.exit_code == 0, result.output
     return result
+
+
+def _pam_explain(site: GatewaySite, job_uid: str) -> str:
+    return " ".join(pam(site, "explain", job_uid, app=job_commands.app).stdout.split())
 
 
 def set_aside(site: GatewaySite) -> list[dict[str, Any]]:
@@ -195,6 +201,91 @@ def test_two_administrators_that_change_each_other_are_never_changed_at_once(ser
     assert meter.most == 1
     assert all(server.logs_in(login, uid) for login, uid in pair)
     assert [server.refusals(login) for login, _ in pair] == [0, 0]
+
+
+@pytest.fixture
+def rescue(server: Server) -> tuple[str, str]:
+    """Another administrator of the same server, which stands on a resource record of its own: that says localhost."""
+    assert server.server.host == "127.0.0.1"
+    login, uid = server.add("SUPERUSER")
+    server.site.rotate_by(uid, server.site.add_resource("pamDatabase", "localhost", server.server.port, uid))
+    return login, uid
+
+
+def test_administrators_on_two_records_of_one_server_are_never_changed_at_once(
+    server: Server, rescue: tuple[str, str]
+) -> None:
+    site, (login, uid) = server.site, rescue
+    is_changed, goes_on = threading.Event(), threading.Event()
+
+    def pause(name: str) -> None:
+        if name == "after:change":
+            is_changed.set()
+            goes_on.wait(30)
+
+    first, second = site.submit("rotate", server.admin), site.submit("rotate", uid)
+    run = threading.Thread(target=site.engine(pause).run, args=(first,))
+    run.start()
+    try:
+        assert is_changed.wait(30)
+        assert site.engine().run(second) is None
+        waiting = site.opened(second)
+        assert (waiting["state"], waiting["cause"], waiting["attempts"]) == ("queued", "administrator_busy", 0)
+        assert _connects(server, login, FIRST), "it is as it was"
+        told = f"it waits its turn: job {first} changes another administrator of the same server"
+        assert told in _pam_explain(site, second)
+        assert str(server.server.port).encode() not in site.router.dump()
+    finally:
+        goes_on.set()
+        run.join(30)
+    assert site.opened(first)["state"] == "succeeded"
+    site.engine().run(second)
+    assert site.opened(second)["state"] == "succeeded"
+    assert server.logs_in(server.login, server.admin)
+    assert server.logs_in(login, uid)
+
+
+def test_an_administrator_that_was_cut_off_is_brought_to_its_end_before_the_next_one(
+    server: Server, rescue: tuple[str, str]
+) -> None:
+    site, (login, uid) = server.site, rescue
+
+    class Cut(BaseException):
+        pass
+
+    def cut(name: str) -> None:
+        if name == "after:change":
+            raise Cut
+
+    first, second = site.submit("rotate", server.admin), site.submit("rotate", uid)
+    with pytest.raises(Cut):
+        site.engine(cut).run(first)
+    _end_lease(site, first)
+    assert site.engine().run(second) is None
+    assert _connects(server, login, FIRST), "it is as it was"
+    assert f"job {first} was cut off" in _pam_explain(site, second)
+    site.engine().run(first)
+    assert site.opened(first)["state"] == "succeeded"
+    site.engine().run(second)
+    assert site.opened(second)["state"] == "succeeded"
+    assert server.logs_in(server.login, server.admin)
+    assert server.logs_in(login, uid)
+
+
+def _connects(server: Server, login: str, password: str) -> bool:
+    try:
+        server.connect(login, password).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def _end_lease(site: GatewaySite, job_uid: str) -> None:
+    """Let the lease end, as time does."""
+    with site.router.database.transaction() as session:
+        row = session.get_one(Job, job_uid)
+        for held in (row, session.get_one(CredentialEpoch, row.record_uid)):
+            held.lease_until = site.router.context.clock.now()
 
 
 class _Meter:

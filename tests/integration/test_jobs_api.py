@@ -253,7 +253,7 @@ def test_a_stale_epoch_is_refused_at_every_endpoint(api: PamApi, device: DeviceC
     new = device.claim(job)["epoch"]
     assert new == old + 1
     bodies: dict[str, dict[str, Any]] = {
-        "renew": {}, "fence": {}, "stage": {"ciphertext": SEALED}, "intend": {"seq": 1},
+        "renew": {}, "fence": {}, "exclusive": {"tags": ["t" * 22]}, "stage": {"ciphertext": SEALED}, "intend": {"seq": 1},
         "promote": {"seq": 1, "evidence": {"login": "accepted"}, "record_data": SEALED, "record_revision": 1},
         "abandon": {"seq": 1, "reason": "policy_refused", "evidence": {"current": "accepted"}},
         "refusals": {"count": 1}, "admin": {}, "steps": {"steps": []}, "steps/start": {"key": "a"},
@@ -268,6 +268,37 @@ def test_a_stale_epoch_is_refused_at_every_endpoint(api: PamApi, device: DeviceC
     for what, body in bodies.items():
         device.refused(f"/jobs/{job}/{what}", 409, "epoch_conflict", instance="i1", epoch=old, **body)
     device.on(job, "intend", new, seq=1)
+
+
+def test_an_administrator_waits_while_another_one_of_its_server_is_changed(
+    api: PamApi, device: DeviceCaller, published: list[str], shown: list[tuple[str, dict[str, Any]]]
+):
+    records = []
+    for _ in range(2):
+        admin, resource = api.fleet.add_record(), api.fleet.add_record()
+        link = {"configuration_uid": api.fleet.configuration_uid, "admin_uid": admin}
+        api.done("PUT", f"/resources/{resource}", link)
+        api.fleet.put(admin, resource_uid=resource)
+        records.append(admin)
+    first, second = (submit(api, record)["uid"] for record in records)
+    device.hello()
+    claims = {claim["job_uid"]: claim for claim in (device.claim(uid) for uid in (first, second))}
+    assert [claims[uid]["is_admin"] for uid in (first, second)] == [True, True]
+    tags = ["t" * 22, "u" * 22]
+    assert device.on(first, "exclusive", claims[first]["epoch"], tags=tags) == {"waits_for": None}
+    assert device.on(second, "exclusive", claims[second]["epoch"], tags=tags[1:]) == {"waits_for": first}
+    device.refused(f"/jobs/{second}/renew", 409, "lease_lost", instance="i1", epoch=claims[second]["epoch"])
+    answer = api.get(f"/jobs/{second}/explain")
+    assert answer["state"] == "queued"
+    assert f"job {first} changes another administrator of the same server" in answer["reasons"][0]
+    published.clear()
+    device.on(first, "report", claims[first]["epoch"], status="failed")
+    assert published == [second]
+    again = device.claim(second)
+    assert device.on(second, "exclusive", again["epoch"], tags=tags) == {"waits_for": None}
+    for wrong in ([], ["db1.example.com:5432"], tags * 20):
+        device.refused(f"/jobs/{second}/exclusive", 422, instance="i1", epoch=again["epoch"], tags=wrong)
+    assert not any(tag in str(shown) + str(api.get(f"/jobs/{first}")) for tag in tags)
 
 
 def test_the_lockout_budget_is_shared_by_all_attempts_and_refills(api: PamApi, device: DeviceCaller, record: str):

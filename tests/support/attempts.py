@@ -14,7 +14,7 @@ from pam_jobs.clock import VirtualClock
 from pam_jobs.db.engine import Database
 from pam_jobs.db.tables import CredentialVersion, GatewayInstance, Job, JobKind, JobState, OutboxMessage
 from pam_jobs.errors import StateError
-from pam_jobs.jobs import candidates, lease, outcome, steps, wire
+from pam_jobs.jobs import candidates, exclusive, lease, outcome, steps, wire
 from pam_jobs.jobs.fence import Holder
 from pam_jobs.jobs.outcome import Outcome
 from pam_jobs.jobs.policy import JobPolicy
@@ -83,6 +83,12 @@ class Attempt:
 
     def with_epoch(self, epoch: int) -> Attempt:
         return dataclasses.replace(self, claim=self.claim.model_copy(update={"epoch": epoch}))
+
+    def take(self, *tags: str) -> str | None:
+        """Ask to change an administrator of that server; return the job that this one has to wait for."""
+        with self.database.transaction() as session:
+            back = exclusive.take(session, self.clock, self.policy, self._actor(), self.holder, tags)
+        return None if back is None else back.waits_for
 
     def stage(self, ciphertext: bytes = SECRET) -> int:
         with self.database.transaction() as session:

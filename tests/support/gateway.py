@@ -22,6 +22,7 @@ from workers.engine import Engine
 from workers.journal import Journal
 from workers.ports import EngineSettings, Ports, VaultFile, VaultRecord
 from workers.router import DeviceToken, RouterClient
+from workers.target_tags import TargetTags
 from workers.values import Value
 
 
@@ -105,6 +106,7 @@ class GatewayWorld:
         self.engine = Engine(
             Ports(
                 router=self.client, vault=self.vault, chain_for=self._chain, breakers=self.breakers,
+                tags=TargetTags(bytes(32), look_up=lambda _host: ["10.0.0.5"]),
                 settings=self.settings, boundary=self._reach, recognisers=lambda: [self.connector],
                 journal=self.journal, clock=self.clock,
             )

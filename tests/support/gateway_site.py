@@ -30,6 +30,7 @@ from workers.pool import make_pool
 from workers.ports import EngineSettings, Ports
 from workers.router import DeviceToken, RouterClient
 from workers.storage import write_file
+from workers.target_tags import TargetTags
 from workers.vault import SdkVault
 
 
@@ -119,7 +120,7 @@ class GatewaySite:
         return Engine(
             Ports(
                 router=client, vault=sdk, chain_for=self.registry.chain_for, recognisers=self.registry.recognisers,
-                breakers=Breakers(), settings=EngineSettings(**settings), boundary=boundary,
+                breakers=Breakers(), tags=TargetTags(identity.application_key), settings=EngineSettings(**settings), boundary=boundary,
                 journal=journal or Journal(),
             )
         )  # fmt: skip

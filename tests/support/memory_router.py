@@ -67,6 +67,7 @@ class MemoryJob:
     result: bytes | None = None
     counts: dict[str, int] | None = None
     released: list[str] = field(default_factory=list)
+    tags: set[str] = field(default_factory=set)  # of the target, while it changes an administrator
 
 
 class MemoryRouter:
@@ -81,6 +82,7 @@ class MemoryRouter:
         self.refusals_left = 3
         self.admin_refusals_left = 3
         self.is_set_aside_admin = False
+        self.is_admin = False  # what the claims tell
         self.windows: list[int | None] = []  # that refusals were counted within
         self.prove_first = False
         self.services: list[wire.ServiceLink] = []  # what the claims tell
@@ -148,7 +150,7 @@ class MemoryRouter:
             admin_uid=job.admin_uid, profile=job.profile, complexity=job.complexity, parameters=job.parameters,
             epoch=job.epoch, lease_seconds=60, versions=self._versions(job), steps=self._rows(job),
             refusals_left=self.refusals_left, admin_refusals_left=self.admin_refusals_left, attempts=job.attempts, prove_first=self.prove_first,
-            is_set_aside_admin=self.is_set_aside_admin, services=self.services, is_last_attempt=self.is_last_attempt,
+            is_set_aside_admin=self.is_set_aside_admin, is_admin=self.is_admin, services=self.services, is_last_attempt=self.is_last_attempt,
         )  # fmt: skip
 
     def _versions(self, job: MemoryJob) -> list[wire.LedgerVersion]:
@@ -171,6 +173,16 @@ class MemoryRouter:
         if job.cancelled and job.state == "leased":
             raise StateError("the job was cancelled")
         job.state = "running"
+
+    def _exclusive(self, job: MemoryJob, body: dict[str, Any]) -> dict[str, Any]:
+        said = set(wire.Exclusive(**body).tags)
+        for other in self.jobs.values():
+            if other is not job and other.state in {"leased", "running", "unknown"} and said & other.tags:
+                job.state = "queued"
+                job.released.append(wire.ADMINISTRATOR_BUSY)
+                return {"waits_for": other.uid}
+        job.tags |= said
+        return {"waits_for": None}
 
     def _stage(self, job: MemoryJob, body: dict[str, Any]) -> dict[str, Any]:
         rows = self.ledger.setdefault(job.record_uid or "", [])

@@ -74,6 +74,8 @@ _WAITING = text("trigger = 'scheduled' AND state IN ('created', 'queued')")
 _IN_LINE = text("state IN ('created', 'queued')")
 _IN_HAND = text("state IN ('leased', 'running')")
 _DISCOVERIES = text("kind = 'discover'")
+_TAGGED = text("target_tags IS NOT NULL")
+_AWAITS = text("waits_for IS NOT NULL")
 
 
 class Job(Base):
@@ -95,6 +97,8 @@ class Job(Base):
             "ix_jobs_discoveries", "configuration_uid", sqlite_where=_DISCOVERIES, postgresql_where=_DISCOVERIES
         ),
         Index("ix_jobs_held", "configuration_uid", sqlite_where=_IN_HAND, postgresql_where=_IN_HAND),
+        Index("ix_jobs_tagged", "created_at", "uid", sqlite_where=_TAGGED, postgresql_where=_TAGGED),
+        Index("ix_jobs_waits_for", "waits_for", sqlite_where=_AWAITS, postgresql_where=_AWAITS),
     )  # fmt: skip
 
     uid: Mapped[str] = mapped_column(String(22), primary_key=True)
@@ -116,6 +120,11 @@ class Job(Base):
     queued_at: Mapped[datetime | None]
     not_before: Mapped[datetime | None]  # back-off after an unknown outcome
     held_for: Mapped[str | None] = mapped_column(String(22))  # the target at its limit in whose own line it waits
+    waits_for: Mapped[str | None] = mapped_column(String(22))  # the job that its gateway gave it back for
+    target_tags: Mapped[str | None] = mapped_column(
+        String(1000)
+    )  # of the server whose administrator it changes; until its end
+    tags_epoch: Mapped[int | None]  # of the lease that was granted them
     expires_at: Mapped[datetime | None]
     epoch: Mapped[int] = mapped_column(default=0)  # of the latest lease
     lease_instance: Mapped[str | None] = mapped_column(String(64))

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from connectors.activedirectory.accounts import AccountState
-from connectors.activedirectory.controllers import addresses_of
+from connectors.activedirectory.addresses import addresses_of
 from connectors.activedirectory.errors import BY_LOGIN, map_error, verdict_of
 from connectors.activedirectory.policy import PasswordRules
 from connectors.base import Target, VerdictState

@@ -100,6 +100,18 @@ def test_the_token_goes_once_the_application_key_is_there(config: Path) -> None:
     assert "clientKey" not in json.loads(config.read_text())
 
 
+def test_the_application_key_is_read_and_a_damaged_one_is_told_without_it(config: Path) -> None:
+    identity = load(config, {})
+    with pytest.raises(ConfigurationError, match="no appKey"):
+        _ = identity.application_key
+    identity.storage.set(ConfigKeys.KEY_APP_KEY, b64url(bytes(range(32))))
+    assert load(config, {}).application_key == bytes(range(32))
+    identity.storage.set(ConfigKeys.KEY_APP_KEY, "damaged!")
+    with pytest.raises(ConfigurationError, match="application key") as caught:
+        _ = identity.application_key
+    assert "damaged!" not in caught.value.sentence()
+
+
 def test_a_refused_token_is_told_and_nothing_is_lost(config: Path) -> None:
     identity = load(config, {})
 

@@ -222,6 +222,7 @@ def claim(
         refusals_left=max(0, policy.refusal_limit - row.refused),
         admin_refusals_left=max(0, policy.refusal_limit - row.admin_refused),
         is_set_aside_admin=row.is_set_aside_admin,
+        administers=row.administers,
         attempts=job.attempts + 1,
         is_last_attempt=job.attempts + 1 >= policy.attempts_limit,
         services=dependants.kept(session, policy, job, refusals.since(now, policy)) if row.has_services else [],

@@ -84,6 +84,7 @@ class MemoryRouter:
         self.is_set_aside_admin = False
         self.windows: list[int | None] = []  # that refusals were counted within
         self.places: dict[str, str] = {}  # of logins under way, and whose they are: account, admin
+        self.asked: list[tuple[str, str | None]] = []  # whose places were asked for, and of which machine
         self.lock = threading.Lock()
         self.prove_first = False
         self.services: list[wire.ServiceLink] = []  # what the claims tell
@@ -268,6 +269,7 @@ class MemoryRouter:
                     self._count(said.of, 1)
                 return {"is_granted": True}
             self.windows.append(said.window_seconds)
+            self.asked.append((said.of, said.machine_uid))
             refused = 3 - (self.admin_refusals_left if said.of == "admin" else self.refusals_left)
             is_granted = refused + list(self.places.values()).count(said.of) < (said.limit or 3)
             if is_granted:

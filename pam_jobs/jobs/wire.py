@@ -190,7 +190,6 @@ class ServiceLink(_Wire):
     machine_uid: str
     admin_uid: str | None
     names: Blob  # JSON by the user record's key, see ``pam_jobs.records.services``
-    refusals_left: int = Field(ge=0)  # logins that the machine's administrator may still be refused
     is_set_aside: bool = False  # its administrator was refused: nothing is tried there now
 
 
@@ -214,7 +213,6 @@ class Claim(_Wire):
     versions: list[LedgerVersion]  # unresolved, current, and up to three previous, newest first
     steps: list[StepRow]  # of earlier attempts of this job
     refusals_left: int = Field(ge=0, description="logins that may still be refused within the lockout budget")
-    admin_refusals_left: int = Field(ge=0, description="the same of the administrator's account")
     is_set_aside_admin: bool = Field(False, description="targets are set aside because this very account was refused")
     administers: bool = Field(False, description="others log in as this very account: each login needs a place first")
     attempts: int

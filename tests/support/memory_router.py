@@ -147,7 +147,7 @@ class MemoryRouter:
             configuration_uid=job.configuration_uid, record_uid=job.record_uid, resource_uid=job.resource_uid,
             admin_uid=job.admin_uid, profile=job.profile, complexity=job.complexity, parameters=job.parameters,
             epoch=job.epoch, lease_seconds=60, versions=self._versions(job), steps=self._rows(job),
-            refusals_left=self.refusals_left, admin_refusals_left=self.admin_refusals_left, attempts=job.attempts, prove_first=self.prove_first,
+            refusals_left=self.refusals_left, attempts=job.attempts, prove_first=self.prove_first,
             is_set_aside_admin=self.is_set_aside_admin, administers=self._administers(job), services=self.services, is_last_attempt=self.is_last_attempt,
         )  # fmt: skip
         return json.loads(claim.model_dump_json())  # type: ignore[no-any-return]

@@ -40,7 +40,7 @@ def link(world: GatewayWorld, machine_uid: str, admin_uid: str | None, wanted: S
     world.router.services.append(
         wire.ServiceLink(
             machine_uid=machine_uid, admin_uid=admin_uid, names=wanted.seal(world.key(world.user)),
-            **{"refusals_left": 3, **more},
+            **more,
         )
     )  # fmt: skip
 

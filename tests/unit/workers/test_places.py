@@ -86,6 +86,30 @@ def test_an_administrator_that_is_unreachable_or_locked_gives_its_place_back(wor
     assert (world.router.places, world.router.admin_refusals_left) == ({}, 3)
 
 
+class _Killed(BaseException):
+    """What a test throws in place of SIGKILL."""
+
+
+def test_a_gateway_that_is_killed_while_it_logs_in_leaves_its_place(
+    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise _Killed
+
+    monkeypatch.setattr(FakeSession, "log_in", killed)
+    with pytest.raises(_Killed):
+        world.run()
+    assert (list(world.router.places.values()), world.router.admin_refusals_left) == (["admin"], 3)
+
+
+def test_the_services_of_a_machine_are_listed_by_a_login_that_has_a_place(world: GatewayWorld) -> None:
+    members = {"kind": "discover", "record_uid": None, "parameters": {"services": True}}
+    world.run(**members)
+    assert (world.router.asked, world.router.places) == ([("admin", None)], {})
+    under_way(world, "admin")
+    assert world.run(**members).released == ["target_busy"]
+
+
 def test_a_used_up_budget_does_not_keep_anybody_from_a_connection_that_is_logged_in() -> None:
     world = GatewayWorld(connector=KeptFakeConnector())
     world.run()

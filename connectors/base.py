@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -33,6 +34,7 @@ __all__ = [
     "DependantState",
     "Fence",
     "Finding",
+    "LoginGuard",
     "Preflight",
     "RunAs",
     "Service",
@@ -45,6 +47,9 @@ __all__ = [
 
 Fence = Callable[[], None]
 """Called once, immediately before the first irreversible byte; raises ``LeaseLost`` or ``EpochConflict`` to forbid it."""
+
+LoginGuard = Callable[[], AbstractContextManager[object]]
+"""Entered before a login is made, and left when it has ended, by ``AuthRejected`` where the target refused it."""
 
 
 class Capability(StrEnum):
@@ -120,6 +125,14 @@ class Credential:
     private_key: SecretValue | None = None  # PEM (OpenSSH or PKCS#8), unencrypted
     distinguished_name: str | None = None
     database: str | None = None  # connectDatabase of the user record
+    guard: LoginGuard | None = field(default=None, repr=False, compare=False)
+
+    def logging_in(self) -> AbstractContextManager[object]:
+        """Return the context in which a rotator's new connection logs in; a kept one is taken without.
+
+        What entering it raises says that the login must not be made now, and comes through ``Connector.open`` as it is.
+        """
+        return nullcontext() if self.guard is None else self.guard()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -188,7 +188,11 @@ class KeptConnections(Generic[C]):
 
 
 class KeepingConnector(Connector, Generic[C]):
-    """A connector that keeps the idle connections of its rotators."""
+    """A connector that keeps the idle connections of its rotators.
+
+    Its sessions enter ``Credential.logging_in()`` around each new login, as ``KeptSession`` does; around ``open`` of every
+    other connector the engine does it.
+    """
 
     kept: KeptConnections[C]
 
@@ -232,6 +236,7 @@ class KeptSession(Session, Generic[C]):
         """Return a new connection on which the rotator is logged in.
 
         Raises:
+            AuthRejected: the target refused the rotator; it counts against its lockout budget.
             NotApplied: with the cause.
         """
 
@@ -251,7 +256,8 @@ class KeptSession(Session, Generic[C]):
         link = self._kept.take(key)
         if link is None:
             self._deadline.check("the connection was made")
-            link = self._log_in(rotator)
+            with rotator.logging_in():
+                link = self._log_in(rotator)
         return link, key
 
     def _changed(self, login: str, password: SecretValue | None, *, is_self: bool) -> None:

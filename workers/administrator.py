@@ -19,7 +19,8 @@ from pam_jobs.errors import AdminRefused, AuthRejected, InvalidInput, Locked, Va
 from pam_jobs.jobs import wire
 from workers.doors import Administrators, Door
 from workers.journal_lines import CURRENT, Kept
-from workers.lockout import Budget, LockoutBudget
+from workers.lockout import LockoutBudget
+from workers.places import Places
 from workers.ports import JobPort, VaultPort, VaultRecord
 from workers.values import Value
 
@@ -39,7 +40,7 @@ class Administrator:
         job: JobPort,
         vault: VaultPort,
         doors: Administrators,
-        budget: Budget,
+        places: Places,
         claimed_at: float,
         journal: Callable[[], Sequence[Kept]] = tuple,
         machine_uid: str | None = None,
@@ -51,7 +52,7 @@ class Administrator:
             job: the calls on the job.
             vault: reads the record anew.
             doors: what this process knows already.
-            budget: the administrator's own.
+            places: its logins' own, in its lockout budget.
             claimed_at: when the job was claimed, on the doors' clock; what was refused since is not tried again.
             journal: returns the administrator's values that this gateway set; a restored ledger may lack the newest.
             machine_uid: the machine that it administers, where that is not the job's resource.
@@ -60,7 +61,7 @@ class Administrator:
         self._job = job
         self._vault = vault
         self._doors = doors
-        self._budget = budget
+        self._places = places
         self._claimed_at = claimed_at
         self._journal = journal
         self._machine_uid = machine_uid
@@ -75,7 +76,7 @@ class Administrator:
         Raises:
             AdminRefused: none of its values logs in, or it is locked; ``finding`` says so to the router.
             LockoutBudget: no login of it may be refused any more.
-            TargetBusy: others wait for the same login.
+            TargetBusy: others wait for the same login, or make it elsewhere and may be refused.
             NotApplied: anything else the target said.
         """
         with self._doors.turn(f"{target.host}:{target.port} {self._record.uid}") as door:
@@ -84,14 +85,15 @@ class Administrator:
             for value, seq in self._likeliest(door):
                 if any(refused.covers(value) for refused in self._refused):
                     continue
-                if self._budget.left <= 0:
+                try:
+                    session = self._try(connector, target, deadline, value, door)
+                except LockoutBudget:
                     if self._refused:
                         break
                     raise LockoutBudget(
                         "the target refused the administrator too many logins lately",
                         remedy="correct the administrator's record, or wait until the lockout window has passed",
-                    )
-                session = self._try(connector, target, deadline, value, door)
+                    ) from None
                 if session is not None:
                     self._found(door, value, seq)
                     return session
@@ -101,11 +103,10 @@ class Administrator:
         self, connector: Connector, target: Target, deadline: Deadline, value: Value, door: Door
     ) -> Session | None:
         try:
-            return connector.open(target, self._credential(value), deadline)
+            return self._places.enter(connector, target, self._credential(value), deadline)
         except AuthRejected:
             door.worked_at = None
             self._refused.append(value)
-            self._budget.spend()
             return None
         except Locked:
             raise self._end(door, _LOCKED) from None

@@ -28,6 +28,7 @@ from pam_jobs.errors import (
 from pam_jobs.jobs import wire
 from pam_jobs.jobs.wire import Status
 from pam_jobs.records.portmap import STANDARD_PORTS, PortMapping
+from workers.breaker import TargetBusy
 from workers.chain import mapping_of, options_of, target_of
 from workers.findings import Findings
 from workers.lease import GatewayStopping, Lease
@@ -67,7 +68,7 @@ def run_discovery(claim: wire.Claim, job: JobPort, lease: Lease, ports: Ports, t
         outcome = run.services(job) if claim.parameters.get("services") is True else run.look(job)
     except (LeaseLost, EpochConflict):
         raise
-    except (VaultUnavailable, GatewayStopping) as error:
+    except (VaultUnavailable, GatewayStopping, TargetBusy) as error:
         with suppress(VaultUnavailable):
             job.release(error.code)
         return None
@@ -142,7 +143,9 @@ class _Run:
             configuration, machine, credentials, _missing = self._load()
         admin = credentials.get(self._claim.admin_uid or "")
         with self._timings.of("look"):
-            found = list_services(self._ports, configuration, machine, admin, self._deadline)
+            found = list_services(
+                self._ports, configuration, machine, admin, self._deadline, job=job, lease=self._lease
+            )
         self._lease.check()
         counts = {"services": len(found["services"]), "unseen": len(found["coverage"])}
         job.upload_discovery(aes.encrypt(json.dumps(found).encode(), configuration.key), counts)

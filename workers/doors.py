@@ -16,7 +16,7 @@ from workers.breaker import TargetBusy
 
 __all__ = ["Administrators", "Door"]
 
-_AT_A_TIME: Final = 2  # logins under way as an administrator who was let in a moment ago; fewer than the usual budget
+_AT_A_TIME: Final = 2  # logins under way as an administrator who was let in a moment ago; they leave others a place
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Administrators:
             wait_seconds: how long a job waits for the one that goes ahead.
         """
         self._fresh_seconds = fresh_seconds
-        self._wait_seconds = wait_seconds
+        self.wait_seconds = wait_seconds
         self.monotonic = monotonic
         self._lock = threading.Lock()
         self._doors: dict[str, Door] = {}
@@ -79,7 +79,7 @@ class Administrators:
 
     @contextmanager
     def _held(self, lock: threading.Lock | threading.BoundedSemaphore) -> Iterator[None]:
-        if not lock.acquire(timeout=self._wait_seconds):
+        if not lock.acquire(timeout=self.wait_seconds):
             raise TargetBusy("other jobs wait for the administrator's login on this target already")
         try:
             yield

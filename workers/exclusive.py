@@ -32,7 +32,7 @@ def wait_for_turn(work: Work) -> None:
         LeaseLost, EpochConflict: another attempt has the job.
         RouterUnavailable: the router did not answer; nothing was begun.
     """
-    target = _target(work) if work.claim.is_admin else None
+    target = _target(work) if work.claim.administers else None
     if target is None:
         return
     other = work.job.exclusive(work.ports.tags.of(target))

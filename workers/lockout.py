@@ -1,4 +1,4 @@
-"""The lockout budget: how many logins a target may refuse an account before nobody tries any more.
+"""The rule of the lockout budget: how many logins a target may refuse an account before nobody tries any more.
 
 The router counts for all gateways. The default is its own; a target's own rule stands in the resource's record, or in
 the configuration's for all its resources, as the custom fields `Lockout Limit` and `Lockout Window Minutes`.
@@ -6,18 +6,14 @@ the configuration's for all its resources, as the custom fields `Lockout Limit` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-import structlog
+from pam_jobs.errors import InvalidInput, NotApplied
 
-from pam_jobs.errors import EpochConflict, InvalidInput, LeaseLost, NotApplied, PamJobsError
-from workers.ports import JobPort
+__all__ = ["Lockout", "LockoutBudget"]
 
-__all__ = ["Budget", "Lockout", "LockoutBudget"]
-
-_log = structlog.get_logger(__name__)
 _MOST_LOGINS: Final = 100
 _MOST_MINUTES: Final = 1440
 
@@ -62,60 +58,3 @@ def _number(options: Mapping[str, str], label: str, most: int) -> int | None:
             f"the custom field {label} of the resource is {text[:20]!r}", remedy=f"write a number from 1 to {most}"
         )
     return int(text)
-
-
-class Budget:
-    """How many logins of one account may still be refused; every refusal is counted at the router as well."""
-
-    def __init__(
-        self,
-        job: JobPort,
-        of: Literal["account", "admin"],
-        told: int,
-        lockout: Callable[[], Lockout],
-        *,
-        machine_uid: str | None = None,
-    ) -> None:
-        """Take what the claim told.
-
-        Args:
-            job: the calls on the job.
-            of: whose budget it is.
-            told: what the default rule leaves.
-            lockout: returns the target's rule; asked with the first login.
-            machine_uid: whose administrator it is, where that is not the job's resource.
-        """
-        self._job = job
-        self._of = of
-        self._told = told
-        self._lockout = lockout
-        self._machine_uid = machine_uid
-        self._left: int | None = None
-
-    @property
-    def left(self) -> int:
-        """How many logins may still be refused; the router is asked once where the target has a rule of its own.
-
-        Raises:
-            InvalidInput: the target's rule cannot be read.
-            VaultUnavailable: the router is away.
-        """
-        if self._left is None:
-            self._left = self._told if self._lockout().is_default else self._ask(0)
-        return self._left
-
-    def spend(self) -> None:
-        """Count one refused login, here and at the router."""
-        self._left = max(0, self.left - 1)
-        try:
-            self._left = min(self._left, self._ask(1))
-        except (LeaseLost, EpochConflict):
-            raise
-        except PamJobsError as error:
-            _log.warning("refusal_not_counted", cause=error.code)
-
-    def _ask(self, new: int) -> int:
-        """Count new refusals and return what is left."""
-        rule = self._lockout()
-        answer = self._job.refusals(new, of=self._of, window_seconds=rule.window_seconds, machine_uid=self._machine_uid)
-        return answer.refusals_left if rule.limit is None else max(0, rule.limit - answer.refused)

@@ -8,10 +8,10 @@ import structlog
 
 from connectors.base import UNPROVABLE, Session, Verdict, VerdictState
 from pam_jobs.errors import InvalidInput, NotApplied, Unreachable, Unsupported
-from pam_jobs.jobs.wire import LOCKOUT_BUDGET
+from pam_jobs.jobs.wire import LOCKOUT_BUDGET, LoginState
 from workers.breaker import TargetBusy
 from workers.chain import through
-from workers.lockout import Budget
+from workers.lockout import LockoutBudget
 from workers.values import Value
 from workers.work import Work
 
@@ -20,6 +20,13 @@ __all__ = ["Logins"]
 _log = structlog.get_logger(__name__)
 _NO_RIGHT: Final = "no_connect_right"
 """The connector could not tell, because the account may not come in from where the gateway is."""
+
+_ENDS: Final = {
+    VerdictState.ACCEPTED: LoginState.ACCEPTED,
+    VerdictState.REFUSED: LoginState.REFUSED,
+    VerdictState.PARTIAL: LoginState.REFUSED,  # one part of the credential was
+}
+"""What a verdict is to the lockout budget; the others say nothing of the credential."""
 
 
 class Logins:
@@ -34,12 +41,11 @@ class Logins:
         """
         self._work = work
         self._spare = spare
-        self._budget = Budget(work.job, "account", work.claim.refusals_left, lambda: work.lockout)
 
     @property
     def left(self) -> int:
         """How many logins may still be refused."""
-        return self._budget.left
+        return self._work.budget.left
 
     def attempt(self, value: Value, session: Session | None = None) -> Verdict:
         """Try one login with the value; never raises for what the target does.
@@ -47,22 +53,38 @@ class Logins:
         Args:
             value: what to log in with.
             session: an open session whose connector makes the login; None opens one that can only probe.
+
+        Raises:
+            LeaseLost, EpochConflict: a newer attempt goes on.
+            TargetBusy: others log in as the same account, and nothing was changed yet.
+            VaultUnavailable: the router is away, of whom a place for the login was to be had.
         """
         if self.left <= self._spare:
             return Verdict(state=VerdictState.UNKNOWN, cause=LOCKOUT_BUDGET)
         self._work.lease.check()
         self._work.reach("before:probe")
-        verdict = self._probe(value, session)
-        if session is None and verdict.cause == _NO_RIGHT and verdict.state is VerdictState.UNKNOWN:
-            verdict = self._beside_administrator(value) or verdict
+        try:
+            with self._work.budget.login() as place:
+                verdict = self._tried(value, session)
+                place.state = _ENDS.get(verdict.state, LoginState.UNDECIDED)
+        except LockoutBudget:
+            return Verdict(state=VerdictState.UNKNOWN, cause=LOCKOUT_BUDGET)
+        except TargetBusy as error:
+            if not self._work.lease.has_begun:
+                raise
+            return Verdict(state=VerdictState.UNKNOWN, cause=error.code, detail=error.message)
         self._work.reach("after:probe")
         breakers, key = self._work.ports.breakers, self._work.target_key
         if verdict.state is VerdictState.UNKNOWN and verdict.cause != UNPROVABLE:
             breakers.failed(key)
         else:
             breakers.worked(key)
-        if verdict.state in {VerdictState.REFUSED, VerdictState.PARTIAL}:
-            self.spend()
+        return verdict
+
+    def _tried(self, value: Value, session: Session | None) -> Verdict:
+        verdict = self._probe(value, session)
+        if session is None and verdict.cause == _NO_RIGHT and verdict.state is VerdictState.UNKNOWN:
+            return self._beside_administrator(value) or verdict
         return verdict
 
     def _probe(self, value: Value, session: Session | None) -> Verdict:
@@ -89,11 +111,6 @@ class Logins:
         except (NotApplied, TargetBusy, InvalidInput) as error:
             _log.info("not_tried_on_machine", cause=error.code)
             return None
-
-    def spend(self) -> None:
-        """Count one refused login of the account, here and at the router."""
-        self._budget.spend()
-        self._work.claim.refusals_left = self._budget.left  # for what else this attempt does
 
 
 def _once(session: Session, work: Work, value: Value) -> Verdict:

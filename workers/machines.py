@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from connectors.base import Connector, Deadline, RunAs, Session, Target
 from pam_jobs.errors import InvalidInput, NotFound, Unreachable
@@ -12,7 +13,8 @@ from pam_jobs.records.run_as import names_on
 from pam_jobs.secret import SecretValue
 from workers.administrator import Administrator
 from workers.chain import target_of
-from workers.lockout import Budget, Lockout
+from workers.lockout import Lockout
+from workers.places import Places
 from workers.ports import VaultRecord
 from workers.values import Value
 from workers.work import Work
@@ -61,7 +63,9 @@ class Machine:
         def enter(connector: Connector, deadline: Deadline) -> Session:
             if administrator is not None:
                 return administrator.open(connector, target, deadline)
-            return connector.open(target, value.credential(work.account), deadline)
+            lockout = partial(Lockout.of, target.options)
+            own = Places(work.job, "account", lockout, lease=work.lease, doors=work.ports.administrators)
+            return own.enter(connector, target, value.credential(work.account), deadline)
 
         return cls(work=work, link=link, record=record, target=target, open=enter, administrator=administrator)
 
@@ -110,15 +114,14 @@ def _administrator(
     if work.resource is not None and link.machine_uid == work.resource.uid and work.administrator is not None:
         return work.administrator
 
-    def lockout() -> Lockout:
-        return Lockout.of(target.options)
-
+    doors = work.ports.administrators
+    lockout = partial(Lockout.of, target.options)
     return Administrator(
         admin,
         job=work.job,
         vault=work.ports.vault,
-        doors=work.ports.administrators,
-        budget=Budget(work.job, "admin", link.refusals_left, lockout, machine_uid=link.machine_uid),
+        doors=doors,
+        places=Places(work.job, "admin", lockout, lease=work.lease, doors=doors, machine_uid=link.machine_uid),
         claimed_at=work.lease.claimed_at,
         journal=lambda: work.ports.journal.of(admin.uid),
         machine_uid=link.machine_uid,

@@ -115,6 +115,19 @@ class JobPort(Protocol):
         """Count refused logins, 0 to ask only, and return what is left of the budget."""
         ...
 
+    def login(
+        self,
+        uid: str,
+        state: wire.LoginState,
+        *,
+        of: Literal["account", "admin"],
+        machine_uid: str | None = None,
+        limit: int | None = None,
+        window_seconds: int | None = None,
+    ) -> wire.LoginAnswer:
+        """Ask for a login's place in the lockout budget, or tell how the login ended; may be said again."""
+        ...
+
     def admin_versions(self, machine_uid: str | None = None) -> Sequence[wire.LedgerVersion]:
         """Return the administrator's kept values, newest first; of the resource, or of a machine with services."""
         ...

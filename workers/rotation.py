@@ -227,8 +227,9 @@ class Rotation:
             try:
                 session = work.open(connector, value)
             except AuthRejected as error:
-                self._logins.spend()  # it was a login of the account itself
                 refused = error
+            except LockoutBudget:
+                break
             else:
                 self._own = value
                 return session

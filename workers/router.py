@@ -339,6 +339,26 @@ class JobLink:
         )
         return self._client.call(self._path("refusals"), body, wire.RefusalsAnswer)
 
+    def login(
+        self,
+        uid: str,
+        state: wire.LoginState,
+        *,
+        of: Literal["account", "admin"],
+        machine_uid: str | None = None,
+        limit: int | None = None,
+        window_seconds: int | None = None,
+    ) -> wire.LoginAnswer:
+        """Ask for a login's place in the lockout budget, or tell how the login ended; may be said again."""
+        body = wire.Login(
+            **self._fenced(), uid=uid, state=state, of=of, machine_uid=machine_uid, limit=limit,
+            window_seconds=window_seconds,
+        )  # fmt: skip
+        try:
+            return self._client.call(self._path("login"), body, wire.LoginAnswer)
+        except MaybeDone as error:
+            raise error.refusal from error
+
     def admin_versions(self, machine_uid: str | None = None) -> list[wire.LedgerVersion]:
         """Return the administrator's kept values, newest first; of the resource, or of a machine with services."""
         question = wire.AdminQuestion(**self._fenced(), machine_uid=machine_uid)

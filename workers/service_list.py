@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
 from connectors.base import Capability, Connector, Credential, Deadline, Unseen
 from pam_jobs.errors import InvalidInput, Unsupported
 from workers.chain import target_of, through
-from workers.ports import Ports, VaultRecord
+from workers.lease import Lease
+from workers.lockout import Lockout
+from workers.places import Places
+from workers.ports import JobPort, Ports, VaultRecord
 from workers.values import Value
 
 __all__ = ["list_services"]
@@ -16,11 +20,20 @@ _LOOK_SECONDS: Final = 120.0
 
 
 def list_services(
-    ports: Ports, configuration: VaultRecord, machine: VaultRecord | None, admin: VaultRecord | None, deadline: Deadline
+    ports: Ports,
+    configuration: VaultRecord,
+    machine: VaultRecord | None,
+    admin: VaultRecord | None,
+    deadline: Deadline,
+    *,
+    job: JobPort,
+    lease: Lease,
 ) -> dict[str, Any]:
     """Return services and coverage of one machine, in the form in which they are sealed.
 
     Raises:
+        LockoutBudget: the administrator may not be refused any more.
+        TargetBusy: others log in as the administrator.
         InvalidInput: the machine is not named, or has no administrator with a credential.
         Unsupported: no connector of the machine can tell.
         NotApplied: with the cause.
@@ -39,6 +52,8 @@ def list_services(
         private_key=value.private_key,
         distinguished_name=admin.record.field("text", "distinguishedName"),
     )
+    lockout = partial(Lockout.of, target.options)
+    places = Places(job, "admin", lockout, lease=lease, doors=ports.administrators)
     found: list[dict[str, str]] = []
     coverage: list[dict[str, str]] = []
 
@@ -47,7 +62,7 @@ def list_services(
             raise Unsupported(f"{connector.name} knows of no services")
         found.clear()
         coverage.clear()
-        with connector.open(target, credential, Deadline(deadline.remaining(_LOOK_SECONDS))) as session:
+        with places.enter(connector, target, credential, Deadline(deadline.remaining(_LOOK_SECONDS))) as session:
             for seen in session.dependants():
                 if isinstance(seen, Unseen):
                     coverage.append({"what": seen.what, "cause": seen.cause, "detail": seen.detail})

@@ -14,9 +14,11 @@ from pam_jobs.jobs import wire
 from pam_jobs.records.complexity import Complexity
 from pam_jobs.records.rollback import RollbackFlags
 from workers.administrator import Administrator
+from workers.budget import Budget
 from workers.chain import kind_of, target_of
 from workers.lease import Lease
-from workers.lockout import Budget, Lockout
+from workers.lockout import Lockout
+from workers.places import Places
 from workers.ports import JobPort, Ports, VaultRecord
 from workers.values import Value
 
@@ -52,6 +54,7 @@ class Work:
     service: VaultRecord | None  # the SaaS configuration of the profile saas
     admin: VaultRecord | None  # None: the account changes itself
     administrator: Administrator | None  # None: the account changes itself
+    budget: Budget  # of the account itself
     versions: tuple[Version, ...]  # newest first
     finding: wire.AdminFinding | None = None  # what the router must know of an administrator
     stage: str = ""  # begins the names of the instants: "rollback:"
@@ -137,6 +140,8 @@ class Work:
         Raises:
             InvalidInput: there is nothing to log in with.
             AdminRefused: the target refused the administrator.
+            LockoutBudget: no login may be refused any more.
+            TargetBusy: others log in as the same account, or wait to.
             NotApplied: with the cause; nothing on the target changed.
         """
         if self.administrator is not None:
@@ -146,7 +151,7 @@ class Work:
             return connector.open(self.target, value.credential(self.account), self.deadline)
         if value.is_empty:
             raise InvalidInput("the account has no credential to log in with", remedy="name an admin of the resource")
-        return connector.open(self.target, value.credential(self.account), self.deadline)
+        return self.budget.enter(connector, self.target, value.credential(self.account), self.deadline)
 
     @cached_property
     def lockout(self) -> Lockout:
@@ -292,6 +297,11 @@ def load_work(
                 remedy="share its folder with the gateway's application",
             )
     user = found[claim.record_uid]
+
+    def lockout() -> Lockout:
+        return work.lockout
+
+    own = Places(job, "account", lockout, lease=lease, doors=ports.administrators) if claim.administers else None
     work = Work(
         claim=claim,
         job=job,
@@ -304,6 +314,7 @@ def load_work(
         service=found.get(named.get("SaaS configuration", "")),
         admin=found.get(named.get("admin", "")),
         administrator=None,
+        budget=Budget(job, claim.refusals_left, lockout, own),
         versions=tuple(_version(row, user.key) for row in claim.versions),
     )
     if work.admin is not None and not work.is_self:
@@ -312,7 +323,7 @@ def load_work(
             job=job,
             vault=ports.vault,
             doors=ports.administrators,
-            budget=Budget(job, "admin", claim.admin_refusals_left, lambda: work.lockout),
+            places=Places(job, "admin", lockout, lease=lease, doors=ports.administrators),
             claimed_at=lease.claimed_at,
             journal=lambda: ports.journal.of(claim.admin_uid or ""),
         )

@@ -28,7 +28,7 @@ from connectors.oracle.errors import FAILURES, ServerRefusal, map_error, mapped,
 from connectors.oracle.link import Link
 from connectors.oracle.quoting import FORBIDDEN, alter_user, checked_password, stored_name
 from connectors.passwords import password_of
-from pam_jobs.errors import Effect, Forbidden, Locked, TargetError, Unsupported
+from pam_jobs.errors import Effect, Forbidden, Locked, PamJobsError, TargetError, Unsupported
 from pam_jobs.secret import SecretValue
 
 if TYPE_CHECKING:
@@ -58,13 +58,10 @@ class OracleSession(KeptSession[Link]):
         Raises:
             NotApplied: with the cause.
         """
-        with mapped(sent=False):
-            try:
-                super().connect()
-            except ServerRefusal as refusal:
-                self._expired = refusal.code == _EXPIRED
-                if not self._expired:
-                    raise
+        try:
+            super().connect()
+        except ServerRefusal:
+            self._expired = True
         return self
 
     def preflight(self, account: Account) -> Preflight:
@@ -177,7 +174,18 @@ class OracleSession(KeptSession[Link]):
             yield Finding(kind="users", name=each.name, facts=facts)
 
     def _log_in(self, rotator: Credential) -> Link:
-        return self._connector.login(self._target, rotator, self._deadline)
+        """Return a new connection on which the rotator is logged in.
+
+        Raises:
+            ServerRefusal: the password has expired, and nothing else.
+            NotApplied: with the cause.
+        """
+        try:
+            return self._connector.login(self._target, rotator, self._deadline)
+        except FAILURES as error:
+            if isinstance(error, ServerRefusal) and error.code == _EXPIRED:
+                raise
+            raise map_error(error, sent=False) from None
 
     def _find(self, account: Account) -> tuple[User, Database]:
         """Return the user, which the rotator may change, and the database.
@@ -234,7 +242,7 @@ class OracleSession(KeptSession[Link]):
             raise map_error(error, sent=True) from None
         link.close()
         self._rotator, self._expired = replace(rotator, password=password), False
-        with contextlib.suppress(TargetError):  # the password is set, whatever becomes of the next login
+        with contextlib.suppress(PamJobsError):  # the password is set, whatever becomes of the next login
             self.connect()
         return Effect.APPLIED
 

@@ -20,6 +20,7 @@ from pam_jobs.api.context import AppContext, remote_address
 from pam_jobs.api.problems import Unauthenticated
 from pam_jobs.app import queue_name
 from pam_jobs.clock import Clock
+from pam_jobs.db.tables import Job
 from pam_jobs.errors import AccessDenied
 from pam_jobs.jobs import (
     candidates,
@@ -30,6 +31,7 @@ from pam_jobs.jobs import (
     history,
     lease,
     outcome,
+    places,
     presence,
     recovered,
     refusals,
@@ -308,10 +310,7 @@ def refused(uid: str, said: wire.Refusals, desk: Desk) -> wire.RefusalsAnswer:
     """Count refused logins."""
     with desk.work() as work:
         job = hold(work.session, work.clock, work.holder(uid, said))
-        record_uid = job.record_uid
-        if said.of == "admin":
-            found = set_aside.administrator_of(work.session, job, said.machine_uid)
-            record_uid = found[1] if found else None
+        record_uid = _account_of(work, job, said)
         counted = refusals.count(
             work.session,
             work.clock,
@@ -322,6 +321,28 @@ def refused(uid: str, said: wire.Refusals, desk: Desk) -> wire.RefusalsAnswer:
             window_seconds=said.window_seconds,
         )
     return wire.RefusalsAnswer(refused=counted, refusals_left=max(0, work.policy.refusal_limit - counted))
+
+
+@calls.post("/jobs/{uid}/login")
+def log_in(uid: str, said: wire.Login, desk: Desk) -> wire.LoginAnswer:
+    """Give a login its place in the lockout budget, or take down how it ended."""
+    with desk.work() as work:
+        job = hold(work.session, work.clock, work.holder(uid, said))
+        record_uid = _account_of(work, job, said)
+        if record_uid is None:  # the administrator was taken away meanwhile: there is nobody to count for
+            return wire.LoginAnswer(is_granted=True)
+        if said.state is wire.LoginState.WANTED:
+            return places.reserve(work.session, work.clock, work.policy, job, record_uid, said)
+        places.settle(work.session, work.clock, job, record_uid, said)
+        return wire.LoginAnswer(is_granted=True)
+
+
+def _account_of(work: Work, job: Job, said: wire.Refusals | wire.Login) -> str | None:
+    """Return whose budget is meant; None where there is no such account."""
+    if said.of == "account":
+        return job.record_uid
+    found = set_aside.administrator_of(work.session, job, said.machine_uid)
+    return found[1] if found else None
 
 
 @calls.post("/jobs/{uid}/admin")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from datetime import datetime
 from typing import Final
 
-from sqlalchemy import ColumnElement, bindparam, exists, func, select
+from sqlalchemy import ColumnElement, bindparam, exists, select
 from sqlalchemy.orm import Session
 
 from pam_jobs.audit.log import Actor
@@ -15,7 +14,6 @@ from pam_jobs.db.tables import (
     Job,
     JobKind,
     JobStep,
-    LoginRefusal,
     ResourceLink,
     RotationSettings,
     ServiceMap,
@@ -23,7 +21,6 @@ from pam_jobs.db.tables import (
     TargetSetAside,
 )
 from pam_jobs.jobs import set_aside, wire
-from pam_jobs.jobs.policy import JobPolicy
 from pam_jobs.jobs.trail import job_event
 from pam_jobs.records.services import KIND, RESTORE
 
@@ -34,17 +31,8 @@ _SERVED: Final = (JobKind.ROTATE, JobKind.RECONCILE, JobKind.PLAN)
 HAS_ANY: Final[ColumnElement[bool]] = exists().where(ServiceMap.user_uid == Job.record_uid).correlate(Job)
 """Whether a job's user is mapped to any machine; a part of the claim's one query, which most jobs get by with."""
 
-_REFUSED: Final = (
-    select(func.count())
-    .where(
-        LoginRefusal.record_uid == ResourceLink.admin_uid,
-        LoginRefusal.at > bindparam("since", type_=LoginRefusal.at.type),
-    )
-    .correlate(ResourceLink)
-    .scalar_subquery()
-)
 _KEPT: Final = (
-    select(ServiceMap, ResourceLink.admin_uid, TargetSetAside.resource_uid, _REFUSED)
+    select(ServiceMap, ResourceLink.admin_uid, TargetSetAside.resource_uid)
     .join(ResourceLink, ResourceLink.resource_uid == ServiceMap.machine_uid)
     .join(RotationSettings, RotationSettings.record_uid == ServiceMap.user_uid)
     .outerjoin(TargetSetAside, set_aside.on_resource())
@@ -57,27 +45,24 @@ _KEPT: Final = (
 )
 
 
-def kept(session: Session, policy: JobPolicy, job: Job, since: datetime) -> list[wire.ServiceLink]:
+def kept(session: Session, job: Job) -> list[wire.ServiceLink]:
     """Return the machines on which something runs as the job's user, without those that opted out.
 
     Args:
         session: the transaction of the claim.
-        policy: how many logins an administrator may be refused.
         job: that is claimed.
-        since: refusals before that do not count any more.
     """
     if job.kind not in _SERVED or job.record_uid is None:
         return []
-    rows = session.execute(_KEPT, {"user": job.record_uid, "since": since})
+    rows = session.execute(_KEPT, {"user": job.record_uid})
     return [
         wire.ServiceLink(
             machine_uid=row.machine_uid,
             admin_uid=admin_uid,
             names=row.names,
-            refusals_left=max(0, policy.refusal_limit - refused),
             is_set_aside=aside is not None,
         )
-        for row, admin_uid, aside, refused in rows
+        for row, admin_uid, aside in rows
     ]
 
 

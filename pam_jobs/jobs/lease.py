@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
-from sqlalchemy import ColumnElement, bindparam, exists, func, select, update
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import bindparam, exists, func, select, update
+from sqlalchemy.orm import Session
 
 from pam_jobs.audit.log import Actor
 from pam_jobs.clock import Clock
@@ -40,13 +40,6 @@ from pam_jobs.jobs.trail import ended_event, job_event
 __all__ = ["OPEN_ROTATION", "Busy", "Overtaken", "claim", "kept_versions", "release", "renew", "rotation_before"]
 
 
-def _refused(record_uid: InstrumentedAttribute[str | None]) -> ColumnElement[int]:
-    """Count the logins that were refused to a record's account within the window."""
-    within = LoginRefusal.at > bindparam("since", type_=LoginRefusal.at.type)
-    counted = select(func.count()).where(LoginRefusal.record_uid == record_uid, within)
-    return counted.correlate(Job, ResourceLink).scalar_subquery()
-
-
 OPEN_ROTATION: Final = (
     Job.kind.in_(CHANGING)
     & Job.state.in_(OPEN)
@@ -55,6 +48,12 @@ OPEN_ROTATION: Final = (
 """A job that will change its credential by itself; one that waits for an operator to look at the target will not."""
 
 
+_REFUSED = (  # logins of the job's own account, within the window
+    select(func.count())
+    .where(LoginRefusal.record_uid == Job.record_uid, LoginRefusal.at > bindparam("since", type_=LoginRefusal.at.type))
+    .correlate(Job)
+    .scalar_subquery()
+)
 _RESOURCE = func.coalesce(RotationSettings.resource_uid, Job.parameters["resource_uid"].as_string())
 _CLAIMED: Final = (  # made once: it runs with every claim
     select(
@@ -68,8 +67,7 @@ _CLAIMED: Final = (  # made once: it runs with every claim
         RotationSettings.prove_since,
         ResourceLink.admin_uid,
         TargetSetAside.resource_uid.label("aside_uid"),
-        _refused(Job.record_uid).label("refused"),
-        _refused(ResourceLink.admin_uid).label("admin_refused"),
+        _REFUSED.label("refused"),
         exists()
         .where(TargetSetAside.admin_uid == Job.record_uid, TargetSetAside.lifted_at.is_(None))
         .correlate(Job)
@@ -221,12 +219,11 @@ def claim(
         versions=kept_versions(session, job.record_uid),
         steps=earlier,
         refusals_left=max(0, policy.refusal_limit - row.refused),
-        admin_refusals_left=max(0, policy.refusal_limit - row.admin_refused),
         is_set_aside_admin=row.is_set_aside_admin,
-        is_admin=row.administers,
+        administers=row.administers,
         attempts=job.attempts + 1,
         is_last_attempt=job.attempts + 1 >= policy.attempts_limit,
-        services=dependants.kept(session, policy, job, refusals.since(now, policy)) if row.has_services else [],
+        services=dependants.kept(session, job) if row.has_services else [],
         prove_first=row.prove_since is not None,
     )
 

@@ -26,7 +26,7 @@ from pam_jobs.db.tables import (
     ServiceMap,
     TargetSetAside,
 )
-from pam_jobs.jobs import wire
+from pam_jobs.jobs import places, wire
 from pam_jobs.jobs.sql import IgnoringInsert, changed
 from pam_jobs.jobs.states import WAITING
 from pam_jobs.jobs.submission import enqueue
@@ -188,6 +188,7 @@ def _lift(session: Session, clock: Clock, actor: Actor, which: ColumnElement[boo
     for resource_uid, admin_uid in rows:
         # Whoever vouches for the credential takes the refusals of before upon them; else it could not be tried now.
         session.execute(delete(LoginRefusal).where(LoginRefusal.record_uid == admin_uid))
+        places.forget(session, clock, admin_uid)
         record_event(
             session, clock, actor, "pam_target_resumed",
             resource_uid=resource_uid, admin_uid=admin_uid, result_code=by,

@@ -45,6 +45,9 @@ __all__ = [
     "LedgerVersion",
     "Lift",
     "LiftAnswer",
+    "Login",
+    "LoginAnswer",
+    "LoginState",
     "Position",
     "PostStatus",
     "Promotion",
@@ -204,7 +207,6 @@ class ServiceLink(_Wire):
     machine_uid: str
     admin_uid: str | None
     names: Blob  # JSON by the user record's key, see ``pam_jobs.records.services``
-    refusals_left: int = Field(ge=0)  # logins that the machine's administrator may still be refused
     is_set_aside: bool = False  # its administrator was refused: nothing is tried there now
 
 
@@ -228,9 +230,10 @@ class Claim(_Wire):
     versions: list[LedgerVersion]  # unresolved, current, and up to three previous, newest first
     steps: list[StepRow]  # of earlier attempts of this job
     refusals_left: int = Field(ge=0, description="logins that may still be refused within the lockout budget")
-    admin_refusals_left: int = Field(ge=0, description="the same of the administrator's account")
     is_set_aside_admin: bool = Field(False, description="targets are set aside because this very account was refused")
-    is_admin: bool = Field(False, description="the job's account is the administrator of some resource")
+    administers: bool = Field(
+        False, description="the job's account is the administrator of some resource: others log in as it"
+    )
     attempts: int
     is_last_attempt: bool = Field(False, description="what stays undecided now waits for an operator")
     services: list[ServiceLink] = Field(default_factory=list, description="what runs as the user, by machine")
@@ -401,6 +404,33 @@ class RefusalsAnswer(_Wire):
 
     refused: int = Field(description="logins that were refused within the window")
     refusals_left: int = Field(description="what the default limit leaves")
+
+
+class LoginState(StrEnum):
+    """What is asked or told of one login as an account that several attempts log in as."""
+
+    WANTED = "wanted"  # it is to be made: has the budget a place for it?
+    ACCEPTED = "accepted"  # the target took it
+    REFUSED = "refused"  # it counts from now on
+    UNDECIDED = "undecided"  # it was not made, or the target did not say: the place is given back
+
+
+class Login(Fenced):
+    """POST /jobs/{uid}/login: reserves a place in the lockout budget, and later tells what became of it; may be said again."""
+
+    uid: str = Field(min_length=22, max_length=22, description="of the place, made by the gateway")
+    state: LoginState
+    of: Literal["account", "admin"]  # as in Refusals
+    machine_uid: str | None = Field(None, description="with admin: of this machine of the user's services")
+    limit: int | None = Field(None, ge=1, le=100, description="the target's own limit; null: the default")
+    window_seconds: int | None = Field(None, ge=1, le=86_400, description="the target's own window; null: the default")
+
+
+class LoginAnswer(_Wire):
+    """Whether the login may be made; where it only tells how one ended, it is true."""
+
+    is_granted: bool
+    is_used_up: bool = Field(False, description="not granted, because so many were refused; else others are under way")
 
 
 class AdminQuestion(Fenced):

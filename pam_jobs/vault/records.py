@@ -22,6 +22,7 @@ from pam_jobs.db.tables import (
     Job,
     JobState,
     LoginRefusal,
+    LoginReservation,
     PamConfiguration,
     ResourceLink,
     RotationSettings,
@@ -246,6 +247,7 @@ def discard(session: Session, record: StoredRecord) -> None:
     session.execute(sql_delete(CredentialVersion).where(CredentialVersion.record_uid == record.uid))
     session.execute(sql_delete(CredentialEpoch).where(CredentialEpoch.record_uid == record.uid))
     session.execute(sql_delete(LoginRefusal).where(LoginRefusal.record_uid == record.uid))
+    session.execute(sql_delete(LoginReservation).where(LoginReservation.record_uid == record.uid))
     session.execute(sql_delete(Schedule).where(Schedule.subject_uid == record.uid))
     session.execute(sql_delete(RotationSettings).where(RotationSettings.record_uid == record.uid))
     session.execute(sql_delete(ServiceMap).where(ServiceMap.user_uid == record.uid))

@@ -7,6 +7,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -20,6 +21,7 @@ from connectors.base import (
     VerdictState,
 )
 from connectors.faults import Action, Fault, FaultProxy, When
+from connectors.kept import KeepingConnector
 from connectors.registry import ConnectorRegistry
 from connectors.ssh.authorized_keys import KEY_TYPES
 from pam_jobs.errors import (
@@ -327,10 +329,11 @@ def test_unreachable_target_is_reported_as_not_applied(bench):
 @every_bench
 def test_rotator_that_is_refused_is_reported_as_such(bench):
     account, current = bench.new_account()
-    rotator = bench.rotator(current)
-    wrong = Credential(login=rotator.login, password=SecretValue("surely not the right one"))
+    rotator, guard = bench.rotator(current), Guard()
+    wrong = Credential(login=rotator.login, password=SecretValue("surely not the right one"), guard=guard)
     with pytest.raises(AuthRejected):
         bench.connector.open(bench.target, wrong, Deadline(30))
+    assert guard.left == ([AuthRejected] if isinstance(bench.connector, KeepingConnector) else [])
     assert logs_in(bench, account, current) is VerdictState.ACCEPTED
 
 
@@ -485,13 +488,17 @@ def test_service_is_recognised_without_a_login(bench):
 @proxied_bench
 def test_rotators_connection_is_kept_for_the_next_session(bench):
     account, current = bench.new_account()
+    guard = Guard()
     with FaultProxy(bench.target.host, bench.target.port) as proxy:
         target = bench.at(proxy.port)
-        with bench.open(current, target=target) as session:
+        rotator = replace(bench.rotator(current), guard=guard)
+        with bench.connector.open(target, rotator, Deadline(30)) as session:
             session.preflight(account)
         opened = proxy.connections
-        with bench.open(current, target=target) as session:
-            assert proxy.connections == opened
+        assert set(guard.left) == {None}
+        guard.left.clear()
+        with bench.connector.open(target, rotator, Deadline(30)) as session:
+            assert (proxy.connections, guard.left) == (opened, [])  # only a new login asks whether it may be made
             session.preflight(account)  # which may look, without a login, over one more
         assert len(bench.connector.kept) == 1
         with pytest.raises(NotApplied):
@@ -521,6 +528,22 @@ def test_capabilities_are_claimed(bench):
 def test_every_registered_connector_has_a_bench(request):
     made = {make(Lab(request)).connector.name for make in BENCHES.values()}
     assert set(ConnectorRegistry().names()) <= made
+
+
+class Guard:
+    """A rotator's guard that lets every login be made, and notes how each ended."""
+
+    def __init__(self) -> None:
+        self.left: list[type[BaseException] | None] = []
+
+    def __call__(self) -> Guard:
+        return self
+
+    def __enter__(self) -> None:
+        """Let it be made."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.left.append(kind)
 
 
 def _closed_port() -> int:

@@ -256,7 +256,7 @@ def test_a_stale_epoch_is_refused_at_every_endpoint(api: PamApi, device: DeviceC
         "renew": {}, "fence": {}, "exclusive": {"tags": ["t" * 22]}, "stage": {"ciphertext": SEALED}, "intend": {"seq": 1},
         "promote": {"seq": 1, "evidence": {"login": "accepted"}, "record_data": SEALED, "record_revision": 1},
         "abandon": {"seq": 1, "reason": "policy_refused", "evidence": {"current": "accepted"}},
-        "refusals": {"count": 1}, "admin": {}, "steps": {"steps": []}, "steps/start": {"key": "a"},
+        "refusals": {"count": 1}, "login": {"uid": "p" * 22, "state": "wanted", "of": "admin"}, "admin": {}, "steps": {"steps": []}, "steps/start": {"key": "a"},
         "steps/finish": {"key": "a", "state": "succeeded"}, "report": {"status": "failed"},
         "release": {"reason": "shutdown"}, "discovery": {"content": SEALED, "counts": {}}, "lift": {"known": 9},
         "recover": {
@@ -316,6 +316,35 @@ def test_the_lockout_budget_is_shared_by_all_attempts_and_refills(api: PamApi, d
     api.fleet.clock.advance(timedelta(seconds=901))
     device.hello()
     assert device.claim(submit(api, record)["uid"])["refusals_left"] == 3
+
+
+def test_a_login_as_the_administrator_has_a_place_in_its_budget_first(api: PamApi, device: DeviceCaller, record: str):
+    job = submit(api, record)["uid"]
+    device.hello()
+    epoch = device.claim(job)["epoch"]
+
+    def say(state: str, place: str, **rule: Any) -> tuple[bool, bool]:
+        told = device.on(job, "login", epoch, uid=place * 22, state=state, of="admin", **rule)
+        return told["is_granted"], told["is_used_up"]
+
+    assert [say("wanted", place) for place in "abcd"] == [(True, False)] * 3 + [(False, False)]
+    for place in "ab":
+        say("refused", place)
+    say("undecided", "c")
+    assert [say("wanted", "e"), say("wanted", "f")] == [(True, False), (False, False)]
+    assert say("wanted", "g", limit=2, window_seconds=60) == (False, True)
+    assert device.on(job, "refusals", epoch, count=0, of="admin")["refused"] == 2
+    assert device.on(job, "refusals", epoch, count=0)["refused"] == 0, "the job's own account has a budget of its own"
+
+
+@pytest.mark.parametrize("rule", [{"limit": 0}, {"limit": 101}, {"window_seconds": 86_401}, {"uid": "short"}])
+def test_a_place_is_not_asked_for_by_a_rule_out_of_range(
+    api: PamApi, device: DeviceCaller, record: str, rule: dict[str, Any]
+):
+    job = submit(api, record)["uid"]
+    device.hello()
+    body = {"instance": "i1", "epoch": device.claim(job)["epoch"], "uid": "a" * 22, "state": "wanted", "of": "admin"}
+    device.refused(f"/jobs/{job}/login", 422, "invalid_input", **{**body, **rule})
 
 
 def test_steps_are_sealed_and_shown(api: PamApi, device: DeviceCaller, record: str):

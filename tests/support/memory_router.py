@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -82,8 +83,11 @@ class MemoryRouter:
         self.refusals_left = 3
         self.admin_refusals_left = 3
         self.is_set_aside_admin = False
-        self.is_admin = False  # what the claims tell
+        self.administers: bool | None = None  # what the claims tell; None: what follows from the other jobs
         self.windows: list[int | None] = []  # that refusals were counted within
+        self.places: dict[str, str] = {}  # of logins under way, and whose they are: account, admin
+        self.asked: list[tuple[str, str | None]] = []  # whose places were asked for, and of which machine
+        self.lock = threading.Lock()
         self.prove_first = False
         self.services: list[wire.ServiceLink] = []  # what the claims tell
         self.is_last_attempt = False
@@ -149,9 +153,16 @@ class MemoryRouter:
             configuration_uid=job.configuration_uid, record_uid=job.record_uid, resource_uid=job.resource_uid,
             admin_uid=job.admin_uid, profile=job.profile, complexity=job.complexity, parameters=job.parameters,
             epoch=job.epoch, lease_seconds=60, versions=self._versions(job), steps=self._rows(job),
-            refusals_left=self.refusals_left, admin_refusals_left=self.admin_refusals_left, attempts=job.attempts, prove_first=self.prove_first,
-            is_set_aside_admin=self.is_set_aside_admin, is_admin=self.is_admin, services=self.services, is_last_attempt=self.is_last_attempt,
+            refusals_left=self.refusals_left, attempts=job.attempts, prove_first=self.prove_first,
+            is_set_aside_admin=self.is_set_aside_admin, administers=self._administers(job), services=self.services, is_last_attempt=self.is_last_attempt,
         )  # fmt: skip
+
+    def _administers(self, job: MemoryJob) -> bool:
+        """Say whether others log in as the job's account."""
+        if self.administers is not None:
+            return self.administers
+        admins = {other.admin_uid for other in self.jobs.values()} | {link.admin_uid for link in self.services}
+        return job.record_uid in admins
 
     def _versions(self, job: MemoryJob) -> list[wire.LedgerVersion]:
         kept = [row for row in self.ledger.get(job.record_uid or "", []) if row.state not in {"abandoned", "retired"}]
@@ -264,11 +275,31 @@ class MemoryRouter:
 
     def _refusals(self, job: MemoryJob, body: dict[str, Any]) -> dict[str, Any]:
         self.windows.append(body["window_seconds"])
-        if body["of"] == "admin":
-            self.admin_refusals_left = max(0, self.admin_refusals_left - body["count"])
-            return {"refused": 3 - self.admin_refusals_left, "refusals_left": self.admin_refusals_left}
-        self.refusals_left = max(0, self.refusals_left - body["count"])
-        return {"refused": 3 - self.refusals_left, "refusals_left": self.refusals_left}
+        left = self._count(body["of"], body["count"])
+        return {"refused": 3 - left, "refusals_left": left}
+
+    def _login(self, job: MemoryJob, body: dict[str, Any]) -> dict[str, Any]:
+        said = wire.Login(**body)
+        with self.lock:
+            if said.state is not wire.LoginState.WANTED:
+                if self.places.pop(said.uid, None) and said.state is wire.LoginState.REFUSED:
+                    self._count(said.of, 1)
+                return {"is_granted": True}
+            self.windows.append(said.window_seconds)
+            self.asked.append((said.of, said.machine_uid))
+            refused = 3 - (self.admin_refusals_left if said.of == "admin" else self.refusals_left)
+            is_granted = refused + list(self.places.values()).count(said.of) < (said.limit or 3)
+            if is_granted:
+                self.places[said.uid] = said.of
+            return {"is_granted": is_granted, "is_used_up": not is_granted and refused >= (said.limit or 3)}
+
+    def _count(self, of: str, new: int) -> int:
+        """Count refused logins and return how many may still be refused."""
+        if of == "admin":
+            self.admin_refusals_left = max(0, self.admin_refusals_left - new)
+            return self.admin_refusals_left
+        self.refusals_left = max(0, self.refusals_left - new)
+        return self.refusals_left
 
     def _admin(self, job: MemoryJob, body: dict[str, Any]) -> dict[str, Any]:
         machine_uid = wire.AdminQuestion(**body).machine_uid

@@ -20,6 +20,7 @@ __all__ = [
     "JobState",
     "JobStep",
     "LoginRefusal",
+    "LoginReservation",
     "OutboxMessage",
     "Priority",
     "StepState",
@@ -207,6 +208,20 @@ class LoginRefusal(Base):
     record_uid: Mapped[str] = mapped_column(String(22), index=True)
     gateway_uid: Mapped[str] = mapped_column(String(22))
     at: Mapped[datetime] = mapped_column(index=True)
+
+
+class LoginReservation(Base):
+    """A place in an account's lockout budget: one login that was granted, and whose outcome is not told yet."""
+
+    __tablename__ = "login_reservations"
+
+    uid: Mapped[str] = mapped_column(String(22), primary_key=True)  # made by the gateway
+    record_uid: Mapped[str] = mapped_column(String(22), index=True)  # the account that logs in
+    subject_uid: Mapped[str] = mapped_column(String(22))  # with job and epoch: the attempt that makes the login
+    job_uid: Mapped[str] = mapped_column(String(22))
+    epoch: Mapped[int]
+    gateway_uid: Mapped[str] = mapped_column(String(22))
+    at: Mapped[datetime]
 
 
 class TargetSetAside(Base):

@@ -96,8 +96,8 @@ def tags_left(fleet: Fleet) -> int:
 
 
 def test_a_claim_tells_whether_the_account_administers_something(fleet: Fleet, pair: tuple[str, str], record: str):
-    assert begin(fleet, published(fleet, pair[0])).claim.is_admin is True
-    assert begin(fleet, published(fleet, record)).claim.is_admin is False
+    assert begin(fleet, published(fleet, pair[0])).claim.administers is True
+    assert begin(fleet, published(fleet, record)).claim.administers is False
 
 
 def test_two_administrators_of_one_server_are_changed_one_after_the_other(fleet: Fleet, pair: tuple[str, str]):

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
-from pam_jobs.db.tables import Job, JobKind, JobState, LoginRefusal
+from pam_jobs.db.tables import Job, JobKind, JobState, LoginRefusal, LoginReservation
 from pam_jobs.errors import StateError
 from pam_jobs.jobs import explain, lease, outcome, refusals, set_aside
 from pam_jobs.jobs.reconciler import reconcile_once
@@ -30,11 +30,12 @@ def refuse_admin(fleet: Fleet, record: str, cause: str = "admin_refused") -> Job
     return reload(fleet, job.uid)
 
 
-def count(attempt: Attempt, of: str, new: int) -> None:
+def count(attempt: Attempt, of: str, new: int) -> int:
+    """Count refused logins and return how many there are."""
     fleet = attempt.fleet
     uid = fleet.admin_uid if of == "admin" else attempt.claim.record_uid
     with fleet.database.transaction() as session:
-        refusals.count(session, fleet.clock, POLICY, record_uid=uid, gateway_uid=fleet.gateway_uid, new=new)
+        return refusals.count(session, fleet.clock, POLICY, record_uid=uid, gateway_uid=fleet.gateway_uid, new=new)
 
 
 def other(fleet: Fleet) -> str:
@@ -146,7 +147,24 @@ def test_what_vouches_for_the_admin_lets_the_waiting_jobs_go_on(fleet: Fleet, re
     assert (now.state, now.cause, now.not_before, outbox(fleet, job.uid)) == (JobState.QUEUED, None, None, before + 1)
     assert len(fleet.events("pam_target_resumed")) == 1
     assert not any("set aside" in sentence for sentence in reasons(fleet, now))
-    assert begin(fleet, job.uid).claim.admin_refusals_left == POLICY.refusal_limit
+    assert count(begin(fleet, job.uid), "admin", 0) == 0
+
+
+def test_who_vouches_for_the_admin_also_ends_what_killed_gateways_left_of_its_budget(fleet: Fleet, record: str):
+    ended = refuse_admin(fleet, record)
+    live = begin(fleet, ask(fleet, other(fleet), JobKind.VERIFY).uid)
+    for place, job_uid, attempt in (("dead", ended.uid, 1), ("live", live.claim.job_uid, live.claim.epoch)):
+        subject = record if place == "dead" else live.claim.record_uid
+        with fleet.database.transaction() as session:
+            session.add(
+                LoginReservation(
+                    uid=place, record_uid=fleet.admin_uid, subject_uid=subject, job_uid=job_uid, epoch=attempt,
+                    gateway_uid=fleet.gateway_uid, at=fleet.clock.now(),
+                )
+            )  # fmt: skip
+    lift_by_command(fleet)
+    with fleet.database.transaction(read_only=True) as session:
+        assert list(session.scalars(select(LoginReservation.uid))) == ["live"]
 
 
 def test_only_a_target_that_is_set_aside_is_resumed(fleet: Fleet):
@@ -168,8 +186,8 @@ def test_jobs_of_other_targets_stay_where_they_are(fleet: Fleet, record: str):
 
 def test_refusals_of_the_admin_count_for_every_job_of_the_target(fleet: Fleet, record: str):
     count(begin(fleet, ask(fleet, record).uid), "admin", 2)
-    claim = begin(fleet, ask(fleet, other(fleet)).uid).claim
-    assert (claim.refusals_left, claim.admin_refusals_left) == (POLICY.refusal_limit, POLICY.refusal_limit - 2)
+    attempt = begin(fleet, ask(fleet, other(fleet)).uid)
+    assert (attempt.claim.refusals_left, count(attempt, "admin", 0)) == (POLICY.refusal_limit, 2)
 
 
 def kept(fleet: Fleet, attempt: Attempt) -> list[int]:

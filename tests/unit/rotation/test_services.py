@@ -46,7 +46,7 @@ def test_a_mapping_is_set_read_told_to_the_gateway_and_removed(api: PamApi, user
     assert event.fields["resource_uid"] == api.fleet.resource_uid
     assert event.fields["record_uid"] == user
     [link] = begin(api.fleet, ask(api.fleet, user).uid).claim.services
-    assert (link.machine_uid, link.admin_uid, link.refusals_left) == (api.fleet.resource_uid, api.fleet.admin_uid, 3)
+    assert (link.machine_uid, link.admin_uid) == (api.fleet.resource_uid, api.fleet.admin_uid)
     api.refused("PUT", path(api, user), {"names": names, "revision": 0}, status=409)
     api.done("DELETE", path(api, user))
     api.refused("DELETE", path(api, user), status=404)

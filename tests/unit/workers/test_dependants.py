@@ -40,7 +40,7 @@ def link(world: GatewayWorld, machine_uid: str, admin_uid: str | None, wanted: S
     world.router.services.append(
         wire.ServiceLink(
             machine_uid=machine_uid, admin_uid=admin_uid, names=wanted.seal(world.key(world.user)),
-            **{"refusals_left": 3, **more},
+            **more,
         )
     )  # fmt: skip
 
@@ -275,3 +275,22 @@ def test_a_reconciliation_updates_them_only_when_asked(world: GatewayWorld) -> N
     job = world.run(kind="reconcile", parameters={"update_services": True})
     assert codes(job)[:2] == ("ok", "ok")
     assert found(world.target, "Sql").password == OLD
+
+
+def test_a_machines_administrator_has_its_own_places_in_its_lockout_budget(
+    world: GatewayWorld, other: FakeTarget
+) -> None:
+    assert world.run().state == "succeeded"
+    machine = world.router.services[1].machine_uid
+    assert [asked for asked in world.router.asked if asked[1]] == [("admin", machine)]
+    assert world.router.places == {}
+
+
+def test_a_user_that_administers_a_machine_itself_logs_in_there_by_a_place_of_its_own(
+    world: GatewayWorld, other: FakeTarget
+) -> None:
+    other.accounts["app"] = FakeAccount(password="Changed-By-Hand", is_admin=True)
+    world.router.services[1] = world.router.services[1].model_copy(update={"admin_uid": world.user})
+    world.run()
+    assert ("account", None) in world.router.asked
+    assert world.router.refusals_left == 2

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
 @pytest.fixture
 def world() -> GatewayWorld:
     made = GatewayWorld()
-    made.router.is_admin = True
+    made.router.administers = True
     return made
 
 
@@ -75,7 +75,7 @@ def test_nothing_is_staged_and_nobody_logs_in_before_the_turn_has_come(world: Ga
 def test_only_administrators_ask(world: GatewayWorld, kind: str) -> None:
     world.run(kind=kind)
     assert world.router.calls.count("exclusive") == 1
-    world.router.is_admin = False
+    world.router.administers = False
     world.run(kind=kind)
     assert world.router.calls.count("exclusive") == 1
 

@@ -9,6 +9,7 @@ from pam_jobs.crypto import aes
 from pam_jobs.errors import ClockDiffers, EpochConflict, NotRegistered
 from pam_jobs.secret import SecretValue
 from tests.support.gateway import GatewayWorld
+from tests.support.kept_fake import KeptFakeConnector
 from workers.values import Value
 
 pytestmark = pytest.mark.unit
@@ -28,6 +29,21 @@ def test_a_rotation_sets_proves_and_promotes_a_new_password(world: GatewayWorld)
     assert new is not None
     assert new.reveal() == world.password() != "Old-Secret-1"
     assert world.states() == ["previous", "current"]
+    logged_in = ["login", "login"]  # the fake connector keeps no connection
+    assert world.router.calls == ["claim", *logged_in, "stage", "intend", "promote"]
+
+
+def test_a_kept_connection_of_the_administrator_needs_no_place_in_its_lockout_budget() -> None:
+    world = GatewayWorld(connector=KeptFakeConnector())
+    world.run()
+    assert world.router.calls.count("login") == 2
+    world.router.calls.clear()
+    assert world.run().state == "succeeded"
+    assert world.router.calls == ["claim", "stage", "intend", "promote"]
+
+
+def test_an_account_that_administers_nothing_needs_no_place_to_change_itself(world: GatewayWorld) -> None:
+    assert world.run(admin_uid=None).state == "succeeded"
     assert world.router.calls == ["claim", "stage", "intend", "promote"]
 
 

@@ -1,6 +1,6 @@
 """Which server's administrator a job changes, by opaque tags, and which job it waits for because of them.
 
-Revision: 0016, after 0014
+Revision: 0016, after 0015
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0016"
-down_revision = "0014"
+down_revision = "0015"
 branch_labels = None
 depends_on = None
 

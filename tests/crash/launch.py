@@ -62,9 +62,9 @@ def _listen(orders: Orders) -> None:
 
     claim = RouterClient.claim
 
-    def noted(self: RouterClient, job_uid: str):
+    def noted(self: RouterClient, *about):
         orders.of_thread.record_uid = None
-        answer = claim(self, job_uid)
+        answer = claim(self, *about)
         orders.of_thread.record_uid = answer.record_uid
         return answer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import shlex
+from itertools import cycle
 
 import paramiko
 
@@ -14,7 +15,10 @@ from tests.support.gateway_site import GatewaySite
 
 
 class OwnAdmin(Target):
-    """Admins that change themselves: each is the admin of its own server record, and no other one is at hand."""
+    """Admins that change themselves: each is the admin of its own server record, and no other one is at hand.
+
+    Each has its own port, as of a server of its own: of one server they would be changed one after the other.
+    """
 
     name = "admin"
     protocol = "-"
@@ -28,13 +32,14 @@ class OwnAdmin(Target):
         self.can_lock = inner.can_lock  # type: ignore[misc]
         self.locks_accounts = inner.locks_accounts  # type: ignore[misc]
         self.proxies = []
+        self._ports = cycle(inner.proxies[1:])
 
     def add(self, login: str, password: str) -> None:
         self._inner.add(login, password)
         self._inner.make_admin(login)
 
     def resource_for(self, site: GatewaySite, account_uid: str) -> str:
-        return self._inner.add_resource(site, self._inner.proxies[0], account_uid)
+        return self._inner.add_resource(site, next(self._ports), account_uid)
 
     def logs_in(self, login: str, password: str) -> bool:
         return self._inner.logs_in(login, password)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text, update
 
+from pam_jobs.clock import VirtualClock
 from pam_jobs.db.tables import Job, JobKind, JobState
 from pam_jobs.errors import EpochConflict, LeaseLost, StateError
 from pam_jobs.jobs import explain, rivals, set_aside
@@ -222,9 +223,26 @@ def test_an_attempt_that_sent_nothing_keeps_nobody_away_once_it_is_over(fleet: F
         first.release(TARGET_BUSY)
     else:
         fleet.clock.advance(MINUTE)
+        reconcile_once(fleet.database, fleet.clock, CONTROL_SETTINGS, policy=POLICY)
         register(fleet, "i2")
         second = begin(fleet, second.claim.job_uid, "i2")
     assert second.take(NAME) is None
+
+
+def test_an_attempt_whose_lease_still_lasts_by_another_routers_clock_keeps_the_others_away(
+    fleet: Fleet, pair: tuple[str, str]
+):
+    first, second = attempts(fleet, pair)
+    first.take(NAME)
+    seq, behind = first.stage(), VirtualClock(fleet.clock.now())
+    fleet.clock.advance(MINUTE)
+    register(fleet, "i2")
+    second = begin(fleet, second.claim.job_uid, "i2")
+    assert second.take(NAME) == first.claim.job_uid
+    replace(first, fleet=replace(fleet, clock=behind)).intend(seq)
+    fleet.clock.advance(PACE)
+    second = begin(fleet, second.claim.job_uid, "i2")
+    assert second.take(NAME) == first.claim.job_uid
 
 
 def test_scripts_that_are_left_to_run_keep_nobody_away(fleet: Fleet, pair: tuple[str, str]):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
-from sqlalchemy import ColumnElement, bindparam, exists, func, select, update
+from sqlalchemy import ColumnElement, bindparam, case, exists, func, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from pam_jobs.audit.log import Actor
@@ -28,7 +28,7 @@ from pam_jobs.db.tables import (
     TargetSetAside,
     VersionState,
 )
-from pam_jobs.errors import AccessDenied, NotFound, NotRegistered, StateError
+from pam_jobs.errors import AccessDenied, Effect, NotFound, NotRegistered, StateError
 from pam_jobs.jobs import dependants, refusals, rivals, set_aside, steps, wire
 from pam_jobs.jobs.fence import Holder, free, hold, subject_of
 from pam_jobs.jobs.policy import JobPolicy
@@ -123,6 +123,7 @@ _TAKE_JOB: Final = (
         lease_until=_UNTIL,
         attempts=_JOBS.c.attempts + 1,
         started_at=func.coalesce(_JOBS.c.started_at, _NOW),
+        effect=case((_JOBS.c.state == JobState.RUNNING, Effect.UNKNOWN.value), else_=_JOBS.c.effect),  # it was cut off
         not_before=None,
         held_for=None,
         waits_for=None,

@@ -204,6 +204,24 @@ def test_a_reconciliation_that_was_cut_off_keeps_the_others_away(fleet: Fleet, p
     assert second.take(NAME) == first.claim.job_uid
 
 
+@pytest.mark.parametrize("end", ["taken_back", "claimed_anew"])
+def test_a_reconciliation_whose_gateway_died_keeps_the_others_away(fleet: Fleet, pair: tuple[str, str], end: str):
+    first, second = (
+        begin(fleet, published(fleet, record, kind))
+        for record, kind in zip(pair, (JobKind.RECONCILE, JobKind.ROTATE), strict=True)
+    )
+    first.take(NAME)
+    first.fence()
+    fleet.clock.advance(MINUTE)
+    register(fleet, "i2")
+    if end == "taken_back":
+        reconcile_once(fleet.database, fleet.clock, CONTROL_SETTINGS, policy=POLICY)
+    else:
+        begin(fleet, first.claim.job_uid, "i2")
+    second = begin(fleet, second.claim.job_uid, "i2")
+    assert second.take(NAME) == first.claim.job_uid
+
+
 def test_a_job_whose_target_is_set_aside_waits_for_an_operator_and_keeps_nobody_away(
     fleet: Fleet, pair: tuple[str, str]
 ):

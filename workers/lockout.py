@@ -113,6 +113,8 @@ class Budget:
             raise
         except PamJobsError as error:
             _log.warning("refusal_not_counted", cause=error.code)
+            if self._of == "account":  # nobody else knows of it: one that is not counted is the last one
+                self._left = 0
 
     def _ask(self, new: int) -> int:
         """Count new refusals and return what is left."""

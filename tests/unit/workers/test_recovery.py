@@ -185,6 +185,17 @@ def test_the_budget_ends_the_search(world: GatewayWorld) -> None:
     assert world.target.logins == 1
 
 
+def test_a_refusal_that_the_router_did_not_hear_of_is_the_attempts_last(world: GatewayWorld) -> None:
+    applying(world)
+    world.target.accounts["app"].password = "Somebody-Elses-1"
+    world.router.lost["refusals"] = 1000
+    job = world.run()
+    assert job.report is not None
+    assert (job.state, job.report["cause"]) == ("unknown", "lockout_budget")
+    assert world.target.logins == 1
+    assert world.states() == ["current", "applying"]
+
+
 def test_an_operators_edit_is_what_current_means(world: GatewayWorld) -> None:
     applying(world)
     world.target.accounts["app"].password = "Told-To-The-Vault"

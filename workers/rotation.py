@@ -302,11 +302,15 @@ class Rotation:
             if self._version is None:
                 self._stage(parts, limits)
             version = self._staged()
+            was_sent = version.state == "applying"
             work.reach("before:change")
             try:
                 with self._timings.of("change"):
                     session.change(work.account, version.value.candidate(work.account), self._fence)
             except PolicyRefused:
+                # What was sent before may have landed since it was looked for, and be refused because it is there already.
+                if was_sent and self._login(version.value, session).state is VerdictState.ACCEPTED:
+                    return
                 if not self.give_up("policy_refused") or self._given or tried == _MOST_VALUES:
                     raise
             else:

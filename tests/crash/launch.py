@@ -12,6 +12,7 @@ from pathlib import Path
 import urllib3
 
 from pam_jobs.clock import SystemClock
+from pam_jobs.jobs import wire
 from pam_jobs.settings import GatewaySettings
 from tests.crash import mutants
 from tests.crash.orders import Orders
@@ -62,9 +63,9 @@ def _listen(orders: Orders) -> None:
 
     claim = RouterClient.claim
 
-    def noted(self: RouterClient, job_uid: str):
+    def noted(self: RouterClient, job_uid: str, read: wire.VaultRead | None = None) -> wire.Claim:
         orders.of_thread.record_uid = None
-        answer = claim(self, job_uid)
+        answer = claim(self, job_uid, read)
         orders.of_thread.record_uid = answer.record_uid
         return answer
 

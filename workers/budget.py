@@ -98,6 +98,7 @@ class Budget:
             raise
         except PamJobsError as error:
             _log.warning("refusal_not_counted", cause=error.code)
+            self._left = 0  # nobody else knows of it: one that is not counted is the last one
 
     def _ask(self, new: int) -> int:
         """Count new refusals and return what is left."""

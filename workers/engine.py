@@ -192,7 +192,8 @@ class _Attempt:
                 return None
             outcome = self._interrupted(error)
         except PamJobsError as error:
-            outcome = outcome_of(error, may_be_applied=self._may_be_applied)
+            may_land = self._rotation is not None and self._rotation.may_land
+            outcome = outcome_of(error, may_be_applied=self._may_be_applied, may_land=may_land)
         except Exception as error:  # noqa: BLE001 - the edge of the job: a defect of ours must not end the worker
             _log.error("attempt_failed_inside", error=type(error).__name__, where=_where(error))
             outcome = self._interrupted(error)

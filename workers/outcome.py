@@ -37,12 +37,13 @@ class Outcome:
     is_reported: bool = False  # the promotion carried the report
 
 
-def outcome_of(error: Exception, *, may_be_applied: bool) -> Outcome:
+def outcome_of(error: Exception, *, may_be_applied: bool, may_land: bool = False) -> Outcome:
     """Return what an error means for the job.
 
     Args:
         error: what ended the attempt.
         may_be_applied: the target may have got a new value whose fate is not decided.
+        may_land: it was sent before without an answer, of which the error says nothing.
     """
     if not isinstance(error, errors.PamJobsError):
         # Only its type: a foreign exception's text may hold anything.
@@ -59,7 +60,7 @@ def outcome_of(error: Exception, *, may_be_applied: bool) -> Outcome:
     if isinstance(error, errors.AdminRefused):  # the target is set aside; who changed nothing changed nothing
         effect = Effect.UNKNOWN if may_be_applied else Effect.NOT_APPLIED
         return Outcome(status=Status.WAITING_HUMAN, effect=effect, cause=cause, message=sentence)
-    if isinstance(error, errors.NotApplied):
+    if isinstance(error, errors.NotApplied) and not may_land:
         return Outcome(status=Status.FAILED, cause=cause, message=sentence)
     if may_be_applied or isinstance(error, errors.EffectUnknown):
         return Outcome(status=Status.UNKNOWN, effect=Effect.UNKNOWN, cause=cause, message=sentence)

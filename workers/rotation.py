@@ -87,6 +87,8 @@ class Rotation:
         self._before_promotion = before_promotion
         self._logins = Logins(work)
         self._version: Version | None = work.unresolved
+        # Nobody heard what became of it.
+        self._is_lost = self._version is not None and self._version.state == "applying"
         self._given = self._version.value if self._version and self._version.value.undoes is not None else value
         self._kept: partly.Kept | None = None
         self._own = proven.own if proven else None  # what logs in, where that was learned
@@ -106,6 +108,11 @@ class Rotation:
     def may_be_applied(self) -> bool:
         """Say whether the target may have a value whose fate is not decided."""
         return self.promoted is None and self._version is not None and self._version.state == "applying"
+
+    @property
+    def may_land(self) -> bool:
+        """Say whether a value was sent without an answer: a login showed that it is not live, and it may be yet."""
+        return self.may_be_applied and self._is_lost
 
     def run(self) -> Outcome:
         """Do what is left to do; the outcome's report is still to be sent unless it says otherwise."""
@@ -253,7 +260,7 @@ class Rotation:
             return True
         except EffectUnknown as error:
             _log.warning("effect_unknown", cause=error.code)
-            lost = error
+            lost, self._is_lost = error, True
         version = self._staged()
         verdict = None
         if lost is None:
@@ -303,11 +310,15 @@ class Rotation:
             if self._version is None:
                 self._stage(parts, limits)
             version = self._staged()
+            was_sent = version.state == "applying"
             work.reach("before:change")
             try:
                 with self._timings.of("change"):
                     session.change(work.account, version.value.candidate(work.account), self._fence)
             except PolicyRefused:
+                # What was sent before may have landed since it was looked for, and be refused because it is there already.
+                if was_sent and self._login(version.value, session).state is VerdictState.ACCEPTED:
+                    return
                 if not self.give_up("policy_refused") or self._given or tried == _MOST_VALUES:
                     raise
             else:
@@ -332,6 +343,7 @@ class Rotation:
                 raise RouterUnavailable("it is not known whether the new value was staged") from error
         work.reach("after:stage")
         self._version = Version(seq=seq, state="staged", value=value, ciphertext=sealed)
+        self._is_lost = False
 
     def _fence(self) -> None:
         """Make it durable that the target may have the value, and check the lease, in one call."""

@@ -8,13 +8,13 @@ from sqlalchemy.orm import Session
 from pam_jobs.audit.log import Actor
 from pam_jobs.clock import Clock
 from pam_jobs.db.tables import CredentialVersion, Job, JobState, VersionState
-from pam_jobs.errors import NotFound, StateError
+from pam_jobs.errors import Effect, NotFound, StateError
 from pam_jobs.jobs.sql import changed
 from pam_jobs.jobs.states import FINAL, WAITING
 from pam_jobs.jobs.trail import job_event
 from pam_jobs.jobs.wire import Status
 
-__all__ = ["cancel"]
+__all__ = ["cancel", "has_begun"]
 
 
 def cancel(session: Session, clock: Clock, actor: Actor, job_uid: str) -> Job:
@@ -68,19 +68,24 @@ def _check_untouched(session: Session, job: Job) -> None:
         raise StateError(
             f"job {job.uid} has ended already: {job.state}", remedy=f"see how: `pam action job-info {job.uid}`"
         )
-    if job.state in (JobState.RUNNING, JobState.UNKNOWN):
+    if has_begun(session, job):
         raise _too_late(job)
+
+
+def has_begun(session: Session, job: Job) -> bool:
+    """Say whether an attempt of the job may have changed its target, or has run a script; also when it waits again."""
+    if job.state in (JobState.RUNNING, JobState.UNKNOWN) or job.effect in (Effect.APPLIED, Effect.UNKNOWN):
+        return True
     if job.attempts == 0 or job.record_uid is None:
-        return
-    begun = session.scalar(
+        return False
+    applying = session.scalar(
         select(CredentialVersion.seq).where(
             CredentialVersion.record_uid == job.record_uid,
             CredentialVersion.job_uid == job.uid,
             CredentialVersion.state == VersionState.APPLYING,
         )
     )
-    if begun is not None:
-        raise _too_late(job)
+    return applying is not None
 
 
 def _too_late(job: Job) -> StateError:

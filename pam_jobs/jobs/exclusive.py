@@ -91,7 +91,7 @@ def take(
     job = hold(session, clock, holder)
     if job.kind not in CHANGING:
         raise StateError(f"job {job.uid} changes no credential", remedy="nothing to do: it keeps nobody away")
-    other = _in_the_way(session, job, tags, clock.now())
+    other = _in_the_way(session, job, tags)
     if other is None:
         _let_go_on(session, job, tags)
         return None
@@ -101,8 +101,10 @@ def take(
     return TakenBack(waits_for=other, state=state)
 
 
-def _in_the_way(session: Session, job: Job, tags: Sequence[str], now: datetime) -> str | None:
-    is_at_work = and_(Job.state.in_(HELD), Job.lease_until > now, Job.tags_epoch == Job.epoch)
+def _in_the_way(session: Session, job: Job, tags: Sequence[str]) -> str | None:
+    # Whether its lease has ended does not count. It may be prolonged at this very instant, or by a router whose clock is
+    # behind; only when the job was taken back, or claimed anew, is there no way left to go on.
+    is_at_work = and_(Job.state.in_(HELD), Job.tags_epoch == Job.epoch)
     columns = Job.uid, Job.created_at, is_at_work.label("is_at_work"), _IS_CUT_OFF.label("is_cut_off")
     shared = or_(false(), *(Job.target_tags.contains(tag, autoescape=True) for tag in tags))
     query = (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
-from sqlalchemy import bindparam, exists, func, select, update
+from sqlalchemy import bindparam, case, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from pam_jobs.audit.log import Actor
@@ -28,7 +28,7 @@ from pam_jobs.db.tables import (
     TargetSetAside,
     VersionState,
 )
-from pam_jobs.errors import AccessDenied, NotFound, NotRegistered, StateError
+from pam_jobs.errors import AccessDenied, Effect, NotFound, NotRegistered, StateError
 from pam_jobs.jobs import dependants, refusals, rivals, set_aside, steps, wire
 from pam_jobs.jobs.fence import Holder, free, hold, subject_of
 from pam_jobs.jobs.policy import JobPolicy
@@ -88,6 +88,7 @@ _CLAIMED: Final = (  # made once: it runs with every claim
     .where(Job.uid == bindparam("job_uid"))
 )
 _KEPT = (VersionState.STAGED, VersionState.APPLYING, VersionState.CURRENT, VersionState.PREVIOUS)
+_DECIDED = (VersionState.CURRENT, VersionState.PREVIOUS, VersionState.RETIRED)
 _EPOCHS: Final = table_of(CredentialEpoch)
 _JOBS: Final = table_of(Job)
 _VERSIONS: Final = table_of(CredentialVersion)
@@ -121,6 +122,7 @@ _TAKE_JOB: Final = (
         lease_until=_UNTIL,
         attempts=_JOBS.c.attempts + 1,
         started_at=func.coalesce(_JOBS.c.started_at, _NOW),
+        effect=case((_JOBS.c.state == JobState.RUNNING, Effect.UNKNOWN.value), else_=_JOBS.c.effect),  # it was cut off
         not_before=None,
         held_for=None,
         waits_for=None,
@@ -321,14 +323,29 @@ def kept_versions(session: Session, record_uid: str | None) -> list[wire.LedgerV
 
 
 def _steps_left(session: Session, job: Job, epoch: int) -> list[wire.StepRow]:
-    """Return the steps of earlier attempts; what they left running is unknown from now on and never run again."""
+    """Return the steps of earlier attempts; what they left running is unknown from now on and never run again.
+
+    Steps are declared before the version that they follow becomes current. While that has not come about, and none of
+    them was started, they are nothing that is left to do: they are declared again with whatever version does.
+    """
     changed(
         session,
         update(JobStep)
         .where(JobStep.job_uid == job.uid, JobStep.state == StepState.RUNNING, JobStep.epoch < epoch)
         .values(state=StepState.UNKNOWN, cause="interrupted"),
     )
-    return steps.rows_of(session, job.uid)
+    left = steps.rows_of(session, job.uid)
+    return left if any(step.attempts for step in left) or (left and _has_promoted(session, job)) else []
+
+
+def _has_promoted(session: Session, job: Job) -> bool:
+    """Say whether the job made a value of its own current; one that it found by a login was there before."""
+    told = session.scalars(
+        select(CredentialVersion.evidence).where(
+            CredentialVersion.record_uid == job.record_uid, CredentialVersion.state.in_(_DECIDED)
+        )
+    )
+    return any(evidence.get("job") == job.uid and "source" not in evidence for evidence in told)
 
 
 def renew(session: Session, clock: Clock, policy: JobPolicy, holder: Holder) -> datetime:

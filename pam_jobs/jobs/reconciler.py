@@ -28,6 +28,7 @@ from pam_jobs.db.tables import (
     OutboxMessage,
     PamConfiguration,
 )
+from pam_jobs.errors import Effect
 from pam_jobs.jobs import dispatch, findings, flower_events, poisoned, presence, set_aside
 from pam_jobs.jobs.fence import free, subject_of
 from pam_jobs.jobs.outcome import EXHAUSTED, EXPIRED
@@ -134,6 +135,8 @@ def _take_back(session: Session, clock: Clock, policy: JobPolicy, job_uid: str) 
     elif crashes >= policy.crash_limit or job.attempts >= policy.attempts_limit:
         state, cause = JobState.WAITING_HUMAN, poisoned.CAUSE if crashes >= policy.crash_limit else EXHAUSTED
     values: dict[str, Any] = {"state": state, "lease_until": None, "not_before": None, "crashes": crashes}
+    # The target of what was cut off may be changed, which the state does not tell any more.
+    values["effect"] = Effect.UNKNOWN.value if job.state == JobState.RUNNING else job.effect
     if state == JobState.QUEUED and crashes > _AT_ONCE:  # whoever takes gateways down is not to take them all
         values["not_before"] = now + policy.backoff(crashes - _AT_ONCE)
     if state == JobState.CANCELLED:

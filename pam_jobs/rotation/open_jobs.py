@@ -9,7 +9,7 @@ from pam_jobs.audit.log import Actor
 from pam_jobs.clock import Clock
 from pam_jobs.db.tables import CredentialVersion, Job, JobKind, VersionState
 from pam_jobs.errors import StateError
-from pam_jobs.jobs.cancel import cancel
+from pam_jobs.jobs.cancel import cancel, has_begun
 from pam_jobs.jobs.states import OPEN, WAITING
 
 __all__ = ["end_all", "end_waiting_rotations"]
@@ -25,7 +25,7 @@ def end_all(session: Session, clock: Clock, actor: Actor, record_uid: str) -> No
         select(Job).where(Job.record_uid == record_uid, Job.state.in_(OPEN)).order_by(Job.created_at)
     ).all()
     for job in jobs:
-        if job.state not in WAITING or _has_begun(session, record_uid):
+        if job.state not in WAITING or has_begun(session, job) or _is_applying(session, record_uid):
             raise StateError(
                 f"job {job.uid} is at work on record {record_uid}", remedy=f"wait for it: `pam job watch {job.uid}`"
             )
@@ -35,16 +35,17 @@ def end_all(session: Session, clock: Clock, actor: Actor, record_uid: str) -> No
 
 def end_waiting_rotations(session: Session, clock: Clock, actor: Actor, record_uid: str) -> None:
     """Cancel the rotations that wait; one that has begun to change its target is brought to its end all the same."""
-    if _has_begun(session, record_uid):
+    if _is_applying(session, record_uid):
         return
-    uids = session.scalars(
-        select(Job.uid).where(Job.record_uid == record_uid, Job.kind == JobKind.ROTATE, Job.state.in_(WAITING))
+    jobs = session.scalars(
+        select(Job).where(Job.record_uid == record_uid, Job.kind == JobKind.ROTATE, Job.state.in_(WAITING))
     ).all()
-    for uid in uids:
-        cancel(session, clock, actor, uid)
+    for job in jobs:
+        if not has_begun(session, job):
+            cancel(session, clock, actor, job.uid)
 
 
-def _has_begun(session: Session, record_uid: str) -> bool:
+def _is_applying(session: Session, record_uid: str) -> bool:
     applying = select(CredentialVersion.id).where(
         CredentialVersion.record_uid == record_uid, CredentialVersion.state == VersionState.APPLYING
     )

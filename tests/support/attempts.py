@@ -14,7 +14,7 @@ from pam_jobs.clock import VirtualClock
 from pam_jobs.db.engine import Database
 from pam_jobs.db.tables import CredentialVersion, GatewayInstance, Job, JobKind, JobState, OutboxMessage
 from pam_jobs.errors import StateError
-from pam_jobs.jobs import candidates, exclusive, lease, outcome, steps, wire
+from pam_jobs.jobs import candidates, exclusive, lease, outcome, recovered, steps, wire
 from pam_jobs.jobs.fence import Holder
 from pam_jobs.jobs.outcome import Outcome
 from pam_jobs.jobs.policy import JobPolicy
@@ -122,6 +122,15 @@ class Attempt:
             candidates.abandon(
                 session, self.clock, self._actor(), self.holder, seq=seq, reason=reason, evidence=evidence
             )
+
+    def recover(self, ciphertext: bytes, *, revision: int = 1) -> wire.RecoveryAnswer:
+        """Make a value that was found to log in the current one."""
+        found = wire.Recovery(
+            epoch=self.claim.epoch, instance=self.instance, ciphertext=ciphertext, record_data=b"merged",
+            record_revision=revision, evidence={"login": "accepted", "source": "journal"},
+        )  # fmt: skip
+        with self.database.transaction() as session:
+            return recovered.recover(session, self.clock, self._actor(), self.holder, found)
 
     def report(self, status: Status = Status.OK, post: PostStatus = PostStatus.NONE, **members: Any) -> Outcome:
         said = self.reported(status, post, **members)

@@ -152,7 +152,7 @@ class MemoryRouter:
             job_uid=job.uid, kind=job.kind, trigger=self.trigger, gateway_uid=GATEWAY_UID,
             configuration_uid=job.configuration_uid, record_uid=job.record_uid, resource_uid=job.resource_uid,
             admin_uid=job.admin_uid, profile=job.profile, complexity=job.complexity, parameters=job.parameters,
-            epoch=job.epoch, lease_seconds=60, versions=self._versions(job), steps=self._rows(job),
+            epoch=job.epoch, lease_seconds=60, versions=self._versions(job), steps=self._left(job),
             refusals_left=self.refusals_left, attempts=job.attempts, prove_first=self.prove_first,
             is_set_aside_admin=self.is_set_aside_admin, administers=self._administers(job), services=self.services, is_last_attempt=self.is_last_attempt,
         )  # fmt: skip
@@ -173,6 +173,11 @@ class MemoryRouter:
             )
             for row in sorted(kept, key=lambda row: -row.seq)
         ]  # fmt: skip
+
+    def _left(self, job: MemoryJob) -> list[wire.StepRow]:
+        has_promoted = any(row.evidence.get("job") == job.uid for row in self.ledger.get(job.record_uid or "", []))
+        left = self._rows(job)
+        return left if has_promoted or any(step.attempts for step in left) else []
 
     def _rows(self, job: MemoryJob) -> list[wire.StepRow]:
         return [wire.StepRow(**{k: v for k, v in step.items() if k != "output"}) for step in job.steps.values()]
@@ -236,7 +241,7 @@ class MemoryRouter:
             row.state, row.evidence = "abandoned", {"reason": "in_part"}
             row = Row(seq=row.seq + 1, state="current", ciphertext=said.kept, epoch=said.epoch)
             self.ledger[uid].append(row)
-        row.state, row.evidence = "current", dict(said.evidence)
+        row.state, row.evidence = "current", {**said.evidence, "job": job.uid}
         self.records[uid] = (said.record_data, revision + 1, key)
         if said.report is not None:
             self._end(job, said.report)

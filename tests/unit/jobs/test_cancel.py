@@ -6,8 +6,9 @@ from pam_jobs.db.tables import Job, JobKind, JobState, VersionState
 from pam_jobs.errors import NotFound, StateError
 from pam_jobs.ids import new_uid
 from pam_jobs.jobs.cancel import cancel
+from pam_jobs.jobs.reconciler import reconcile_once
 from pam_jobs.jobs.wire import Status
-from tests.support.attempts import ask, begin, reload, version
+from tests.support.attempts import CONTROL_SETTINGS, MINUTE, POLICY, ask, begin, reload, version
 from tests.support.fleet import OPERATOR, Fleet
 
 
@@ -79,6 +80,36 @@ def test_a_job_that_has_begun_is_not_cancelled(fleet: Fleet, record: str):
     with pytest.raises(StateError, match="has begun"):
         stop(fleet, job.uid)
     assert reload(fleet, job.uid).state == JobState.QUEUED
+
+
+@pytest.mark.parametrize("begun", ["promoted", "reconciled", "script"])
+def test_a_job_whose_gateway_died_after_it_began_is_not_cancelled(fleet: Fleet, record: str, begun: str):
+    job = ask(fleet, record, JobKind.RECONCILE if begun == "reconciled" else JobKind.ROTATE)
+    attempt = begin(fleet, job.uid)
+    if begun == "reconciled":
+        attempt.fence()
+    else:
+        attempt.declare("script:1")
+    if begun == "promoted":
+        attempt.intend(attempt.stage())
+        attempt.promote()
+    elif begun == "script":
+        attempt.start_step("script:1")
+    fleet.clock.advance(MINUTE)
+    reconcile_once(fleet.database, fleet.clock, CONTROL_SETTINGS, policy=POLICY)
+    assert reload(fleet, job.uid).state == JobState.QUEUED
+    with pytest.raises(StateError, match="has begun"):
+        stop(fleet, job.uid)
+    fleet.put(record, disabled=True)
+    assert reload(fleet, job.uid).state == JobState.QUEUED, "what follows is still to be done"
+
+
+def test_a_job_whose_gateway_died_before_it_began_is_cancelled(fleet: Fleet, record: str):
+    job = ask(fleet, record)
+    begin(fleet, job.uid).stage()
+    fleet.clock.advance(MINUTE)
+    reconcile_once(fleet.database, fleet.clock, CONTROL_SETTINGS, policy=POLICY)
+    assert stop(fleet, job.uid).state == JobState.CANCELLED
 
 
 def test_an_unknown_job_is_not_found(fleet: Fleet):

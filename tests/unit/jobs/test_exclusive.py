@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text, update
 
+from pam_jobs.clock import VirtualClock
 from pam_jobs.db.tables import Job, JobKind, JobState
 from pam_jobs.errors import EpochConflict, LeaseLost, StateError
 from pam_jobs.jobs import explain, rivals, set_aside
@@ -203,6 +204,24 @@ def test_a_reconciliation_that_was_cut_off_keeps_the_others_away(fleet: Fleet, p
     assert second.take(NAME) == first.claim.job_uid
 
 
+@pytest.mark.parametrize("end", ["taken_back", "claimed_anew"])
+def test_a_reconciliation_whose_gateway_died_keeps_the_others_away(fleet: Fleet, pair: tuple[str, str], end: str):
+    first, second = (
+        begin(fleet, published(fleet, record, kind))
+        for record, kind in zip(pair, (JobKind.RECONCILE, JobKind.ROTATE), strict=True)
+    )
+    first.take(NAME)
+    first.fence()
+    fleet.clock.advance(MINUTE)
+    register(fleet, "i2")
+    if end == "taken_back":
+        reconcile_once(fleet.database, fleet.clock, CONTROL_SETTINGS, policy=POLICY)
+    else:
+        begin(fleet, first.claim.job_uid, "i2")
+    second = begin(fleet, second.claim.job_uid, "i2")
+    assert second.take(NAME) == first.claim.job_uid
+
+
 def test_a_job_whose_target_is_set_aside_waits_for_an_operator_and_keeps_nobody_away(
     fleet: Fleet, pair: tuple[str, str]
 ):
@@ -222,9 +241,26 @@ def test_an_attempt_that_sent_nothing_keeps_nobody_away_once_it_is_over(fleet: F
         first.release(TARGET_BUSY)
     else:
         fleet.clock.advance(MINUTE)
+        reconcile_once(fleet.database, fleet.clock, CONTROL_SETTINGS, policy=POLICY)
         register(fleet, "i2")
         second = begin(fleet, second.claim.job_uid, "i2")
     assert second.take(NAME) is None
+
+
+def test_an_attempt_whose_lease_still_lasts_by_another_routers_clock_keeps_the_others_away(
+    fleet: Fleet, pair: tuple[str, str]
+):
+    first, second = attempts(fleet, pair)
+    first.take(NAME)
+    seq, behind = first.stage(), VirtualClock(fleet.clock.now())
+    fleet.clock.advance(MINUTE)
+    register(fleet, "i2")
+    second = begin(fleet, second.claim.job_uid, "i2")
+    assert second.take(NAME) == first.claim.job_uid
+    replace(first, fleet=replace(fleet, clock=behind)).intend(seq)
+    fleet.clock.advance(PACE)
+    second = begin(fleet, second.claim.job_uid, "i2")
+    assert second.take(NAME) == first.claim.job_uid
 
 
 def test_scripts_that_are_left_to_run_keep_nobody_away(fleet: Fleet, pair: tuple[str, str]):

@@ -6,7 +6,7 @@ from pam_jobs.db.tables import JobState
 from pam_jobs.errors import InvalidInput, NotFound, StateError
 from pam_jobs.jobs.cancel import cancel
 from pam_jobs.jobs.view import read_job
-from tests.support.attempts import MINUTE, ask, begin, reload
+from tests.support.attempts import MINUTE, SECRET, ask, begin, register, reload
 from tests.support.fleet import OPERATOR, Fleet
 
 
@@ -99,6 +99,28 @@ def test_no_script_starts_in_a_cancelled_job(fleet: Fleet, record: str):
         cancel(session, fleet.clock, OPERATOR, job.uid)
     with pytest.raises(StateError, match="cancelled"):
         attempt.start_step("a")
+
+
+@pytest.mark.parametrize("end", ["applying", "abandoned", "recovered", "promoted", "started"])
+def test_steps_are_left_to_do_once_their_version_is_current_or_one_was_started(fleet: Fleet, record: str, end: str):
+    job = ask(fleet, record)
+    attempt = begin(fleet, job.uid)
+    attempt.intend(attempt.stage())
+    attempt.declare("a", "b")
+    if end == "abandoned":
+        attempt.abandon(effect="not_applied")
+    elif end == "recovered":
+        attempt.recover(SECRET[::-1])
+    elif end == "promoted":
+        attempt.promote()
+    elif end == "started":
+        attempt.start_step("a")
+    fleet.clock.advance(MINUTE)
+    register(fleet, "i2")
+    again = begin(fleet, job.uid, "i2")
+    left = {"promoted": {"a": "pending", "b": "pending"}, "started": {"a": "unknown", "b": "pending"}}
+    assert states(again.claim.steps) == left.get(end, {})
+    assert set(states(again.declare("a", "b"))) == {"a", "b"}
 
 
 def test_malformed_steps_are_refused(fleet: Fleet, record: str):

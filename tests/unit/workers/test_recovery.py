@@ -185,6 +185,34 @@ def test_the_budget_ends_the_search(world: GatewayWorld) -> None:
     assert world.target.logins == 1
 
 
+@pytest.mark.parametrize("has_grace", [False, True])
+def test_a_value_that_lands_late_and_is_refused_as_known_already_is_not_given_up(
+    world: GatewayWorld, *, has_grace: bool
+) -> None:
+    applying(world)
+    account = world.target.accounts["app"]
+    world.target.remember, world.target.has_grace = True, has_grace
+
+    def land() -> None:
+        account.former, account.password = ["Half-Way-1", str(account.password)], "Half-Way-1"
+
+    world.at["before:change"] = land
+    assert world.run().state == "succeeded"
+    assert world.password() == "Half-Way-1"
+    assert world.states() == ["previous", "current"]
+
+
+def test_a_refusal_that_the_router_did_not_hear_of_is_the_attempts_last(world: GatewayWorld) -> None:
+    applying(world)
+    world.target.accounts["app"].password = "Somebody-Elses-1"
+    world.router.lost["refusals"] = 1000
+    job = world.run()
+    assert job.report is not None
+    assert (job.state, job.report["cause"]) == ("unknown", "lockout_budget")
+    assert world.target.logins == 1
+    assert world.states() == ["current", "applying"]
+
+
 def test_an_operators_edit_is_what_current_means(world: GatewayWorld) -> None:
     applying(world)
     world.target.accounts["app"].password = "Told-To-The-Vault"

@@ -135,6 +135,24 @@ def test_an_instance_that_counts_as_gone_registers_anew_and_takes_the_job(world:
     assert (registered, world.router.calls[:2]) == (["hello"], ["claim", "claim"])
 
 
+def test_a_change_that_may_land_yet_is_not_told_as_failed_by_what_comes_after_it(world: GatewayWorld) -> None:
+    world.target.cut_before_apply = 1
+
+    def after_the_second_login() -> None:
+        world.at["after:probe"] = lambda: setattr(world.target, "is_down", True)
+
+    world.at["after:probe"] = after_the_second_login
+    job = world.run()
+    assert job.report is not None
+    assert (job.state, job.report["effect"], job.report["cause"]) == ("unknown", "unknown", "unreachable")
+    [_, late] = world.router.ledger[world.user]
+    value = Value.open(late.ciphertext, world.key(world.user)).password
+    assert value is not None
+    world.target.accounts["app"].password, world.target.is_down = value.reveal(), False
+    assert world.run(job).state == "succeeded"
+    assert world.states() == ["previous", "current"]
+
+
 def test_an_effect_that_stays_unknown_keeps_everything(world: GatewayWorld) -> None:
     world.target.cut_after_send = 1
     world.target.throttle_probes = 99

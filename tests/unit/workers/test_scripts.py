@@ -381,3 +381,31 @@ def test_a_script_that_failed_is_not_run_again(world: GatewayWorld, tmp_path: Pa
     assert job.report is not None
     assert job.report["post_rotation_status"] == "failed"
     assert (tmp_path / "ran").read_text().count("x") == 1
+
+
+def test_a_script_does_not_run_for_a_value_that_never_became_current(world: GatewayWorld, tmp_path: Path) -> None:
+    world.attach(world.user, f"#!/bin/sh\necho x >> {tmp_path}/ran\n".encode())
+    account = world.target.accounts["app"]
+
+    def kill() -> None:
+        raise Killed
+
+    def set_old_again() -> None:
+        """Let somebody set the old password again, while the target remembers the one that was just declared."""
+        account.former, account.password = [str(account.password)], "Old-Secret-1"
+        world.target.remember = True
+        raise Killed
+
+    job = world.job()
+    for boundary, action in (("before:promote", set_old_again), ("before:stage", kill)):
+        world.at[boundary] = action
+        with pytest.raises(Killed):
+            world.run(job)
+        job.state = "queued"
+    assert world.states() == ["current", "abandoned"]
+    world.run(job)
+    assert world.states() == ["previous", "abandoned", "current"]
+    assert world.password() != "Old-Secret-1"
+    assert job.report is not None
+    assert (job.report["status"], job.report["post_rotation_status"]) == ("ok", "ok")
+    assert (tmp_path / "ran").read_text().count("x") == 1

@@ -283,7 +283,7 @@ def test_an_administrator_waits_while_another_one_of_its_server_is_changed(
     first, second = (submit(api, record)["uid"] for record in records)
     device.hello()
     claims = {claim["job_uid"]: claim for claim in (device.claim(uid) for uid in (first, second))}
-    assert [claims[uid]["is_admin"] for uid in (first, second)] == [True, True]
+    assert [claims[uid]["administers"] for uid in (first, second)] == [True, True]
     tags = ["t" * 22, "u" * 22]
     assert device.on(first, "exclusive", claims[first]["epoch"], tags=tags) == {"waits_for": None}
     assert device.on(second, "exclusive", claims[second]["epoch"], tags=tags[1:]) == {"waits_for": first}

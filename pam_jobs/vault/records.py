@@ -53,7 +53,7 @@ __all__ = [
     "view",
 ]
 
-_OPEN_JOBS = (JobState.CREATED, JobState.QUEUED, JobState.LEASED, JobState.RUNNING)
+_OPEN_JOBS = (JobState.CREATED, JobState.QUEUED, JobState.LEASED, JobState.RUNNING, JobState.UNKNOWN)
 
 
 @dataclass(frozen=True, kw_only=True)

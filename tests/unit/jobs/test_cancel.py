@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from pam_jobs.db.tables import Job, JobKind, JobState, VersionState
+from pam_jobs.db.tables import Job, JobKind, JobState, StoredRecord, VersionState
 from pam_jobs.errors import NotFound, StateError
 from pam_jobs.ids import new_uid
 from pam_jobs.jobs.cancel import cancel
 from pam_jobs.jobs.reconciler import reconcile_once
-from pam_jobs.jobs.wire import Status
+from pam_jobs.jobs.wire import PostStatus, Status
+from pam_jobs.vault import records
 from tests.support.attempts import CONTROL_SETTINGS, MINUTE, POLICY, ask, begin, reload, version
 from tests.support.fleet import OPERATOR, Fleet
 
@@ -115,3 +116,13 @@ def test_a_job_whose_gateway_died_before_it_began_is_cancelled(fleet: Fleet, rec
 def test_an_unknown_job_is_not_found(fleet: Fleet):
     with pytest.raises(NotFound):
         stop(fleet, new_uid())
+
+
+def test_a_record_stays_while_a_job_of_it_waits_for_its_next_attempt(fleet: Fleet, record: str):
+    attempt = begin(fleet, ask(fleet, record).uid)
+    attempt.stage()
+    attempt.intend()
+    attempt.promote()
+    assert attempt.report(Status.UNKNOWN, PostStatus.UNKNOWN).state == JobState.UNKNOWN  # its scripts are left
+    with pytest.raises(StateError, match="is open"), fleet.database.transaction() as session:
+        records.discard(session, session.get_one(StoredRecord, record))

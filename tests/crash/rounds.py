@@ -180,7 +180,10 @@ def _judge_ends(world: World, cases: Sequence[Case], fault: Fault) -> None:
         end = ends[case.job_uid]
         runs = judge.check_runs(case.account, case.runs, f"{case.target.name}, {fault.name} at {case.boundary}")
         what = f"{case.target.name}, {fault.name} at {case.boundary}: {end}, script ran {runs} times"
-        outcome = outcome_of(end, runs, what, may_cut_script=fault.may_cut_script(case.boundary))
+        # Where the processes' clocks jump one after the other, an attempt that came between is overtaken as well, anywhere.
+        is_hit_twice = fault.ends_leases and end.attempts > 2
+        may_cut_script = is_hit_twice or fault.may_cut_script(case.boundary)
+        outcome = outcome_of(end, runs, what, may_cut_script=may_cut_script)
         assert end.attempts <= MOST_ATTEMPTS, what
         table.add(fault.name, case.target.name, outcome, where=case.boundary, attempts=end.attempts)
     judge.check_story(world, [case.account for case in cases])

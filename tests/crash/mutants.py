@@ -55,7 +55,7 @@ def drop_epoch_check() -> None:
     ledger_rows.locked_row = lambda session, record_uid, seq, _epoch: locked_row(session, record_uid, seq, 2**31)
 
     def hold(session, clock, holder):
-        return session.execute(_HELD, {"job_uid": holder.job_uid}).one()[0]  # noqa: F821 - runs as fence.hold
+        return prepared.row(session, _HELD, {"job_uid": holder.job_uid})  # noqa: F821 - runs as fence.hold
 
     fence.hold.__code__ = hold.__code__  # other modules hold the function itself
 

@@ -332,7 +332,8 @@ def log_in(uid: str, said: wire.Login, desk: Desk) -> wire.LoginAnswer:
         if record_uid is None:  # the administrator was taken away meanwhile: there is nobody to count for
             return wire.LoginAnswer(is_granted=True)
         if said.state is wire.LoginState.WANTED:
-            return places.reserve(work.session, work.clock, work.policy, job, record_uid, said)
+            resource_uid = said.machine_uid or set_aside.resource_of(work.session, job)
+            return places.reserve(work.session, work.clock, work.policy, job, (record_uid, resource_uid or ""), said)
         places.settle(work.session, work.clock, job, record_uid, said)
         return wire.LoginAnswer(is_granted=True)
 

@@ -4,6 +4,9 @@ A refusal is counted after the login, and that is too late where others log in b
 before the first is counted. So each such login has its place before it is made. What is refused and what may yet be
 refused is together never more than the limit.
 
+Refusals count for the account on all of its targets, places for each target by itself: a target that takes connections
+and never answers holds up only itself, and not all the others that the same administrator administers.
+
 A gateway that dies between the two leaves a place behind. Nobody knows whether that login was refused, so it counts
 like one, until the window has passed or the account was seen to log in, with which the target counts anew as well.
 """
@@ -53,7 +56,12 @@ _TAKEN: Final = select(  # one statement: a login that is settled meanwhile is s
     .label("refused"),
     select(func.count())
     .select_from(_PLACES)
-    .where(_PLACES.c.record_uid == _RECORD, _PLACES.c.uid != _UID, (_PLACES.c.at > _SINCE) | _IS_LIVE)
+    .where(
+        _PLACES.c.record_uid == _RECORD,
+        _PLACES.c.resource_uid == bindparam("resource", type_=_PLACES.c.resource_uid.type),
+        _PLACES.c.uid != _UID,
+        (_PLACES.c.at > _SINCE) | _IS_LIVE,
+    )
     .scalar_subquery()
     .label("open"),
     select(literal(1)).where(_PLACES.c.uid == _UID).exists().label("is_there"),
@@ -64,7 +72,7 @@ _LEFT_BEHIND: Final = delete(_PLACES).where(_PLACES.c.record_uid == _RECORD, ~_I
 
 
 def reserve(
-    session: Session, clock: Clock, policy: JobPolicy, job: Job, record_uid: str, asked: wire.Login
+    session: Session, clock: Clock, policy: JobPolicy, job: Job, account: tuple[str, str], asked: wire.Login
 ) -> wire.LoginAnswer:
     """Give a login its place, if the budget has one left; asked again, the answer is the same.
 
@@ -73,18 +81,20 @@ def reserve(
         clock: when.
         policy: the default limit and window.
         job: the attempt's.
-        record_uid: the account that is to log in.
+        account: that is to log in: its record, and the resource on which; "" where there is none.
         asked: the place's uid, and the target's own rule.
     """
+    record_uid, resource_uid = account
     _alone(session, record_uid)
     now = clock.now()
     begin = refusals.since(now, policy, asked.window_seconds)
-    taken = session.execute(_TAKEN, {"record": record_uid, "place": asked.uid, "since": begin, "now": now}).one()
+    about = {"record": record_uid, "resource": resource_uid, "place": asked.uid, "since": begin, "now": now}
+    taken = session.execute(_TAKEN, about).one()
     limit = asked.limit or policy.refusal_limit
     is_granted = taken.is_there or taken.refused + taken.open < limit
     if is_granted and not taken.is_there:
         values = {
-            "uid": asked.uid, "record_uid": record_uid, "subject_uid": subject_of(job), "job_uid": job.uid,
+            "uid": asked.uid, "record_uid": record_uid, "resource_uid": resource_uid, "subject_uid": subject_of(job), "job_uid": job.uid,
             "epoch": asked.epoch, "gateway_uid": job.gateway_uid, "at": now,
         }  # fmt: skip
         session.execute(insert(_PLACES), values)

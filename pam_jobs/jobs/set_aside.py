@@ -43,6 +43,7 @@ __all__ = [
     "lift_for_resource",
     "on_resource",
     "record_finding",
+    "resource_of",
     "sentences",
 ]
 
@@ -88,11 +89,16 @@ def administrator_of(session: Session, job: Job, machine_uid: str | None = None)
             return None
         link = session.get(ResourceLink, machine_uid)
         return (link.resource_uid, link.admin_uid) if link is not None and link.admin_uid is not None else None
-    resource_uid = session.scalar(
-        select(RotationSettings.resource_uid).where(RotationSettings.record_uid == job.record_uid)
-    ) or job.parameters.get("resource_uid")
+    resource_uid = resource_of(session, job)
     link = session.get(ResourceLink, resource_uid) if resource_uid else None
     return (link.resource_uid, link.admin_uid) if link is not None and link.admin_uid is not None else None
+
+
+def resource_of(session: Session, job: Job) -> str | None:
+    """Return the resource on which the job works; None where it names none."""
+    settings = select(RotationSettings.resource_uid).where(RotationSettings.record_uid == job.record_uid)
+    found: str | None = session.scalar(settings) or job.parameters.get("resource_uid")
+    return found
 
 
 def admin_to_try(session: Session, clock: Clock, job: Job, machine_uid: str | None = None) -> str | None:

@@ -217,6 +217,7 @@ class LoginReservation(Base):
 
     uid: Mapped[str] = mapped_column(String(22), primary_key=True)  # made by the gateway
     record_uid: Mapped[str] = mapped_column(String(22), index=True)  # the account that logs in
+    resource_uid: Mapped[str] = mapped_column(String(22))  # where; "" where the job names no resource
     subject_uid: Mapped[str] = mapped_column(String(22))  # with job and epoch: the attempt that makes the login
     job_uid: Mapped[str] = mapped_column(String(22))
     epoch: Mapped[int]

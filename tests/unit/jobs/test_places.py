@@ -24,6 +24,8 @@ _WINDOW = timedelta(seconds=POLICY.refusal_window_seconds)
 class Asking:
     """An attempt that logs in as the fleet's administrator."""
 
+    resource_uid = "the one resource"
+
     def __init__(self, fleet: Fleet) -> None:
         record = fleet.add_record()
         fleet.put(record)
@@ -42,7 +44,7 @@ class Asking:
             if state is not LoginState.WANTED:
                 places.settle(session, fleet.clock, job, fleet.admin_uid, said)
                 return True, False
-            answer = places.reserve(session, fleet.clock, POLICY, job, fleet.admin_uid, said)
+            answer = places.reserve(session, fleet.clock, POLICY, job, (fleet.admin_uid, self.resource_uid), said)
         return answer.is_granted, answer.is_used_up
 
     def take(self, **rule: int) -> str:
@@ -192,3 +194,14 @@ def test_who_administers_is_told_with_the_claim(fleet: Fleet, record: str) -> No
     assert own.claim.administers
     own.report()
     assert not begin(fleet, ask(fleet, record).uid).claim.administers
+
+
+def test_a_target_that_never_answers_holds_up_only_itself(fleet: Fleet):
+    hung, healthy = Asking(fleet), Asking(fleet)
+    healthy.resource_uid = "another resource"
+    for _ in range(POLICY.refusal_limit):
+        hung.take()
+    assert hung.say(LoginState.WANTED) == (False, False)
+    healthy.say(LoginState.ACCEPTED, healthy.take())
+    healthy.say(LoginState.REFUSED, healthy.take())  # which counts for the account, wherever it is
+    assert [healthy.say(LoginState.WANTED)[0] for _ in range(POLICY.refusal_limit)] == [True, True, False]

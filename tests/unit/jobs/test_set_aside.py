@@ -158,7 +158,7 @@ def test_who_vouches_for_the_admin_also_ends_what_killed_gateways_left_of_its_bu
         with fleet.database.transaction() as session:
             session.add(
                 LoginReservation(
-                    uid=place, record_uid=fleet.admin_uid, subject_uid=subject, job_uid=job_uid, epoch=attempt,
+                    uid=place, record_uid=fleet.admin_uid, resource_uid="", subject_uid=subject, job_uid=job_uid, epoch=attempt,
                     gateway_uid=fleet.gateway_uid, at=fleet.clock.now(),
                 )
             )  # fmt: skip

@@ -19,6 +19,7 @@ def upgrade() -> None:
         "login_reservations",
         sa.Column("uid", sa.String(22), nullable=False),
         sa.Column("record_uid", sa.String(22), nullable=False),
+        sa.Column("resource_uid", sa.String(22), nullable=False),
         sa.Column("subject_uid", sa.String(22), nullable=False),
         sa.Column("job_uid", sa.String(22), nullable=False),
         sa.Column("epoch", sa.Integer(), nullable=False),

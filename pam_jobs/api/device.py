@@ -331,10 +331,10 @@ def log_in(uid: str, said: wire.Login, desk: Desk) -> wire.LoginAnswer:
         record_uid = _account_of(work, job, said)
         if record_uid is None:  # the administrator was taken away meanwhile: there is nobody to count for
             return wire.LoginAnswer(is_granted=True)
+        account = record_uid, said.machine_uid or set_aside.resource_of(work.session, job) or ""
         if said.state is wire.LoginState.WANTED:
-            resource_uid = said.machine_uid or set_aside.resource_of(work.session, job)
-            return places.reserve(work.session, work.clock, work.policy, job, (record_uid, resource_uid or ""), said)
-        places.settle(work.session, work.clock, job, record_uid, said)
+            return places.reserve(work.session, work.clock, work.policy, job, account, said)
+        places.settle(work.session, work.clock, job, account, said)
         return wire.LoginAnswer(is_granted=True)
 
 

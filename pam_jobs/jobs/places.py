@@ -2,7 +2,7 @@
 
 A refusal is counted after the login, and that is too late where others log in beside it: all of them may be refused
 before the first is counted. So each such login has its place before it is made. What is refused and what may yet be
-refused is together never more than the limit.
+refused on a target is together never more than the limit.
 
 Refusals count for the account on all of its targets, places for each target by itself: a target that takes connections
 and never answers holds up only itself, and not all the others that the same administrator administers.
@@ -35,6 +35,7 @@ _PLACES: Final = table_of(LoginReservation)
 _EPOCHS: Final = table_of(CredentialEpoch).c
 _REFUSED: Final = table_of(LoginRefusal).c
 _RECORD: Final = bindparam("record", type_=_PLACES.c.record_uid.type)
+_RESOURCE: Final = bindparam("resource", type_=_PLACES.c.resource_uid.type)
 _UID: Final = bindparam("place", type_=_PLACES.c.uid.type)
 _IS_LIVE: Final = (  # the attempt has its lease still, and may yet tell
     select(literal(1))
@@ -58,7 +59,7 @@ _TAKEN: Final = select(  # one statement: a login that is settled meanwhile is s
     .select_from(_PLACES)
     .where(
         _PLACES.c.record_uid == _RECORD,
-        _PLACES.c.resource_uid == bindparam("resource", type_=_PLACES.c.resource_uid.type),
+        _PLACES.c.resource_uid == _RESOURCE,
         _PLACES.c.uid != _UID,
         (_PLACES.c.at > _SINCE) | _IS_LIVE,
     )
@@ -69,6 +70,7 @@ _TAKEN: Final = select(  # one statement: a login that is settled meanwhile is s
 _LOCK: Final = select(func.pg_advisory_xact_lock(func.hashtextextended(_RECORD, literal(_SEED))))
 _END: Final = delete(_PLACES).where(_PLACES.c.uid == _UID, _PLACES.c.record_uid == _RECORD)
 _LEFT_BEHIND: Final = delete(_PLACES).where(_PLACES.c.record_uid == _RECORD, ~_IS_LIVE)
+_LEFT_BEHIND_THERE: Final = _LEFT_BEHIND.where(_PLACES.c.resource_uid == _RESOURCE)
 
 
 def reserve(
@@ -94,35 +96,39 @@ def reserve(
     is_granted = taken.is_there or taken.refused + taken.open < limit
     if is_granted and not taken.is_there:
         values = {
-            "uid": asked.uid, "record_uid": record_uid, "resource_uid": resource_uid, "subject_uid": subject_of(job), "job_uid": job.uid,
+            "uid": asked.uid, "record_uid": record_uid, "resource_uid": resource_uid,
+            "subject_uid": subject_of(job), "job_uid": job.uid,
             "epoch": asked.epoch, "gateway_uid": job.gateway_uid, "at": now,
         }  # fmt: skip
         session.execute(insert(_PLACES), values)
     return wire.LoginAnswer(is_granted=is_granted, is_used_up=not is_granted and taken.refused >= limit)
 
 
-def settle(session: Session, clock: Clock, job: Job, record_uid: str, told: wire.Login) -> None:
+def settle(session: Session, clock: Clock, job: Job, account: tuple[str, str], told: wire.Login) -> None:
     """Take down what became of a login and give its place back; told again, nothing happens.
 
-    A refused one is counted in the same transaction. One that was accepted also ends what attempts without a lease left.
+    A refused one is counted in the same transaction. One that was accepted also ends what attempts without a lease left
+    on that target, which counts anew as well.
 
     Args:
         session: the caller's transaction, in which the job is held.
         clock: when.
         job: the attempt's.
-        record_uid: the account that logged in.
+        account: that logged in: its record, and the resource on which, as when the place was reserved.
         told: the place's uid, and how the login ended.
     """
+    record_uid, resource_uid = account
     now = clock.now()
     was_there = run(session, _END, {"place": told.uid, "record": record_uid}) == 1
     if told.state is LoginState.REFUSED and was_there:
         session.add(LoginRefusal(record_uid=record_uid, gateway_uid=job.gateway_uid, at=now))
     if told.state is LoginState.ACCEPTED:
-        forget(session, clock, record_uid)
+        _alone(session, record_uid)
+        run(session, _LEFT_BEHIND_THERE, {"record": record_uid, "resource": resource_uid, "now": now})
 
 
 def forget(session: Session, clock: Clock, record_uid: str) -> None:
-    """End the places of attempts that hold no lease any more; those of the others are not touched.
+    """End the places of attempts that hold no lease any more, on all targets; those of the others are not touched.
 
     Args:
         session: the caller's transaction.

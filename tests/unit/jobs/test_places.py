@@ -42,7 +42,7 @@ class Asking:
         with fleet.database.transaction() as session:
             job = hold(session, fleet.clock, holder)
             if state is not LoginState.WANTED:
-                places.settle(session, fleet.clock, job, fleet.admin_uid, said)
+                places.settle(session, fleet.clock, job, (fleet.admin_uid, self.resource_uid), said)
                 return True, False
             answer = places.reserve(session, fleet.clock, POLICY, job, (fleet.admin_uid, self.resource_uid), said)
         return answer.is_granted, answer.is_used_up
@@ -205,3 +205,13 @@ def test_a_target_that_never_answers_holds_up_only_itself(fleet: Fleet):
     healthy.say(LoginState.ACCEPTED, healthy.take())
     healthy.say(LoginState.REFUSED, healthy.take())  # which counts for the account, wherever it is
     assert [healthy.say(LoginState.WANTED)[0] for _ in range(POLICY.refusal_limit)] == [True, True, False]
+
+
+def test_a_login_elsewhere_says_nothing_of_what_a_killed_gateway_left_on_a_target(fleet: Fleet):
+    killed, elsewhere, there = Asking(fleet), Asking(fleet), Asking(fleet)
+    elsewhere.resource_uid = "another resource"
+    for _ in range(POLICY.refusal_limit):
+        killed.take()
+    killed.lose_lease()
+    elsewhere.say(LoginState.ACCEPTED, elsewhere.take())
+    assert there.say(LoginState.WANTED) == (False, False)
